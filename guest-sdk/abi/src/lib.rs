@@ -1,0 +1,266 @@
+//! The binary interface between TrustVisor, an application and its PAL (piece of application logic, *S*).
+//!
+//! Somebody who writes another SDK needs this crate's documentation and nothing else. All integers are
+//! little-endian, all structures have the layout of C.
+//!
+//! # Is TrustVisor there?
+//! `CPUID` leaf [`cpuid::PRESENCE`] answers with [`cpuid::SIGNATURE`] in EBX, ECX, EDX and [`VERSION`] in EAX.
+//!
+//! # Calling
+//! A hypercall is `VMMCALL`, executed at CPL 3 in 64-bit mode with RFLAGS.IF = 1:
+//!
+//! | register | in | out |
+//! |---|---|---|
+//! | RAX | number in bits 15:0 ([`number`]), entry of S in bits 31:16 for [`number::CALL`], the rest 0 | value |
+//! | RDX | third argument | [`Status`] |
+//! | R10, R11 | handle (low, high), where the call takes one | unchanged |
+//! | RDI, RSI, RDX, RCX, R8, R9 | arguments | unchanged (but RDX) |
+//!
+//! All other registers, memory but for results, and flags are unchanged.
+//!
+//! While a hypercall is not finished, TrustVisor may return to the guest *at the VMMCALL* to let it take an interrupt
+//! or a page fault, with a *token* (bit 63 set, so never a number) in RAX. Executing the VMMCALL again with the
+//! registers as they are continues the call. Whoever wants a *new* call at this place loads RAX first, as every stub
+//! does. A page fault on memory named by a call is raised as an ordinary #PF at the VMMCALL, with the true error code.
+//!
+//! # A PAL
+//! is one image ([`image`]), registered by [`number::REGISTER`] with an *owner page*: a page of the application, page
+//! aligned, that receives the [`Handle`] and must keep it (locked into memory and not inherited by `fork`, or the
+//! PAL can be collected while it still has an owner). Calls come from the address space that registered, and with the handle.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod image;
+
+/// Version of this interface; changes with every incompatible change.
+pub const VERSION: u32 = 1;
+
+/// The leaf that says that TrustVisor is there.
+pub mod cpuid {
+    /// The CPUID leaf.
+    pub const PRESENCE: u32 = 0x4000_0100;
+    /// What the leaf answers in EBX, ECX and EDX ("TrustVisor!!", ASCII, little-endian).
+    pub const SIGNATURE: [u32; 3] = [0x7375_7254, 0x7369_5674, 0x2121_726f];
+}
+
+/// Hypercall numbers. Handles are in R10 (low) and R11 (high).
+pub mod number {
+    /// `INFO(RDI buffer, RSI length)`: writes the first `length` bytes of [`crate::Info`], RAX = bytes written.
+    pub const INFO: u16 = 1;
+    /// `REGISTER(RDI image, RSI length, RDX owner page)`: registers a PAL and writes its [`crate::Handle`] (16 bytes) to
+    /// the start of the owner page.
+    pub const REGISTER: u16 = 2;
+    /// `CALL(handle; arguments of S)`: calls the entry whose index is in RAX bits 31:16. RAX = value of S.
+    pub const CALL: u16 = 3;
+    /// `UNREGISTER(handle)`: wipes and frees the PAL.
+    pub const UNREGISTER: u16 = 4;
+    /// `ABORT(handle)`: wipes a PAL whose call the application has left (by `longjmp`, say). Same as `UNREGISTER`, but says so.
+    pub const ABORT: u16 = 5;
+    /// `COLLECT()`: looks for PALs whose owner is gone and wipes them; anybody may call it. RAX = PALs freed.
+    pub const COLLECT: u16 = 6;
+    /// `PAL_INFO(handle; RDI buffer, RSI length)`: writes the first `length` bytes of [`crate::PalInfo`], RAX = bytes written.
+    pub const PAL_INFO: u16 = 7;
+
+    /// From S: `PCR_READ(RDI index, RSI pointer to a` [`crate::Digests`]`)`.
+    pub const PCR_READ: u16 = 0x81;
+    /// From S: `PCR_EXTEND(RDI index 1-7, RSI pointer to a` [`crate::Digests`]`)`.
+    pub const PCR_EXTEND: u16 = 0x82;
+}
+
+/// Set in RAX when it holds a token instead of a number.
+pub const TOKEN_BIT: u64 = 1 << 63;
+
+/// Names a registered PAL. Random, never used twice, and a capability: keep it private.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Handle {
+    /// R10.
+    pub low: u64,
+    /// R11.
+    pub high: u64,
+}
+
+/// What a hypercall answers in RDX.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Done.
+    Ok = 0,
+    /// There is no hypercall of this number.
+    UnknownCall = 1,
+    /// The caller is not at CPL 3 in 64-bit mode with interrupts enabled.
+    BadCaller = 2,
+    /// An address that no page fault could mend: non-canonical, supervisor, MMIO or not RAM. RAX = the address.
+    BadAddress = 3,
+    /// The image is not a well-formed PAL image.
+    BadImage = 4,
+    /// An argument is out of its range.
+    BadArgument = 5,
+    /// Not enough free frames in the pool.
+    NoMemory = 6,
+    /// As many PALs as TrustVisor can hold are registered.
+    TooMany = 7,
+    /// There is no such PAL, or it is not the caller's.
+    NoSuchPal = 8,
+    /// The PAL is in the middle of another call.
+    Busy = 9,
+    /// S did something forbidden and was wiped. RAX = exception vector, or 0x100 + the intercept's code.
+    Faulted = 10,
+    /// The token belongs to no unfinished call (the PAL was wiped meanwhile, or the token is made up).
+    Lost = 11,
+    /// Memory named by the call stayed away through several page faults. RAX = the address.
+    NoProgress = 12,
+    /// The buffers do not fit into the PAL's parameter section.
+    TooLarge = 13,
+    /// Not supported by this TrustVisor or this machine.
+    Unsupported = 14,
+}
+
+impl Status {
+    /// The status with this number.
+    pub fn from_raw(raw: u64) -> Option<Self> {
+        use Status::*;
+        Some(match raw {
+            0 => Ok,
+            1 => UnknownCall,
+            2 => BadCaller,
+            3 => BadAddress,
+            4 => BadImage,
+            5 => BadArgument,
+            6 => NoMemory,
+            7 => TooMany,
+            8 => NoSuchPal,
+            9 => Busy,
+            10 => Faulted,
+            11 => Lost,
+            12 => NoProgress,
+            13 => TooLarge,
+            14 => Unsupported,
+            _ => return None,
+        })
+    }
+}
+
+impl core::fmt::Display for Status {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Status::Ok => "done",
+            Status::UnknownCall => "unknown hypercall",
+            Status::BadCaller => "hypercalls are for 64-bit user mode with interrupts enabled",
+            Status::BadAddress => "an address is not ordinary memory of the caller",
+            Status::BadImage => "not a well-formed PAL image",
+            Status::BadArgument => "argument out of range",
+            Status::NoMemory => "the PAL pool is full",
+            Status::TooMany => "too many PALs",
+            Status::NoSuchPal => "no such PAL of this caller",
+            Status::Busy => "the PAL is in the middle of a call",
+            Status::Faulted => "the PAL faulted and was wiped",
+            Status::Lost => "the call is gone: its PAL was wiped",
+            Status::NoProgress => "memory named by the call could not be paged in",
+            Status::TooLarge => "the buffers do not fit into the parameter section",
+            Status::Unsupported => "not supported here",
+        })
+    }
+}
+
+/// A digest in each of the micro-TPM's banks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// SHA-1.
+    pub sha1: [u8; 20],
+    /// SHA-256.
+    pub sha256: [u8; 32],
+}
+
+/// Why exits are counted; indices of [`Info::exits`].
+pub mod exit {
+    /// CPUID.
+    pub const CPUID: usize = 0;
+    /// Writes to the local APIC's page.
+    pub const LAPIC: usize = 1;
+    /// RDMSR and WRMSR of guarded registers.
+    pub const MSR: usize = 2;
+    /// VMMCALL of the guest.
+    pub const VMMCALL: usize = 3;
+    /// Nested page faults other than the local APIC's.
+    pub const NPF: usize = 4;
+    /// Guarded I/O ports.
+    pub const IO: usize = 5;
+    /// All others of the OS.
+    pub const OTHER: usize = 6;
+    /// Exits out of S, whatever the reason.
+    pub const PAL: usize = 7;
+    /// Number of kinds; the rest of the array is 0.
+    pub const KINDS: usize = 8;
+}
+
+/// Flags of [`Info::flags`].
+pub mod info_flag {
+    /// PCR 17 shows a dynamic launch.
+    pub const DYNAMIC_LAUNCH: u32 = 1;
+    /// Devices can reach all memory (`dma=unprotected`).
+    pub const DMA_UNPROTECTED: u32 = 2;
+    /// There is no hardware TPM (`tpm=none`).
+    pub const NO_TPM: u32 = 4;
+    /// The hardware TPM is of family 1.2 (else 2.0).
+    pub const TPM_12: u32 = 8;
+}
+
+/// What [`number::INFO`] answers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    /// [`VERSION`].
+    pub version: u32,
+    /// [`info_flag`]s.
+    pub flags: u32,
+    /// Frames (4 KiB) in the PAL pool.
+    pub frames_total: u64,
+    /// Free frames in the pool.
+    pub frames_free: u64,
+    /// Registered PALs.
+    pub pals: u64,
+    /// First byte of the reserve, guest-physical.
+    pub reserve_base: u64,
+    /// Bytes of the reserve.
+    pub reserve_size: u64,
+    /// First byte of the pool.
+    pub pool_base: u64,
+    /// Processors that TrustVisor holds besides the guest's.
+    pub parked_cpus: u64,
+    /// Exits so far, by [`exit`] kind.
+    pub exits: [u64; 16],
+    /// Longest stretch in the hypervisor so far with interrupts held off, in TSC ticks.
+    pub irq_off_max: u64,
+    /// ICR writes (INIT, SIPI, SMI and the like) of the guest that were refused.
+    pub ipis_refused: u64,
+    /// Hardware PCR 17 and 18 after the launch (zero where there is no TPM; `sha256` zero on TPM 1.2).
+    pub pcr17: Digests,
+    /// See `pcr17`.
+    pub pcr18: Digests,
+}
+
+/// What [`number::PAL_INFO`] answers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PalInfo {
+    /// Identity of the PAL: what its micro-PCR 0 holds.
+    pub measurement: Digests,
+    /// Padding, 0.
+    pub reserved: [u8; 4],
+    /// Pages of its sections.
+    pub pages: u64,
+    /// Calls so far.
+    pub calls: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Handle>() == 16);
+    assert!(size_of::<Digests>() == 52);
+    assert!(size_of::<Info>() == 64 + 128 + 16 + 104);
+    assert!(size_of::<PalInfo>() == 72);
+};

@@ -1,0 +1,56 @@
+//! Three kinds of addresses that do not mix: host-physical, guest-physical and guest-virtual.
+//! The OS's nested tables are an identity, so its guest-physical addresses *name* host-physical ones, but only
+//! [`crate::memory`] may say which of them are the guest's.
+
+/// Bytes of a page.
+pub const PAGE_SIZE: u64 = 4096;
+/// Bytes of a 2 MiB page.
+pub const LARGE_PAGE: u64 = 2 << 20;
+/// Bytes of a 1 GiB page.
+pub const HUGE_PAGE: u64 = 1 << 30;
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// The start of the page that holds this address.
+            pub const fn page(self) -> Self {
+                Self(self.0 & !(PAGE_SIZE - 1))
+            }
+            /// Offset in the page.
+            pub const fn page_offset(self) -> usize {
+                (self.0 & (PAGE_SIZE - 1)) as usize
+            }
+        }
+
+        impl core::ops::Add<u64> for $name {
+            type Output = Self;
+            fn add(self, bytes: u64) -> Self {
+                Self(self.0.wrapping_add(bytes))
+            }
+        }
+
+        impl core::fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                core::fmt::LowerHex::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+address!(
+    /// A host-physical address.
+    Hpa
+);
+address!(
+    /// A guest-physical address.
+    Gpa
+);
+address!(
+    /// A guest-virtual address.
+    Gva
+);

@@ -1,0 +1,191 @@
+//! What loader, SLB and runtime agree upon: where things lie in the reserve, and the two records they hand on.
+//!
+//! Everything the loader writes ([`LaunchInfo`]) is an allegation until the SLB has copied it into its own 64 KiB and the
+//! runtime has checked it; [`Handover`] is written by the SLB alone.
+//!
+//! # The reserve (2 MiB aligned, below 4 GiB)
+//! | offset | what |
+//! |---|---|
+//! | 0 | SLB, 64 KiB: `length` measured bytes, then scratch zeroed by the SLB itself |
+//! | [`SLB_TABLES`] | the SLB's page tables (PML4, PDPT, PD) |
+//! | [`HANDOVER_OFFSET`] | [`Handover`], written by the SLB for the runtime |
+//! | up to 64 KiB | the SLB's stack, growing down from the end |
+//! | [`INFO_OFFSET`] | [`LaunchInfo`], written by the loader |
+//! | [`RUNTIME_OFFSET`] | runtime image ([`RuntimeHeader`] first), its `.bss` and stacks, up to 2 MiB |
+//! | 2 MiB | the runtime's tables, then the PAL pool |
+//!
+//! The SLB's page tables map the low 4 GiB by identity and the reserve at [`RESERVE_VA`] (2 MiB pages, read-write-execute);
+//! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
+
+use crate::addr::PAGE_SIZE;
+
+/// Where the start of the reserve is mapped while SLB and runtime run.
+pub const RESERVE_VA: u64 = 0xffff_ffff_8000_0000;
+/// Size of the block that SKINIT protects.
+pub const SLB_SIZE: u64 = 0x1_0000;
+/// The measured part of the SLB ends here at the latest.
+pub const SLB_MAX_LENGTH: u64 = 0x9000;
+/// The SLB's page tables.
+pub const SLB_TABLES: u64 = 0x9000;
+/// Where the SLB leaves its [`Handover`].
+pub const HANDOVER_OFFSET: u64 = 0xc000;
+/// Where the loader puts its [`LaunchInfo`].
+pub const INFO_OFFSET: u64 = 0x1_0000;
+/// Where the loader puts the runtime's image.
+pub const RUNTIME_OFFSET: u64 = 0x2_0000;
+/// Image, `.bss` and stacks of the runtime end here at the latest.
+pub const RUNTIME_END: u64 = 0x20_0000;
+
+/// Size of the reserve when the command line names none, and the least.
+pub const DEFAULT_RESERVE: u64 = 64 << 20;
+/// See [`DEFAULT_RESERVE`].
+pub const MIN_RESERVE: u64 = 16 << 20;
+/// The largest reserve (the mapping at [`RESERVE_VA`] ends there).
+pub const MAX_RESERVE: u64 = 1 << 30;
+
+/// The hypervisor file (a boot module): SLB padded to [`SLB_SIZE`], then the runtime's image.
+/// In the SLB's measured part, at this offset, stands [`SLB_MAGIC`].
+pub const SLB_MAGIC_OFFSET: usize = 8;
+/// Says that a module is TrustVisor's. SLB bytes 0-1 are the entry offset, 2-3 the length (APM vol. 2, 15.27.2).
+pub const SLB_MAGIC: [u8; 8] = *b"TVSLB\0\0\x01";
+
+/// First bytes of the runtime's image.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeHeader {
+    /// [`RUNTIME_MAGIC`].
+    pub magic: [u8; 8],
+    /// Bytes of the image, header included: what is measured.
+    pub image_size: u64,
+    /// Bytes in memory, from [`RUNTIME_OFFSET`]; what lies above `image_size` is zeroed.
+    pub mem_size: u64,
+    /// Virtual address of the entry: `extern "C" fn(&'static Handover) -> !`, on the SLB's stack, interrupts off, GIF as
+    /// after SKINIT.
+    pub entry: u64,
+}
+
+/// See [`RuntimeHeader`].
+pub const RUNTIME_MAGIC: [u8; 8] = *b"TVRUN\0\0\x01";
+
+/// Kinds of [`MemoryRegion`], numbered as in E820.
+pub mod region {
+    /// Ordinary memory, which the OS may use.
+    pub const RAM: u32 = 1;
+    /// Everything else that is not listed below.
+    pub const RESERVED: u32 = 2;
+}
+
+/// A piece of the machine's memory map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MemoryRegion {
+    /// First byte.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+    /// E820 type.
+    pub kind: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// Most regions of a memory map.
+pub const MAX_REGIONS: usize = 128;
+/// Most bytes of a command line.
+pub const MAX_CMDLINE: usize = 1024;
+
+/// The state in which the guest starts: 64-bit mode, interrupts off, flat segments, paging by the guest's own tables. The
+/// loader prepares it in guest memory (Linux 64-bit boot protocol). To TrustVisor these are guest register values and nothing more.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct GuestStart {
+    /// Entry point.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Linux: address of `boot_params`.
+    pub rsi: u64,
+    /// Root of the guest's page tables.
+    pub cr3: u64,
+    /// Its GDT; selector 0x10 is 64-bit code, 0x18 data.
+    pub gdt_base: u64,
+    /// Its limit.
+    pub gdt_limit: u64,
+}
+
+/// What the loader tells (all of it unverified).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchInfo {
+    /// [`INFO_MAGIC`].
+    pub magic: [u8; 8],
+    /// Where the reserve begins.
+    pub reserve_base: u64,
+    /// Its bytes.
+    pub reserve_size: u64,
+    /// ACPI root pointer (RSDP), 0 if none was found.
+    pub rsdp: u64,
+    /// 1 if SKINIT was #UD and the loader started the SLB itself. Only for the log: PCR 17 tells the truth.
+    pub skinit_missing: u32,
+    /// Bytes of `cmdline` in use.
+    pub cmdline_len: u32,
+    /// Entries of `regions` in use: the machine's memory map, the reserve not yet cut out of it.
+    pub region_count: u32,
+    /// 0.
+    pub reserved: u32,
+    /// How the guest starts.
+    pub guest: GuestStart,
+    /// The loader's command line, without the loader's own name.
+    pub cmdline: [u8; MAX_CMDLINE],
+    /// The memory map.
+    pub regions: [MemoryRegion; MAX_REGIONS],
+}
+
+/// See [`LaunchInfo`].
+pub const INFO_MAGIC: [u8; 8] = *b"TVINFO\0\x01";
+
+/// The hardware TPM found at launch.
+pub mod tpm_family {
+    /// No TPM (`tpm=none`).
+    pub const NONE: u32 = 0;
+    /// TPM 1.2.
+    pub const V12: u32 = 1;
+    /// TPM 2.0.
+    pub const V20: u32 = 2;
+}
+
+/// Most bytes of the TCG event log that SLB and runtime write.
+pub const MAX_EVENT_LOG: usize = 2048;
+
+/// What the SLB tells the runtime.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Handover {
+    /// A [`tpm_family`].
+    pub tpm_family: u32,
+    /// 1 if PCR 17 showed a dynamic launch.
+    pub dynamic_launch: u32,
+    /// Hardware PCR 17 as read back, after the runtime was extended into it (`sha256` zero on TPM 1.2).
+    pub pcr17: abi::Digests,
+    /// Hardware PCR 18 as read back.
+    pub pcr18: abi::Digests,
+    /// TSC ticks in a millisecond, measured by the SLB for its time-outs.
+    pub tsc_per_ms: u64,
+    /// Bytes of `event_log` in use.
+    pub event_log_len: u64,
+    /// TCG event log: what was extended so far.
+    pub event_log: [u8; MAX_EVENT_LOG],
+    /// The loader's record, copied once before it was checked and measured.
+    pub info: LaunchInfo,
+}
+
+const _: () = {
+    assert!(size_of::<RuntimeHeader>() == 32);
+    assert!(size_of::<MemoryRegion>() == 24);
+    assert!(size_of::<GuestStart>() == 48);
+    assert!(size_of::<LaunchInfo>() as u64 <= RUNTIME_OFFSET - INFO_OFFSET);
+    // Two pages for the SLB's stack.
+    assert!(HANDOVER_OFFSET + size_of::<Handover>() as u64 <= SLB_SIZE - 2 * PAGE_SIZE);
+    assert!(SLB_TABLES + 3 * PAGE_SIZE == HANDOVER_OFFSET);
+    assert!(SLB_MAX_LENGTH <= SLB_TABLES);
+};
