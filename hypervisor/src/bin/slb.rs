@@ -1,1 +1,213 @@
-fn main() {}
+//! The secure loader block: what SKINIT starts and the CPU measures. It measures the runtime and the launch configuration
+//! into the TPM and jumps to the runtime, or says why not and stops.
+//!
+//! Guarantees: nothing that the loader wrote is used before it was copied into the block and checked; nothing above the
+//! measured part of the block is used that the entry code (`slb/entry.s`) has not zeroed; every way out is the runtime or
+//! `slb: stopped`. Relies on the CPU having measured these very bytes, which no step here takes on trust: PCR 17 is read.
+
+#![no_std]
+#![no_main]
+
+use core::fmt::Display;
+use core::panic::PanicInfo;
+
+use abi::Digests;
+use hypervisor::launch::{
+    HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
+    SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
+};
+use hypervisor::options::{Console, Options, Tpm as TpmOption};
+use hypervisor::serial::{Hex, line, open, refuse, say, stop};
+use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, idt, pit};
+use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::mmio::{self, Mmio};
+use hypervisor::tpm::tis::Tis;
+use hypervisor::tpm::{self, Algorithm, Banks, Tpm};
+use log::Level::{Info, Warn};
+use log::LevelFilter;
+use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
+
+core::arch::global_asm!(
+    include_str!("../slb/entry.s"),
+    SLB_SIZE = const SLB_SIZE,
+    SLB_TABLES = const SLB_TABLES,
+    LARGE_PAGE = const hypervisor::addr::LARGE_PAGE,
+    options(att_syntax),
+);
+
+unsafe extern "C" {
+    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS];
+    /// # Safety
+    /// `entry` must be code that does not return and that expects the handover.
+    fn slb_leave(handover: *const Handover, entry: u64) -> !;
+}
+
+/// 64-bit code in the GDT of `entry.s`.
+const CODE64: u16 = 0x18;
+/// MSR TOP_MEM (APM vol. 2, 7.9.4).
+const TOP_MEM: u32 = 0xc001_001a;
+
+const _: () = assert!(size_of::<LaunchInfo>().is_multiple_of(8));
+
+#[unsafe(no_mangle)]
+extern "C" fn slb_main(base: u64) -> ! {
+    catch_exceptions();
+    // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
+    let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
+    copy_info(&mut handover.info);
+    let options = match slb::options(&handover.info) {
+        Ok(options) => options,
+        Err(refusal) => refuse_early(refusal),
+    };
+    open(options.console, "slb", options.log);
+    line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
+    check_processor();
+    slb::check_info(&handover.info, &options, base, top_of_memory()).unwrap_or_else(|r| refuse(r));
+    let header = runtime_header();
+    say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
+    if handover.info.skinit_missing != 0 {
+        line(Warn, format_args!("the loader found no SKINIT on this processor"));
+    }
+    handover.tsc_per_ms = pit::measure().unwrap_or_else(|| {
+        line(Warn, format_args!("the interval timer does not count; time-outs may be long"));
+        pit::fallback()
+    });
+    measure(&options, &header, handover);
+    zero_above_image(&header);
+    line(Info, format_args!("starting the runtime, {} bytes measured", header.image_size));
+    // SAFETY: the entry lies in the runtime's image, which was measured as what it is.
+    unsafe { slb_leave(handover, header.entry) }
+}
+
+/// The record as it is at this moment; nobody looks at the original again.
+fn copy_info(info: &mut LaunchInfo) {
+    let from = (RESERVE_VA + INFO_OFFSET) as *const u64;
+    let to = (info as *mut LaunchInfo).cast::<u64>();
+    for word in 0..size_of::<LaunchInfo>() / 8 {
+        // SAFETY: both are mapped, aligned and as long as a LaunchInfo, which takes any bytes. Volatile: each is read once.
+        unsafe { to.add(word).write(from.add(word).read_volatile()) }
+    }
+}
+
+/// A refusal before it is known where to print: COM1.
+fn refuse_early(reason: impl Display) -> ! {
+    open(Console::Com1, "slb", LevelFilter::Info);
+    refuse(reason)
+}
+
+/// What the runtime cannot do without (long mode and 1 GiB pages were checked by the entry code).
+fn check_processor() {
+    // 8000_0001: ECX bit 2 SVM, EDX bit 20 NX (APM vol. 3, E.4.2).
+    let features = core::arch::x86_64::__cpuid(0x8000_0001);
+    if features.ecx & 1 << 2 == 0 {
+        refuse("this processor has no SVM");
+    }
+    if features.edx & 1 << 20 == 0 {
+        refuse("this processor has no NX");
+    }
+}
+
+/// TOP_MEM, or 0 below another hypervisor: there the register may be missing, and what memory is, that one decides.
+fn top_of_memory() -> u64 {
+    if core::arch::x86_64::__cpuid(1).ecx & 1 << 31 != 0 {
+        return 0;
+    }
+    // SAFETY: a read of a register that every AMD processor with SVM has.
+    unsafe { x86_64::registers::model_specific::Msr::new(TOP_MEM).read() }
+}
+
+fn runtime_header() -> RuntimeHeader {
+    // SAFETY: mapped, aligned, and any bytes are a header. Volatile: read once, then checked.
+    let header = unsafe { ((RESERVE_VA + RUNTIME_OFFSET) as *const RuntimeHeader).read_volatile() };
+    slb::check_runtime(&header).unwrap_or_else(|r| refuse(r));
+    header
+}
+
+/// The measured part of this block.
+fn own_bytes() -> &'static [u8] {
+    // SAFETY: the block is mapped and its measured part never written.
+    unsafe {
+        let length = usize::from((RESERVE_VA as *const u16).add(1).read());
+        core::slice::from_raw_parts(RESERVE_VA as *const u8, length.min(SLB_MAX_LENGTH as usize))
+    }
+}
+
+fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
+    if options.tpm == TpmOption::None {
+        say(format_args!("warning: tpm=none: nothing is measured, nothing can be attested or sealed"));
+        return;
+    }
+    // SAFETY: the low 4 GiB are mapped by identity, and no other reference to the TPM exists.
+    let registers = unsafe { Mmio::new(mmio::BASE as *mut u8) };
+    let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
+    let mut tpm = Tis::request(registers, clock, 2).and_then(Tpm::open).unwrap_or_else(|error| match error {
+        tpm::Error::Absent => refuse(format_args!("{error} (say tpm=none to go without)")),
+        _ => refuse(error),
+    });
+    // SAFETY: the header was checked: the image lies in the runtime's room, which is mapped. Should a device change it
+    // meanwhile (dma=unprotected), another digest results.
+    let runtime = unsafe {
+        core::slice::from_raw_parts((RESERVE_VA + RUNTIME_OFFSET) as *const u8, header.image_size as usize)
+    };
+    let launch = Launch { slb: own_bytes(), runtime, options: options.measured() };
+    let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|failure| refuse(failure));
+    let banks = *tpm.banks();
+    if handover.dynamic_launch != 0 {
+        say(format_args!("dynamic launch: PCR 17 shows this SLB (TPM {})", tpm.family()));
+    } else {
+        say(format_args!("no dynamic launch: PCR 17 does not show this SLB but the values below"));
+        print_pcr("found in PCR", PCR_CODE, &found, &banks);
+    }
+    print_pcr("PCR", PCR_CODE, &handover.pcr17, &banks);
+    print_pcr("PCR", PCR_CONFIGURATION, &handover.pcr18, &banks);
+    tpm.close().unwrap_or_else(|error| refuse(error));
+}
+
+fn print_pcr(what: &str, number: u8, pcr: &Digests, banks: &Banks) {
+    if banks.contains(Algorithm::SHA1) {
+        line(Info, format_args!("{what} {number} sha1 {}", Hex(&pcr.sha1)));
+    }
+    if banks.contains(Algorithm::SHA256) {
+        line(Info, format_args!("{what} {number} sha256 {}", Hex(&pcr.sha256)));
+    }
+}
+
+fn zero_above_image(header: &RuntimeHeader) {
+    let above = (RESERVE_VA + RUNTIME_OFFSET + header.image_size) as *mut u8;
+    // SAFETY: the header was checked: this is the runtime's room, of which no reference is left.
+    unsafe { above.write_bytes(0, (header.mem_size - header.image_size) as usize) }
+}
+
+static mut IDT: [[u64; 2]; idt::EXCEPTIONS] = [[0; 2]; idt::EXCEPTIONS];
+
+fn catch_exceptions() {
+    let table = &raw mut IDT;
+    // SAFETY: one processor, called once; the stubs handle what arrives through them, and the table stays where it is.
+    unsafe {
+        for (gate, stub) in (*table).iter_mut().zip(&slb_exceptions) {
+            *gate = idt::gate(stub.as_ptr() as u64, CODE64);
+        }
+        lidt(&DescriptorTablePointer {
+            limit: size_of_val(&*table) as u16 - 1,
+            base: VirtAddr::from_ptr(table),
+        });
+    }
+}
+
+/// # Safety
+/// `frame` must be the vector that a stub pushed on top of what the CPU pushed.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn slb_exception(frame: *const u64) -> ! {
+    // SAFETY: as demanded.
+    let (vector, rip) = unsafe { (*frame, *frame.add(1 + idt::rip_index(*frame))) };
+    say(format_args!("exception {vector} at {rip:#x}"));
+    stop()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    say(format_args!("panic: {}", info.message()));
+    stop()
+}

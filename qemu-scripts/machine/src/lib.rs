@@ -1,1 +1,37 @@
-//! (to come)
+//! The machine TrustVisor is tried on, as a library for the system tests and for the commands beside it.
+//!
+//! [`artifacts`] builds loader, hypervisor and guest; [`Boot`] describes a machine (QEMU, swtpm, a GRUB ISO) and starts it;
+//! [`Machine`] is the running one. QEMU has no SKINIT: [`skinit`] plays the CPU's part, taking everything it needs from
+//! the stopped machine, never from a build file.
+//!
+//! Guaranteed: every child process dies with this process at the latest, every wait has a limit, and a wait that fails
+//! says in one line what was waited for and where the log is.
+
+#![warn(missing_docs)]
+
+mod boot;
+mod build;
+mod console;
+mod files;
+mod flatten;
+mod gdb;
+mod guest;
+mod initrd;
+mod iso;
+mod machine;
+mod paths;
+mod pcr;
+mod process;
+mod qmp;
+pub mod skinit;
+mod tpm;
+
+pub use boot::{Accel, Boot, Module, Multiboot};
+pub use build::{Artifacts, artifacts, hypervisor_elsewhere, hypervisor_with, source_files};
+pub use console::Line;
+pub use guest::Guest;
+pub use machine::{Machine, Output};
+pub use paths::{build_dir, root, target_dir};
+pub use pcr::{BootPcrs, Pcr, predict};
+pub use process::{Process, run_shown, say};
+pub use tpm::Family;

@@ -1,0 +1,90 @@
+//! What can go wrong between an application and TrustVisor.
+
+use abi::Status;
+use std::fmt;
+
+/// Why a call of TrustVisor or of S failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// CPUID does not know TrustVisor.
+    #[error("TrustVisor is not running on this machine")]
+    NotPresent,
+    /// TrustVisor is there, with another version of the interface.
+    #[error("TrustVisor speaks version {0} of the interface, this program version {ours}", ours = abi::VERSION)]
+    Version(u32),
+    /// The page that keeps the handle could not be made.
+    #[error("no owner page: {0}")]
+    OwnerPage(#[source] std::io::Error),
+    /// The image breaks a rule.
+    #[error("not a PAL image: {0}")]
+    Image(&'static str),
+    /// The call's arguments are not those that the image declares for this entry.
+    #[error("entry {0} of the PAL has another signature")]
+    Signature(u16),
+    /// TrustVisor refused the call, or S died in it.
+    #[error("{}", Refusal(*status, *detail))]
+    Refused {
+        /// What TrustVisor answered in RDX.
+        status: Status,
+        /// What it answered in RAX.
+        detail: u64,
+    },
+    /// TrustVisor answered a status that this version of the interface does not have.
+    #[error("TrustVisor answered status {0}, which is unknown here")]
+    UnknownStatus(u64),
+}
+
+impl Error {
+    /// The status, if TrustVisor answered one.
+    pub fn status(&self) -> Option<Status> {
+        match self {
+            Error::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn check((value, status): (u64, u64)) -> Result<u64, Self> {
+        match Status::from_raw(status) {
+            Some(Status::Ok) => Ok(value),
+            Some(status) => Err(Error::Refused { status, detail: value }),
+            None => Err(Error::UnknownStatus(status)),
+        }
+    }
+}
+
+impl From<abi::image::Malformed> for Error {
+    fn from(malformed: abi::image::Malformed) -> Self {
+        Error::Image(malformed.0)
+    }
+}
+
+struct Refusal(Status, u64);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal(status, detail) = *self;
+        match status {
+            Status::BadAddress | Status::NoProgress => write!(f, "{status} (address {detail:#x})"),
+            Status::Faulted if detail < 0x100 => write!(f, "{status} (exception {detail})"),
+            Status::Faulted => write!(f, "{status} (intercept {:#x})", detail - 0x100),
+            _ => write!(f, "{status}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_become_results() {
+        assert_eq!(Error::check((7, 0)).unwrap(), 7);
+        assert!(matches!(Error::check((0, 999)), Err(Error::UnknownStatus(999))));
+        let died = Error::check((14, Status::Faulted as u64)).unwrap_err();
+        assert_eq!(died.status(), Some(Status::Faulted));
+        assert_eq!(died.to_string(), "the PAL faulted and was wiped (exception 14)");
+        let died = Error::check((0x172, Status::Faulted as u64)).unwrap_err();
+        assert_eq!(died.to_string(), "the PAL faulted and was wiped (intercept 0x72)");
+    }
+}

@@ -1,0 +1,34 @@
+//! PAL images ([`abi::image`]) on the application's side: made from S's ELF file, taken apart, measured.
+
+mod elf;
+
+use abi::Digests;
+use abi::image::{HEADER_SIZE, Header, MEASUREMENT_PREFIX, Malformed};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+pub use elf::{ElfError, from_elf};
+
+/// The header of an image that obeys the rules.
+pub fn header(image: &[u8]) -> Result<Header, Malformed> {
+    let bytes = image.get(..HEADER_SIZE).ok_or(Malformed("shorter than its header"))?;
+    // SAFETY: `bytes` is as long as a header, which is made of integers without padding (abi asserts its size), so every bit
+    // pattern is one; the read does not need alignment.
+    let header = unsafe { bytes.as_ptr().cast::<Header>().read_unaligned() };
+    header.check(image.len() as u64)?;
+    Ok(header)
+}
+
+/// A header's bytes in an image. The header need not obey the rules.
+pub fn header_bytes(header: &Header) -> [u8; HEADER_SIZE] {
+    // SAFETY: a header is made of integers without padding, so all its bytes are initialised.
+    unsafe { (&raw const *header).cast::<[u8; HEADER_SIZE]>().read() }
+}
+
+/// The identity that TrustVisor gives to a PAL of this image: its micro-PCR 0.
+pub fn measure(image: &[u8]) -> Digests {
+    Digests {
+        sha1: Sha1::new().chain_update(MEASUREMENT_PREFIX).chain_update(image).finalize().into(),
+        sha256: Sha256::new().chain_update(MEASUREMENT_PREFIX).chain_update(image).finalize().into(),
+    }
+}

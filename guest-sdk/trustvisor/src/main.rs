@@ -1,0 +1,91 @@
+//! The command `trustvisor`: asks TrustVisor, and makes and measures PAL images (which needs no TrustVisor).
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::{fs, path::PathBuf};
+use trustvisor::abi::{Digests, Info, image::FLAG_FPU, info_flag};
+
+/// TrustVisor's command in the guest.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Says whether TrustVisor runs here, and in what state it is
+    Info,
+    /// Makes a PAL image from S's ELF file
+    Image {
+        /// What the linker made
+        elf: PathBuf,
+        /// Where to write the image
+        #[arg(short)]
+        output: PathBuf,
+        /// S uses the FPU, SSE or AVX
+        #[arg(long)]
+        fpu: bool,
+    },
+    /// Prints the identity of a PAL image
+    Measure {
+        /// The image
+        image: PathBuf,
+    },
+    /// Frees PALs whose process is gone (needs two calls, 10 s apart)
+    Collect,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Info => print_info(&trustvisor::info()?),
+        Command::Image { elf, output, fpu } => {
+            let file = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+            let flags = if fpu { FLAG_FPU } else { 0 };
+            let image =
+                trustvisor::image::from_elf(&file, flags).with_context(|| elf.display().to_string())?;
+            fs::write(&output, &image).with_context(|| format!("cannot write {}", output.display()))?;
+            print_digests(&trustvisor::image::measure(&image));
+        }
+        Command::Measure { image } => {
+            let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
+            trustvisor::image::header(&bytes)
+                .map_err(trustvisor::Error::from)
+                .with_context(|| image.display().to_string())?;
+            print_digests(&trustvisor::image::measure(&bytes));
+        }
+        Command::Collect => println!("freed {} PALs", trustvisor::collect()?),
+    }
+    Ok(())
+}
+
+fn print_info(info: &Info) {
+    let flag = |flag| info.flags & flag != 0;
+    println!("TrustVisor, interface version {}", info.version);
+    println!("dynamic launch: {}", if flag(info_flag::DYNAMIC_LAUNCH) { "yes" } else { "NO" });
+    println!("protected from devices: {}", if flag(info_flag::DMA_UNPROTECTED) { "NO" } else { "yes" });
+    println!(
+        "TPM: {}",
+        match (flag(info_flag::NO_TPM), flag(info_flag::TPM_12)) {
+            (true, _) => "none",
+            (_, true) => "1.2",
+            (_, false) => "2.0",
+        }
+    );
+    println!("reserve: {} MiB at {:#x}", info.reserve_size >> 20, info.reserve_base);
+    println!("PALs: {}, frames free: {} of {}", info.pals, info.frames_free, info.frames_total);
+    for (name, digests) in [("PCR 17", &info.pcr17), ("PCR 18", &info.pcr18)] {
+        println!("{name} sha1   {}", hex(&digests.sha1));
+        println!("{name} sha256 {}", hex(&digests.sha256));
+    }
+}
+
+fn print_digests(digests: &Digests) {
+    println!("sha1   {}", hex(&digests.sha1));
+    println!("sha256 {}", hex(&digests.sha256));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,110 @@
+//! A registered PAL.
+
+use crate::hypercall::{NO_HANDLE, hypercall, presence};
+use crate::owner_page::OwnerPage;
+use crate::{Error, image};
+use abi::{Handle, PalInfo, Status, image::MAX_ARGS, number};
+use std::mem::MaybeUninit;
+use trustvisor_pal::args::Registers;
+
+/// A registered PAL. Dropping it wipes S.
+///
+/// It may be shared between threads; while one calls, the others get [`Status::Busy`].
+pub struct Pal {
+    owner: OwnerPage,
+    signatures: Vec<[u8; MAX_ARGS]>,
+}
+
+impl Pal {
+    /// Registers an image ([`image`]).
+    pub fn register(image: &[u8]) -> Result<Self, Error> {
+        presence()?;
+        let header = image::header(image)?;
+        let signatures = header.entries[..header.entry_count.into()].iter().map(|entry| entry.args).collect();
+        let pal = Self { owner: OwnerPage::new()?, signatures };
+        let arguments = [image.as_ptr() as u64, image.len() as u64, pal.owner.address(), 0, 0, 0];
+        // SAFETY: TrustVisor is there; it reads the image and writes the owner page, which is ours.
+        Error::check(unsafe { hypercall(number::REGISTER.into(), NO_HANDLE, arguments) })?;
+        Ok(pal)
+    }
+
+    /// Calls the entry of this index. The arguments must be what the image declares.
+    pub fn call(&self, entry: u16, arguments: Registers<'_>) -> Result<u64, Error> {
+        if self.signatures.get(usize::from(entry)) != Some(&arguments.kinds()) {
+            return Err(Error::Signature(entry));
+        }
+        let call = u64::from(number::CALL) | u64::from(entry) << 16;
+        // SAFETY: registered, so TrustVisor is there. It treats the registers as the image's signature says, which is what
+        // they were made as: every address is a live buffer that `arguments` borrows, for writing where it is written.
+        Error::check(unsafe { hypercall(call, self.handle(), arguments.values()) })
+    }
+
+    /// Whether the image's entries are these.
+    pub fn has_signatures(&self, signatures: &[[u8; MAX_ARGS]]) -> Result<(), Error> {
+        let differs = |i: &usize| self.signatures.get(*i) != signatures.get(*i);
+        match (0..self.signatures.len().max(signatures.len())).find(differs) {
+            Some(entry) => Err(Error::Signature(entry as u16)),
+            None => Ok(()),
+        }
+    }
+
+    /// What TrustVisor says about this PAL.
+    pub fn info(&self) -> Result<PalInfo, Error> {
+        let mut info = MaybeUninit::<PalInfo>::zeroed();
+        let arguments = [info.as_mut_ptr() as u64, size_of::<PalInfo>() as u64, 0, 0, 0, 0];
+        // SAFETY: registered, so TrustVisor is there; the buffer is ours and as long as said.
+        Error::check(unsafe { hypercall(number::PAL_INFO.into(), self.handle(), arguments) })?;
+        // SAFETY: a `PalInfo` is made of integers, so every bit pattern is valid.
+        Ok(unsafe { info.assume_init() })
+    }
+
+    /// Wipes S in the middle of a call that will never be finished: a signal handler that does not return into it, another thread
+    /// that gives up waiting.
+    pub fn abort(&self) -> Result<(), Error> {
+        self.end(number::ABORT)
+    }
+
+    /// Wipes S and says how that went; dropping the PAL does the same silently.
+    pub fn unregister(self) -> Result<(), Error> {
+        self.end(number::UNREGISTER)
+    }
+
+    /// The capability to call S, from this process.
+    pub fn handle(&self) -> Handle {
+        self.owner.handle()
+    }
+
+    /// Where the owner page lies.
+    pub fn owner_page(&self) -> u64 {
+        self.owner.address()
+    }
+
+    fn end(&self, number: u16) -> Result<(), Error> {
+        // SAFETY: TrustVisor was there when this PAL was registered; the call takes no address.
+        Error::check(unsafe { hypercall(number.into(), self.handle(), [0; 6]) }).map(|_| ())
+    }
+}
+
+impl Drop for Pal {
+    fn drop(&mut self) {
+        if self.handle() == NO_HANDLE {
+            return;
+        }
+        let left_in_a_call = |error: Error| error.status() == Some(Status::Busy);
+        if self.end(number::UNREGISTER).is_err_and(left_in_a_call) {
+            let _ = self.end(number::ABORT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_called_without_trustvisor() {
+        assert!(matches!(Pal::register(&[]), Err(Error::NotPresent)));
+        assert!(matches!(crate::info(), Err(Error::NotPresent)));
+        assert!(matches!(crate::collect(), Err(Error::NotPresent)));
+    }
+}

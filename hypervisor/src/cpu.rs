@@ -1,0 +1,163 @@
+//! One processor: the OS's VMCB and registers, its ASIDs, and how long it holds interrupts off.
+
+use crate::addr::{Gva, Hpa};
+use crate::caller::Caller;
+use crate::guest_memory::Space;
+use crate::memory::{DirectMap, RamMap};
+use crate::svm::Gprs;
+use crate::vmcb::{EVENT_VALID, Vmcb, exception, vector};
+
+/// What the processor offers, by CPUID.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// The exit tells where the next instruction is.
+    pub nrip: bool,
+    pub flush_by_asid: bool,
+    pub asids: u32,
+    pub phys_bits: u32,
+    /// Protection keys for user pages.
+    pub pku: bool,
+    /// The bits of EFER that a guest may set.
+    pub writable_efer: u64,
+    /// APIC_BASE, which the guest does not change.
+    pub apic_base: u64,
+}
+
+/// A processor that runs the OS.
+pub struct Cpu {
+    pub os: Vmcb,
+    pub regs: Gprs,
+    pub features: Features,
+    /// Where the OS's VMCB lies.
+    pub os_hpa: Hpa,
+    /// Longest stretch with interrupts held off.
+    pub held_max: u64,
+    pub tsc_per_ms: u64,
+    repeated: Repeated,
+}
+
+/// Faults for the same byte by the same instruction, one after another: a guest that does not mend them is told so.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Spot {
+    cr3: u64,
+    rip: u64,
+    gva: Gva,
+}
+
+#[derive(Default)]
+struct Repeated {
+    spot: Spot,
+    times: u8,
+}
+
+/// As many #PF for one spot are raised before the call gives up.
+const MAX_REPEATED: u8 = 3;
+
+impl Cpu {
+    /// Before its VMCB is initialised.
+    pub const fn new(features: Features, os_hpa: Hpa, tsc_per_ms: u64) -> Self {
+        Self {
+            os: Vmcb::zeroed(),
+            regs: Gprs::zeroed(),
+            features,
+            os_hpa,
+            held_max: 0,
+            tsc_per_ms,
+            repeated: Repeated { spot: Spot { cr3: 0, rip: 0, gva: Gva(0) }, times: 0 },
+        }
+    }
+
+    /// The address space that the OS runs in now; None outside 64-bit paging.
+    pub fn space(&self, pkru: u32) -> Option<Space> {
+        let save = &self.os.save;
+        Space::new(save.cr0, save.cr3, save.cr4, save.efer, pkru, self.features.phys_bits)
+    }
+
+    /// Who executed the VMMCALL.
+    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<Caller<'a>> {
+        Some(Caller::new(mem, ram, self.space(pkru)?))
+    }
+
+    /// Skips an instruction of the OS.
+    pub fn skip(&mut self, length: u64) {
+        self.os.skip(length, self.features.nrip);
+    }
+
+    /// Raises #GP(0), or what the processor makes of it while another event is being delivered (APM vol. 2, 8.2.9). False:
+    /// there is nothing left to raise, the OS shuts down.
+    #[must_use]
+    pub fn raise_gp(&mut self) -> bool {
+        let pending = self.os.control.exit_int_info;
+        if pending & EVENT_VALID == 0 {
+            self.os.inject(vector::GP, Some(0));
+            return true;
+        }
+        if pending & 0x7ff == exception(vector::DF, None) & 0x7ff {
+            return false;
+        }
+        self.os.inject(vector::DF, Some(0));
+        true
+    }
+
+    /// Raises #PF for user memory named by a hypercall. False: it was raised for this spot too often.
+    #[must_use]
+    pub fn raise_pf(&mut self, gva: Gva, error_code: u32, limited: bool) -> bool {
+        let spot = Spot { cr3: self.os.save.cr3, rip: self.os.save.rip, gva };
+        if limited && spot == self.repeated.spot {
+            if self.repeated.times >= MAX_REPEATED {
+                self.progress();
+                return false;
+            }
+            self.repeated.times += 1;
+        } else {
+            self.repeated = Repeated { spot, times: 1 };
+        }
+        self.os.save.cr2 = gva.0;
+        self.os.inject(vector::PF, Some(error_code));
+        true
+    }
+
+    /// A hypercall was answered.
+    pub fn progress(&mut self) {
+        self.repeated = Repeated::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpu() -> Box<Cpu> {
+        let features = Features { nrip: false, flush_by_asid: true, asids: 16, phys_bits: 40,
+            pku: false,
+            writable_efer: 0,
+            apic_base: 0,
+        };
+        Box::new(Cpu::new(features, Hpa(0), 1000))
+    }
+
+    #[test]
+    fn a_fault_that_is_not_mended_ends() {
+        let mut cpu = cpu();
+        for _ in 0..3 {
+            assert!(cpu.raise_pf(Gva(0x1000), 6, true));
+        }
+        assert!(!cpu.raise_pf(Gva(0x1000), 6, true));
+        assert!(cpu.raise_pf(Gva(0x1000), 6, true), "counted anew");
+        assert!(cpu.raise_pf(Gva(0x2000), 6, true));
+        assert_eq!(cpu.os.save.cr2, 0x2000);
+        assert_eq!(cpu.os.control.event_inject, 0x6_8000_0b0e);
+    }
+
+    #[test]
+    fn gp_during_delivery_is_a_double_fault_and_then_a_shutdown() {
+        let mut cpu = cpu();
+        assert!(cpu.raise_gp());
+        assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
+        cpu.os.control.exit_int_info = exception(vector::PF, Some(2));
+        assert!(cpu.raise_gp());
+        assert_eq!(cpu.os.control.event_inject, 0x8000_0b08);
+        cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
+        assert!(!cpu.raise_gp());
+    }
+}

@@ -1,0 +1,153 @@
+//! The runtime's first instructions, its descriptor tables, and what happens to an exception in the hypervisor itself: it is a
+//! bug, and ends like a panic.
+
+use crate::launch::{RUNTIME_MAGIC, RuntimeHeader};
+use crate::paging::{Part, Use};
+use core::mem::size_of;
+
+core::arch::global_asm!(
+    r#"
+    .section .header, "a"
+    .quad {magic}
+    .quad __image_size
+    .quad __mem_size
+    .quad runtime_entry
+
+    .section .text
+    .global runtime_entry
+runtime_entry:
+    lea rsp, [rip + __stack_end]
+    lgdt [rip + 3f]
+    push {code}
+    lea rax, [rip + 2f]
+    push rax
+    retfq
+2:
+    mov eax, {data}
+    mov ss, eax
+    xor eax, eax
+    mov ds, eax
+    mov es, eax
+    mov fs, eax
+    mov gs, eax
+    xor ebp, ebp
+    call {main}
+    ud2
+
+    .section .rodata
+    .balign 8
+4:  .quad 0
+    .quad 0x00af9b000000ffff
+    .quad 0x00cf93000000ffff
+3:  .word 23
+    .quad 4b
+
+    // A stub for each exception: vector and, where the processor pushes none, an error code of 0.
+    .section .text
+    .balign 16
+exception_stubs:
+    .set vector, 0
+    .rept 32
+    .balign 16
+    .if vector != 8 && (vector < 10 || vector > 14) && vector != 17 && vector != 21 && vector != 29 && vector != 30
+    push 0
+    .endif
+    push vector
+    jmp exception_common
+    .set vector, vector + 1
+    .endr
+exception_common:
+    cld
+    mov rdi, [rsp]
+    mov rsi, [rsp + 8]
+    mov rdx, [rsp + 16]
+    and rsp, -16
+    call {exception}
+    ud2
+
+    .section .rodata
+    .balign 8
+    .global trustvisor_stubs
+trustvisor_stubs:
+    .quad exception_stubs
+"#,
+    magic = const u64::from_le_bytes(RUNTIME_MAGIC),
+    code = const CODE,
+    data = const 0x10,
+    main = sym crate::runtime::main,
+    exception = sym exception,
+);
+
+const _: () = assert!(size_of::<RuntimeHeader>() == 4 * 8);
+
+/// Selector of 64-bit code in the GDT above.
+const CODE: u16 = 0x08;
+const VECTORS: usize = 32;
+
+extern "C" fn exception(vector: u64, error_code: u64, rip: u64) -> ! {
+    let cr2 = x86_64::registers::control::Cr2::read_raw();
+    panic!("exception {vector} (error code {error_code:#x}, CR2 {cr2:#x}) at {rip:#x}");
+}
+
+/// An interrupt gate (AMD APM vol. 2, 4.8.4).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Gate([u64; 2]);
+
+/// The descriptor-table register's operand.
+#[repr(C, packed)]
+struct TablePointer {
+    limit: u16,
+    base: u64,
+}
+
+/// The host's interrupt descriptor table. GIF and IF are 0 whenever the hypervisor runs: only exceptions come.
+pub struct Idt([Gate; VECTORS]);
+
+impl Idt {
+    pub const fn new() -> Self {
+        Self([Gate([0; 2]); VECTORS])
+    }
+
+    /// Fills the table and makes the processor use it.
+    pub fn load(&'static mut self) {
+        unsafe extern "C" {
+            static trustvisor_stubs: u64;
+        }
+        // SAFETY: a constant of the assembly above.
+        let stubs = unsafe { trustvisor_stubs };
+        for (vector, gate) in self.0.iter_mut().enumerate() {
+            let target = stubs + 16 * vector as u64;
+            let low = target & 0xffff | u64::from(CODE) << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48;
+            *gate = Gate([low, target >> 32]);
+        }
+        let pointer = TablePointer { limit: (size_of::<Self>() - 1) as u16, base: self as *const _ as u64 };
+        // SAFETY: the table lives for ever and all its gates lead to the stubs.
+        unsafe { core::arch::asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack)) }
+    }
+}
+
+impl Default for Idt {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The parts of the runtime's image, as the linker script lays them out.
+pub fn parts() -> [Part; 4] {
+    unsafe extern "C" {
+        static __runtime_start: u8;
+        static __text_start: u8;
+        static __data_start: u8;
+        static __guard_start: u8;
+        static __stack_start: u8;
+        static __stack_end: u8;
+    }
+    let part = |start: *const u8, end: *const u8, usage| Part { start: start as u64, end: end as u64, usage };
+    [
+        part(&raw const __runtime_start, &raw const __text_start, Use::Read),
+        part(&raw const __text_start, &raw const __data_start, Use::Execute),
+        part(&raw const __data_start, &raw const __guard_start, Use::Write),
+        part(&raw const __stack_start, &raw const __stack_end, Use::Write),
+    ]
+}

@@ -1,0 +1,241 @@
+//! Exits of the OS: what each one is answered with.
+//!
+//! Everything an exit reports is the guest's word. Whatever it is, the answer is an instruction done for it, an exception that the
+//! same machine without SVM would have raised, or, where nothing is left to raise, the shutdown that the machine would have made.
+
+use crate::addr::{Gva, PAGE_SIZE};
+use crate::cpu::Cpu;
+use crate::cpuid::{self, Registers};
+use crate::hypercall;
+use crate::hypervisor::Hypervisor;
+use crate::lapic::{self, Code, Source, Verdict};
+use crate::msr::{self, ReadAnswer, WriteAnswer};
+use crate::npt;
+use crate::pal::Hardware;
+use crate::vmcb::{ATTR_LONG, EFER_LMA, EVENT_VALID, exit_code, vector};
+use abi::exit;
+use core::sync::atomic::Ordering;
+
+/// What exits need of the processor besides running PALs.
+pub trait Processor: Hardware {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;
+    fn tsc(&self) -> u64;
+    fn lapic_read(&self, offset: u32) -> u32;
+    fn lapic_write(&self, offset: u32, value: u32);
+    /// Only for MSRs that exist on this processor and values that it takes.
+    fn write_msr(&self, msr: u32, value: u64);
+    fn write_back_caches(&self);
+    /// The guest's PKRU. Only where the guest has enabled protection keys.
+    fn pkru(&self) -> u32;
+    /// Whether a machine check hit a PAL since the last call.
+    fn take_machine_check(&mut self) -> bool;
+}
+
+/// What comes after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The OS goes on.
+    Resume,
+    /// The OS has come to its end, as by a triple fault.
+    Shutdown(&'static str),
+}
+
+/// Why an exit could not be answered: nothing is left to raise.
+struct Dead;
+
+/// CR0.PG and CR4.PKE (APM vol. 2, 3.1).
+const CR0_PG: u64 = 1 << 31;
+const CR4_PKE: u64 = 1 << 22;
+const MACHINE_CHECK: u8 = 18;
+
+/// Answers an exit of the OS.
+pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
+    let code = cpu.os.exit_code();
+    hv.counters.exit(kind(cpu, code));
+    cpu.os.control.event_inject = 0;
+    let done = match code {
+        exit_code::CPUID => answer_cpuid(cpu, processor),
+        exit_code::VMMCALL => {
+            let pkru = if cpu.os.save.cr4 & CR4_PKE != 0 { processor.pkru() } else { 0 };
+            hypercall::vmmcall(hv, cpu, processor, pkru);
+            if processor.take_machine_check() {
+                cpu.os.inject(MACHINE_CHECK, None);
+            }
+            Ok(())
+        }
+        exit_code::MSR => access_msr(hv, cpu, processor),
+        exit_code::NPF => nested_page_fault(hv, cpu, processor),
+        // INVD would undo a wipe that is still in the cache; what it is used for, WBINVD does as well. QEMU reports it so.
+        exit_code::INVD | exit_code::WBINVD => {
+            processor.write_back_caches();
+            cpu.skip(2);
+            Ok(())
+        }
+        exit_code::VMRUN..=exit_code::SKINIT
+        | exit_code::INVLPGA
+        | exit_code::INVLPGB
+        | exit_code::INVLPGB_ILLEGAL
+        | exit_code::TLBSYNC => {
+            cpu.os.inject(vector::UD, None);
+            Ok(())
+        }
+        exit_code::SHUTDOWN => return Next::Shutdown("the guest shut down (triple fault)"),
+        exit_code::INVALID => return Next::Shutdown("the guest left an impossible processor state"),
+        _ => return Next::Shutdown("the guest left for a reason that was not asked for"),
+    };
+    if done.is_err() {
+        return Next::Shutdown("the guest shut down (fault while a double fault was delivered)");
+    }
+    // An event whose delivery the exit interrupted is delivered again, unless a new one took its place.
+    let pending = cpu.os.control.exit_int_info;
+    if pending & EVENT_VALID != 0 && cpu.os.control.event_inject & EVENT_VALID == 0 {
+        cpu.os.control.event_inject = pending;
+    }
+    Next::Resume
+}
+
+fn kind(cpu: &Cpu, code: u32) -> usize {
+    match code {
+        exit_code::CPUID => exit::CPUID,
+        exit_code::MSR => exit::MSR,
+        exit_code::VMMCALL => exit::VMMCALL,
+        exit_code::NPF if in_lapic(cpu.os.control.exit_info_2) => exit::LAPIC,
+        exit_code::NPF => exit::NPF,
+        _ => exit::OTHER,
+    }
+}
+
+fn raise_gp(cpu: &mut Cpu) -> Result<(), Dead> {
+    if cpu.raise_gp() { Ok(()) } else { Err(Dead) }
+}
+
+fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+    let (leaf, subleaf) = (cpu.os.save.rax as u32, cpu.regs.rcx as u32);
+    let answer = cpuid::answer(leaf, subleaf, processor.cpuid(leaf, subleaf), cpu.os.save.cr4);
+    cpu.os.save.rax = answer.eax.into();
+    (cpu.regs.rbx, cpu.regs.rcx, cpu.regs.rdx) = (answer.ebx.into(), answer.ecx.into(), answer.edx.into());
+    cpu.skip(2);
+    Ok(())
+}
+
+fn access_msr(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+    let number = cpu.regs.rcx as u32;
+    let guest = msr::Guest {
+        efer: cpu.os.save.efer,
+        writable_efer: cpu.features.writable_efer,
+        paging: cpu.os.save.cr0 & CR0_PG != 0,
+        apic_base: cpu.features.apic_base,
+    };
+    if cpu.os.control.exit_info_1 & 1 == 0 {
+        let ReadAnswer::Value(value) = msr::read(number, &guest) else { return raise_gp(cpu) };
+        cpu.os.save.rax = value & 0xffff_ffff;
+        cpu.regs.rdx = value >> 32;
+        cpu.skip(2);
+        return Ok(());
+    }
+    let value = cpu.regs.rdx << 32 | cpu.os.save.rax & 0xffff_ffff;
+    match msr::write(number, value, &guest) {
+        WriteAnswer::Drop => {}
+        WriteAnswer::Fault => return raise_gp(cpu),
+        WriteAnswer::Efer(value) => cpu.os.save.efer = value,
+        WriteAnswer::Tsc(value) => cpu.os.control.tsc_offset = value.wrapping_sub(processor.tsc()),
+        WriteAnswer::Hardware(value) => processor.write_msr(number, value),
+        WriteAnswer::RefuseIpi => {
+            hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    cpu.skip(2);
+    Ok(())
+}
+
+fn in_lapic(gpa: u64) -> bool {
+    (npt::LAPIC.0..npt::LAPIC.0 + PAGE_SIZE).contains(&gpa)
+}
+
+/// The OS wrote to a page that is read-only in its nested tables, or to an address that does not exist.
+fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+    /// In EXITINFO1: a write; and an access to the guest's own page tables (APM vol. 2, 15.25.6).
+    const WRITE: u64 = 1 << 1;
+    const TABLE_WALK: u64 = 1 << 33;
+    let info = cpu.os.control.exit_info_1;
+    let gpa = cpu.os.control.exit_info_2;
+    if info & WRITE == 0 || info & TABLE_WALK != 0 || !in_lapic(gpa) {
+        return raise_gp(cpu);
+    }
+    match lapic_write(hv, cpu, processor, (gpa - npt::LAPIC.0) as u32) {
+        Some(()) => Ok(()),
+        None => raise_gp(cpu),
+    }
+}
+
+/// Does a write to the local APIC that the filter lets pass. None: the instruction is none that Linux or anybody sane uses there.
+fn lapic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, offset: u32) -> Option<()> {
+    let save = &cpu.os.save;
+    let bits64 = save.cs.attributes & ATTR_LONG != 0 && save.efer & EFER_LMA != 0;
+    let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
+    let caller = cpu.caller(hv.pals.mem, &hv.pals.ram, 0)?;
+    let mut bytes = [0; lapic::MAX_INSTRUCTION];
+    let fetched = caller.memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
+    let store = lapic::decode(bytes.get(..fetched)?, code).ok()?;
+    let value = match store.source {
+        Source::Register(number) => register(cpu, number) as u32,
+        Source::Immediate(value) => value,
+    };
+    if store.exchange && let Source::Register(number) = store.source {
+        let old = processor.lapic_read(offset & !0xf);
+        set_register(cpu, number, old.into());
+    }
+    match lapic::filter(offset, value) {
+        Verdict::Pass => processor.lapic_write(offset, value),
+        Verdict::Drop => {}
+        Verdict::RefuseIpi => {
+            hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    cpu.skip(store.len.into());
+    Some(())
+}
+
+fn register(cpu: &Cpu, number: u8) -> u64 {
+    let regs = &cpu.regs;
+    match number {
+        0 => cpu.os.save.rax,
+        1 => regs.rcx,
+        2 => regs.rdx,
+        3 => regs.rbx,
+        4 => cpu.os.save.rsp,
+        5 => regs.rbp,
+        6 => regs.rsi,
+        7 => regs.rdi,
+        8 => regs.r8,
+        9 => regs.r9,
+        10 => regs.r10,
+        11 => regs.r11,
+        12 => regs.r12,
+        13 => regs.r13,
+        14 => regs.r14,
+        _ => regs.r15,
+    }
+}
+
+fn set_register(cpu: &mut Cpu, number: u8, value: u64) {
+    let regs = &mut cpu.regs;
+    *match number {
+        0 => &mut cpu.os.save.rax,
+        1 => &mut regs.rcx,
+        2 => &mut regs.rdx,
+        3 => &mut regs.rbx,
+        4 => &mut cpu.os.save.rsp,
+        5 => &mut regs.rbp,
+        6 => &mut regs.rsi,
+        7 => &mut regs.rdi,
+        8 => &mut regs.r8,
+        9 => &mut regs.r9,
+        10 => &mut regs.r10,
+        11 => &mut regs.r11,
+        12 => &mut regs.r12,
+        13 => &mut regs.r13,
+        14 => &mut regs.r14,
+        _ => &mut regs.r15,
+    } = value;
+}

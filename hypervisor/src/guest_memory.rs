@@ -1,0 +1,943 @@
+//! Reading and writing the guest's memory at guest-virtual addresses, as the guest's own tables say.
+//!
+//! Guarantees: every page table and every page touched is the OS's RAM by [`RamMap`] (never a device, never the reserve); each
+//! table entry is read exactly once, and what was read is what is judged and used; guest tables are never written.
+//! A [`GuestMemory`] is made in the exit that uses it and must not survive the next VMRUN: no result of a walk outlives the call
+//! that made it.
+//!
+//! Nested tables are the identity on the OS's RAM, so a guest-physical address that [`RamMap`] contains is the host-physical
+//! address; that is the only way from one to the other.
+//!
+//! What hardware would answer by #PF is [`Fault::Page`] with the error code hardware would give. In one case it is stricter
+//! than hardware: writing to a page that is writable but not *dirty* is a fault as well, because hardware would set the D
+//! bit and the hypervisor does not write guest tables; the OS sets it when it handles the fault. What no #PF could
+//! mend is [`Fault::BadAddress`].
+
+use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::memory::{DirectMap, RamMap};
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Fetch,
+}
+
+/// Why an access is not possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// To be raised as #PF with this CR2 and error code.
+    Page {
+        /// The first byte that could not be accessed.
+        gva: Gva,
+        /// [`error`] bits.
+        error_code: u32,
+    },
+    /// No #PF could mend this: non-canonical, a supervisor page asked for as a user, or not the OS's RAM.
+    BadAddress {
+        /// The first byte that could not be accessed.
+        gva: Gva,
+    },
+}
+
+/// Bits of the page-fault error code (APM vol. 2, 8.4.2).
+pub mod error {
+    /// The page was present (else: it was not).
+    pub const PRESENT: u32 = 1 << 0;
+    /// A write.
+    pub const WRITE: u32 = 1 << 1;
+    /// From CPL 3.
+    pub const USER: u32 = 1 << 2;
+    /// A reserved bit was set in a table entry.
+    pub const RESERVED: u32 = 1 << 3;
+    /// An instruction fetch (reported only with no-execute enabled).
+    pub const FETCH: u32 = 1 << 4;
+    /// A protection key forbade it.
+    pub const KEY: u32 = 1 << 5;
+}
+
+/// Bits of table entries (APM vol. 2, 5.4).
+mod entry {
+    pub const PRESENT: u64 = 1 << 0;
+    pub const WRITABLE: u64 = 1 << 1;
+    pub const USER: u64 = 1 << 2;
+    pub const DIRTY: u64 = 1 << 6;
+    /// In a PDE or PDPTE: maps a page.
+    pub const PAGE: u64 = 1 << 7;
+    /// Reserved in a PML5E, PML4E and a PDPTE that points to a table.
+    pub const GLOBAL: u64 = 1 << 8;
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    pub const KEY_SHIFT: u32 = 59;
+    pub const NO_EXECUTE: u64 = 1 << 63;
+}
+
+/// CR0.WP, CR0.PG, CR4.LA57, CR4.PKE, EFER.LMA, EFER.NXE (APM vol. 2, 3.1).
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_PKE: u64 = 1 << 22;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+
+/// An address space of the guest, from the registers at the exit. Holds register values only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    root: Hpa,
+    five_levels: bool,
+    no_execute: bool,
+    write_protect: bool,
+    /// PKRU, where protection keys are on.
+    pkru: Option<u32>,
+    /// Address bits that must be 0 in an entry: those the processor does not have.
+    reserved: u64,
+}
+
+impl Space {
+    /// The address space that these registers select; `None` unless it is long-mode paging. `pkru` is used only if CR4 enables
+    /// it; `physical_bits` is CPUID 8000_0008 EAX[7:0].
+    pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, pkru: u32, physical_bits: u32) -> Option<Self> {
+        if cr0 & CR0_PG == 0 || efer & EFER_LMA == 0 {
+            return None;
+        }
+        Some(Self {
+            root: Hpa(cr3 & entry::ADDRESS),
+            five_levels: cr4 & CR4_LA57 != 0,
+            no_execute: efer & EFER_NXE != 0,
+            write_protect: cr0 & CR0_WP != 0,
+            pkru: (cr4 & CR4_PKE != 0).then_some(pkru),
+            reserved: entry::ADDRESS & !((1u64 << physical_bits.clamp(32, 52)) - 1),
+        })
+    }
+
+    /// CR3 bits 51:12: what identifies the address space.
+    pub fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// Bits of a virtual address below the sign: user addresses are below `1 << this`.
+    fn user_bits(&self) -> u32 {
+        if self.five_levels { 56 } else { 47 }
+    }
+
+    /// User: the lower half. Supervisor: any canonical address.
+    fn allows(&self, gva: Gva, user: bool) -> bool {
+        let high = (gva.0 as i64) >> self.user_bits();
+        high == 0 || (!user && high == -1)
+    }
+}
+
+/// Where a walk ended: the page, and what all its entries together allow.
+struct Leaf {
+    at: Hpa,
+    writable: bool,
+    user: bool,
+    no_execute: bool,
+    dirty: bool,
+    key: u32,
+}
+
+/// Where a walk ended without a page.
+enum Miss {
+    /// An entry that is not present, and its level (1: PTE, 2: PDE, ...).
+    Absent { level: u32, entry: u64 },
+    /// An entry with a reserved bit set.
+    Reserved,
+    /// A table that is not the OS's RAM.
+    NotRam,
+}
+
+/// What [`GuestMemory::peek`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// The bytes were there.
+    Read,
+    /// Nothing is there, or nothing that a user could have put there.
+    Nothing,
+    /// The page is not present, but its entry holds something: swapped out, migrating, or without permissions.
+    Away,
+}
+
+/// The guest's memory, seen through one address space, during one exit.
+pub struct GuestMemory<'a> {
+    mem: DirectMap,
+    ram: &'a RamMap,
+    space: Space,
+}
+
+impl<'a> GuestMemory<'a> {
+    /// See the module's documentation: not to be kept across a VMRUN.
+    pub fn new(mem: DirectMap, ram: &'a RamMap, space: Space) -> Self {
+        Self { mem, ram, space }
+    }
+
+    /// Reads user memory.
+    pub fn read(&self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
+        self.each_page(from, to.len() as u64, Access::Read, |at, done, len| {
+            self.mem.copy_from(at, &mut to[done as usize..(done + len) as usize]);
+        })
+    }
+
+    /// Writes user memory. A fault in the middle leaves what was written before it.
+    pub fn write(&self, to: Gva, from: &[u8]) -> Result<(), Fault> {
+        self.each_page(to, from.len() as u64, Access::Write, |at, done, len| {
+            self.mem.copy_to(at, &from[done as usize..(done + len) as usize]);
+        })
+    }
+
+    /// Whether all of this user memory could be read now.
+    pub fn check_readable(&self, from: Gva, len: u64) -> Result<(), Fault> {
+        self.each_page(from, len, Access::Read, |_, _, _| ())
+    }
+
+    /// Whether all of this user memory could be written now.
+    pub fn check_writable(&self, to: Gva, len: u64) -> Result<(), Fault> {
+        self.each_page(to, len, Access::Write, |_, _, _| ())
+    }
+
+    /// Copies user memory into bytes `offset..offset + len` of the memory that `frames` make up. The caller has made sure
+    /// that they fit.
+    pub fn copy_in(&self, from: Gva, frames: &[Hpa], offset: u64, len: u64) -> Result<(), Fault> {
+        self.each_page(from, len, Access::Read, |at, done, piece| {
+            each_frame(frames, offset + done, piece, |frame, skip, bytes| {
+                self.mem.copy(at + skip, frame, bytes)
+            });
+        })
+    }
+
+    /// Copies bytes `offset..offset + len` of the memory that `frames` make up to user memory. A fault in the middle leaves
+    /// what was written before it. The caller has made sure that they are that long.
+    pub fn copy_out(&self, frames: &[Hpa], offset: u64, to: Gva, len: u64) -> Result<(), Fault> {
+        self.each_page(to, len, Access::Write, |at, done, piece| {
+            each_frame(frames, offset + done, piece, |frame, skip, bytes| {
+                self.mem.copy(frame, at + skip, bytes)
+            });
+        })
+    }
+
+    /// Reads the instruction at a linear address, as far as it can be fetched; only a fault at its first byte is an error.
+    pub fn fetch(&self, from: Gva, user: bool, to: &mut [u8; 15]) -> Result<usize, Fault> {
+        let mut done = 0;
+        while done < to.len() {
+            let gva = from + done as u64;
+            let at = match self.translate(gva, Access::Fetch, user) {
+                Ok(at) => at,
+                Err(_) if done > 0 => break,
+                Err(fault) => return Err(fault),
+            };
+            let end = to.len().min(done + PAGE_SIZE as usize - gva.page_offset());
+            self.mem.copy_from(at, &mut to[done..end]);
+            done = end;
+        }
+        Ok(done)
+    }
+
+    /// Reads user memory that lies in one page, of an address space that may no longer exist. Protection keys are not asked.
+    pub fn peek(&self, from: Gva, to: &mut [u8]) -> Peek {
+        if !self.space.allows(from, true) || from.page_offset() + to.len() > PAGE_SIZE as usize {
+            return Peek::Nothing;
+        }
+        match self.walk(from) {
+            Ok(leaf) if leaf.user && self.ram.contains(leaf.at) => {
+                self.mem.copy_from(leaf.at, to);
+                Peek::Read
+            }
+            Err(Miss::Absent { level: 1 | 2, entry }) if entry != 0 => Peek::Away,
+            _ => Peek::Nothing,
+        }
+    }
+
+    /// Calls `f` with the physical address, the bytes already done and the length of each page's part, in order.
+    fn each_page(
+        &self,
+        start: Gva,
+        len: u64,
+        access: Access,
+        mut f: impl FnMut(Hpa, u64, u64),
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            // Ends at the latest at the first address that is not a user's, long before it could wrap.
+            let gva = start + done;
+            let at = self.translate(gva, access, true)?;
+            let piece = (PAGE_SIZE - gva.page_offset() as u64).min(len - done);
+            f(at, done, piece);
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Where this address lies, if the access is allowed. SMEP and SMAP are not modelled: supervisor accesses are made only to
+    /// fetch again what the processor has just executed.
+    pub fn translate(&self, gva: Gva, access: Access, user: bool) -> Result<Hpa, Fault> {
+        if !self.space.allows(gva, user) {
+            return Err(Fault::BadAddress { gva });
+        }
+        let fault = |bits: u32| Err(Fault::Page { gva, error_code: bits | self.error_of(access, user) });
+        let leaf = match self.walk(gva) {
+            Ok(leaf) => leaf,
+            Err(Miss::Absent { .. }) => return fault(0),
+            Err(Miss::Reserved) => return fault(error::PRESENT | error::RESERVED),
+            Err(Miss::NotRam) => return Err(Fault::BadAddress { gva }),
+        };
+        if user && !leaf.user {
+            return Err(Fault::BadAddress { gva });
+        }
+        let allowed = match access {
+            Access::Read => true,
+            Access::Write => (leaf.writable || !(user || self.space.write_protect)) && leaf.dirty,
+            Access::Fetch => !leaf.no_execute,
+        };
+        let key_forbids = self.key_forbids(&leaf, access, user);
+        if !allowed || key_forbids {
+            return fault(error::PRESENT | if key_forbids { error::KEY } else { 0 });
+        }
+        if !self.ram.contains(leaf.at) {
+            return Err(Fault::BadAddress { gva });
+        }
+        Ok(leaf.at)
+    }
+
+    fn error_of(&self, access: Access, user: bool) -> u32 {
+        let user = if user { error::USER } else { 0 };
+        user | match access {
+            Access::Read => 0,
+            Access::Write => error::WRITE,
+            Access::Fetch if self.space.no_execute => error::FETCH,
+            Access::Fetch => 0,
+        }
+    }
+
+    /// Protection keys guard data accesses to user pages: two bits of PKRU a key, access disable and write disable (APM vol. 2,
+    /// 5.6.7).
+    fn key_forbids(&self, leaf: &Leaf, access: Access, user: bool) -> bool {
+        let Some(pkru) = self.space.pkru.filter(|_| leaf.user) else {
+            return false;
+        };
+        let bits = pkru >> (2 * leaf.key);
+        let (access_disable, write_disable) = (bits & 1 != 0, bits & 2 != 0);
+        match access {
+            Access::Read => access_disable,
+            Access::Write => access_disable || (write_disable && (user || self.space.write_protect)),
+            Access::Fetch => false,
+        }
+    }
+
+    /// Follows the tables (APM vol. 2, 5.3), reading one entry a level.
+    fn walk(&self, gva: Gva) -> Result<Leaf, Miss> {
+        let mut table = self.space.root;
+        let (mut writable, mut user, mut no_execute) = (true, true, false);
+        let mut level = if self.space.five_levels { 5 } else { 4 };
+        loop {
+            if !self.ram.contains(table) {
+                return Err(Miss::NotRam);
+            }
+            let shift = 12 + 9 * (level - 1);
+            let entry = self.mem.read_u64(table + ((gva.0 >> shift) & 0x1ff) * 8);
+            if entry & entry::PRESENT == 0 {
+                return Err(Miss::Absent { level, entry });
+            }
+            let is_leaf = level == 1 || (level <= 3 && entry & entry::PAGE != 0);
+            if entry & self.must_be_zero(level, is_leaf) != 0 {
+                return Err(Miss::Reserved);
+            }
+            writable &= entry & entry::WRITABLE != 0;
+            user &= entry & entry::USER != 0;
+            no_execute |= entry & entry::NO_EXECUTE != 0;
+            if is_leaf {
+                let within = (1u64 << shift) - 1;
+                return Ok(Leaf {
+                    at: Hpa((entry & entry::ADDRESS & !within) | (gva.0 & within)),
+                    writable,
+                    user,
+                    no_execute,
+                    dirty: entry & entry::DIRTY != 0,
+                    key: (entry >> entry::KEY_SHIFT) as u32 & 0xf,
+                });
+            }
+            table = Hpa(entry & entry::ADDRESS);
+            level -= 1;
+        }
+    }
+
+    /// The bits of an entry that raise #PF with RSV when set (APM vol. 2, 5.3.3 and 5.4.1).
+    fn must_be_zero(&self, level: u32, is_leaf: bool) -> u64 {
+        let by_level = match (level, is_leaf) {
+            (4 | 5, _) => entry::PAGE | entry::GLOBAL,
+            (3, false) => entry::GLOBAL,
+            // Bit 12 of a large page's entry is its PAT bit.
+            (3, true) => (HUGE_PAGE - 1) & entry::ADDRESS & !(1 << 12),
+            (2, true) => (LARGE_PAGE - 1) & entry::ADDRESS & !(1 << 12),
+            _ => 0,
+        };
+        let no_execute = if self.space.no_execute { 0 } else { entry::NO_EXECUTE };
+        self.space.reserved | no_execute | by_level
+    }
+}
+
+/// Calls `f` with the address, the bytes already done and the length of each frame's part of `offset..offset + len`.
+fn each_frame(frames: &[Hpa], offset: u64, len: u64, mut f: impl FnMut(Hpa, u64, u64)) {
+    let mut done = 0;
+    while done < len {
+        let at = offset + done;
+        let piece = (PAGE_SIZE - at % PAGE_SIZE).min(len - done);
+        f(frames[(at / PAGE_SIZE) as usize] + at % PAGE_SIZE, done, piece);
+        done += piece;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::{MemoryRegion, region};
+    use crate::memory::TestMemory;
+    use proptest::prelude::*;
+
+    const RESERVE: (u64, u64) = (0x20_0000, 0x30_0000);
+    /// RAM is `0..A_0000` and `10_0000..40_0000` without the reserve; test memory goes on to 50_0000 ("a device").
+    const DEVICE: u64 = 0x40_0000;
+    const TEST_END: u64 = 0x50_0000;
+    const ROOT: u64 = 0x10_0000;
+    const P: u64 = entry::PRESENT;
+    const PW: u64 = P | entry::WRITABLE;
+    const PU: u64 = P | entry::USER;
+    const PWU: u64 = P | entry::WRITABLE | entry::USER;
+    const PWUD: u64 = PWU | entry::DIRTY;
+    const GVA: Gva = Gva(0x7654_3210_9000);
+
+    fn in_ram(at: u64) -> bool {
+        at < 0xa_0000 || (0x10_0000..RESERVE.0).contains(&at) || (RESERVE.1..DEVICE).contains(&at)
+    }
+
+    /// Guest memory with page tables made on demand: tables grow from [`ROOT`] upwards.
+    struct Guest {
+        memory: TestMemory,
+        ram: RamMap,
+        cr0: u64,
+        cr4: u64,
+        efer: u64,
+        pkru: u32,
+        next_table: u64,
+    }
+
+    impl Guest {
+        fn new() -> Self {
+            let ram = |base, size| MemoryRegion { base, size, kind: region::RAM, reserved: 0 };
+            let regions = [ram(0, 0xa_0000), ram(0x10_0000, DEVICE - 0x10_0000)];
+            Self {
+                memory: TestMemory::new(TEST_END / PAGE_SIZE),
+                ram: RamMap::new(&regions, Hpa(RESERVE.0), RESERVE.1 - RESERVE.0).unwrap(),
+                cr0: CR0_PG | CR0_WP,
+                cr4: 0,
+                efer: EFER_LMA | EFER_NXE,
+                pkru: 0,
+                next_table: ROOT + PAGE_SIZE,
+            }
+        }
+
+        fn space(&self) -> Space {
+            Space::new(self.cr0, ROOT | 0xfff, self.cr4, self.efer, self.pkru, 40).unwrap()
+        }
+
+        fn view(&self) -> GuestMemory<'_> {
+            GuestMemory::new(self.memory.map(), &self.ram, self.space())
+        }
+
+        fn levels(&self) -> u32 {
+            if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 }
+        }
+
+        /// Where the entry of this level for `gva` is; tables above it are made, with all rights.
+        fn slot(&mut self, gva: Gva, level: u32) -> Hpa {
+            let map = self.memory.map();
+            let mut table = ROOT;
+            for above in (level..=self.levels()).rev() {
+                let slot = Hpa(table + ((gva.0 >> (12 + 9 * (above - 1))) & 0x1ff) * 8);
+                if above == level {
+                    return slot;
+                }
+                if map.read_u64(slot) & P == 0 {
+                    map.write_u64(slot, self.next_table | PWU);
+                    self.next_table += PAGE_SIZE;
+                }
+                table = map.read_u64(slot) & entry::ADDRESS;
+            }
+            unreachable!()
+        }
+
+        fn set(&mut self, gva: Gva, level: u32, entry: u64) -> &mut Self {
+            let slot = self.slot(gva, level);
+            self.memory.map().write_u64(slot, entry);
+            self
+        }
+
+        fn translate(&self, gva: Gva, access: Access, user: bool) -> Result<u64, Fault> {
+            self.view().translate(gva, access, user).map(|at| at.0)
+        }
+
+        fn user(&self, access: Access) -> Result<u64, Fault> {
+            self.translate(GVA + 0x123, access, true)
+        }
+    }
+
+    fn page(error_code: u32) -> Result<u64, Fault> {
+        Err(Fault::Page { gva: GVA + 0x123, error_code })
+    }
+
+    const BAD: Result<u64, Fault> = Err(Fault::BadAddress { gva: Gva(GVA.0 + 0x123) });
+
+    #[test]
+    fn four_kib_pages() {
+        let mut guest = Guest::new();
+        assert_eq!(guest.user(Access::Read), page(0b00100));
+        assert_eq!(guest.user(Access::Write), page(0b00110));
+        assert_eq!(guest.user(Access::Fetch), page(0b10100));
+        guest.set(GVA, 1, 0x5000 | PU);
+        assert_eq!(guest.user(Access::Read), Ok(0x5123));
+        assert_eq!(guest.user(Access::Write), page(0b00111));
+        assert_eq!(guest.user(Access::Fetch), Ok(0x5123));
+        guest.set(GVA, 1, 0x5000 | PWU);
+        assert_eq!(guest.user(Access::Write), page(0b00111), "clean pages are for the OS to make dirty");
+        guest.set(GVA, 1, 0x5000 | PU | entry::DIRTY);
+        assert_eq!(guest.user(Access::Write), page(0b00111));
+        guest.set(GVA, 1, 0x5000 | PWUD);
+        assert_eq!(guest.user(Access::Write), Ok(0x5123));
+        guest.set(GVA, 1, 0x5000 | PWUD | entry::NO_EXECUTE);
+        assert_eq!(guest.user(Access::Fetch), page(0b10101));
+        assert_eq!(guest.user(Access::Read), Ok(0x5123));
+        guest.efer = EFER_LMA;
+        assert_eq!(guest.user(Access::Fetch), page(0b01101), "NX is reserved without EFER.NXE");
+        assert_eq!(guest.user(Access::Read), page(0b01101));
+        assert_eq!(guest.user(Access::Write), page(0b01111));
+        guest.set(GVA, 1, 0);
+        assert_eq!(guest.user(Access::Fetch), page(0b00100), "without NXE no fetch bit");
+    }
+
+    #[test]
+    fn every_level_counts() {
+        for (levels, cr4) in [(4, 0), (5, CR4_LA57)] {
+            for level in 2..=levels {
+                let with = |flags: u64| {
+                    let mut guest = Guest::new();
+                    guest.cr4 = cr4;
+                    guest.set(GVA, 1, 0x5000 | PWUD);
+                    let slot = guest.slot(GVA, level);
+                    let map = guest.memory.map();
+                    map.write_u64(slot, (map.read_u64(slot) & entry::ADDRESS) | flags);
+                    guest
+                };
+                assert_eq!(with(PWU).user(Access::Write), Ok(0x5123));
+                assert_eq!(with(PU).user(Access::Write), page(0b00111));
+                assert_eq!(with(PU).user(Access::Read), Ok(0x5123));
+                assert_eq!(with(PW).user(Access::Read), BAD);
+                assert_eq!(with(PW).translate(GVA, Access::Write, false), Ok(0x5000));
+                assert_eq!(with(PWU | entry::NO_EXECUTE).user(Access::Fetch), page(0b10101));
+                assert_eq!(with(entry::WRITABLE | entry::USER).user(Access::Read), page(0b00100));
+                assert_eq!(with(PWU | 1 << 40).user(Access::Read), page(0b01101), "beyond the physical bits");
+                assert_eq!(with(PWU | 1 << 51).user(Access::Write), page(0b01111));
+                let global = if level >= 3 { page(0b01101) } else { Ok(0x5123) };
+                assert_eq!(with(PWU | entry::GLOBAL).user(Access::Read), global);
+                if level >= 4 {
+                    assert_eq!(with(PWU | entry::PAGE).user(Access::Read), page(0b01101));
+                }
+                for elsewhere in
+                    [RESERVE.0, RESERVE.1 - PAGE_SIZE, DEVICE, 0xa_0000, 0xfee0_0000, 0xff_ffff_f000]
+                {
+                    let mut guest = Guest::new();
+                    guest.cr4 = cr4;
+                    guest.set(GVA, 1, 0x5000 | PWUD).set(GVA, level, elsewhere | PWU);
+                    assert_eq!(guest.user(Access::Read), BAD, "{elsewhere:#x} at level {level}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn large_pages() {
+        for (level, size, base) in [(2, LARGE_PAGE, 0x20_0000u64), (3, HUGE_PAGE, 0)] {
+            let gva = Gva(GVA.0 & !(size - 1) | 0x15_0123);
+            let map = |bits: u64| {
+                let mut guest = Guest::new();
+                guest.set(gva, level, base | entry::PAGE | bits);
+                guest
+            };
+            let expect = if base == 0 { Ok(0x15_0123) } else { Ok(0x35_0123) };
+            assert_eq!(map(PWUD).translate(gva, Access::Write, true), expect);
+            assert_eq!(map(PWU).translate(gva, Access::Read, true), expect);
+            assert_eq!(
+                map(PWUD | 1 << 12 | entry::GLOBAL).translate(gva, Access::Read, true),
+                expect,
+                "PAT and G"
+            );
+            let fault = |error_code| Err(Fault::Page { gva, error_code });
+            assert_eq!(map(PWU).translate(gva, Access::Write, true), fault(0b00111));
+            assert_eq!(map(PWU | 1 << 13).translate(gva, Access::Read, true), fault(0b01101));
+            assert_eq!(map(PWU | size >> 1).translate(gva, Access::Read, true), fault(0b01101));
+            let inside_reserve = Gva((gva.0 & !(size - 1)) + RESERVE.0 - base);
+            assert_eq!(
+                map(PWUD).translate(inside_reserve, Access::Read, true),
+                Err(Fault::BadAddress { gva: inside_reserve }),
+                "a page that is RAM in part only"
+            );
+        }
+    }
+
+    #[test]
+    fn leaves_that_are_not_ram() {
+        for elsewhere in [RESERVE.0, RESERVE.1 - PAGE_SIZE, DEVICE, 0xa_0000, 0xfee0_0000, 0xff_ffff_f000] {
+            let mut guest = Guest::new();
+            guest.set(GVA, 1, elsewhere | PWUD);
+            for access in [Access::Read, Access::Write, Access::Fetch] {
+                assert_eq!(guest.user(access), BAD, "{elsewhere:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn canonical_and_user_addresses() {
+        let mut guest = Guest::new();
+        let bad = |gva| Err(Fault::BadAddress { gva: Gva(gva) });
+        let last = Gva(0x7fff_ffff_f000);
+        guest.set(last, 1, 0x5000 | PWUD).set(Gva(!0xfff), 1, 0x6000 | PWUD);
+        assert_eq!(guest.translate(last + 0xfff, Access::Read, true), Ok(0x5fff));
+        for outside in [1u64 << 47, 1 << 56, 1 << 63, u64::MAX, 0xffff_8000_0000_0000] {
+            assert_eq!(guest.translate(Gva(outside), Access::Read, true), bad(outside));
+        }
+        assert_eq!(guest.translate(Gva(u64::MAX), Access::Fetch, false), Ok(0x6fff));
+        assert_eq!(
+            guest.translate(Gva(0xffff_7fff_ffff_ffff), Access::Fetch, false),
+            bad(0xffff_7fff_ffff_ffff)
+        );
+        assert_eq!(guest.translate(Gva(1 << 47), Access::Fetch, false), bad(1 << 47));
+
+        let mut guest = Guest::new();
+        guest.cr4 = CR4_LA57;
+        let last = Gva(0xff_ffff_ffff_f000);
+        guest.set(last, 1, 0x5000 | PWUD);
+        assert_eq!(guest.translate(last, Access::Read, true), Ok(0x5000));
+        assert_eq!(guest.translate(Gva(1 << 56), Access::Read, true), bad(1 << 56));
+    }
+
+    #[test]
+    fn supervisor_pages_and_accesses() {
+        let mut guest = Guest::new();
+        guest.set(GVA, 1, 0x5000 | P);
+        assert_eq!(guest.user(Access::Read), BAD);
+        assert_eq!(guest.user(Access::Write), BAD);
+        let at = GVA + 0x123;
+        assert_eq!(guest.translate(at, Access::Fetch, false), Ok(0x5123));
+        assert_eq!(guest.translate(at, Access::Write, false), page(0b00011));
+        guest.set(GVA, 1, 0x5000 | P | entry::DIRTY);
+        guest.cr0 = CR0_PG;
+        assert_eq!(guest.translate(at, Access::Write, false), Ok(0x5123), "CR0.WP = 0");
+    }
+
+    #[test]
+    fn protection_keys() {
+        let mut guest = Guest::new();
+        guest.set(GVA, 1, 0x5000 | PWUD | 5 << entry::KEY_SHIFT);
+        guest.pkru = 0b01 << 10;
+        assert_eq!(guest.user(Access::Read), Ok(0x5123), "CR4.PKE = 0");
+        guest.cr4 = CR4_PKE;
+        assert_eq!(guest.user(Access::Read), page(0b10_0101));
+        assert_eq!(guest.user(Access::Write), page(0b10_0111));
+        assert_eq!(guest.user(Access::Fetch), Ok(0x5123));
+        guest.pkru = 0b10 << 10;
+        assert_eq!(guest.user(Access::Read), Ok(0x5123));
+        assert_eq!(guest.user(Access::Write), page(0b10_0111));
+        guest.pkru = !(0b11 << 10);
+        assert_eq!(guest.user(Access::Write), Ok(0x5123));
+        guest.pkru = u32::MAX;
+        guest.set(GVA, 1, 0x5000 | P | 5 << entry::KEY_SHIFT);
+        assert_eq!(guest.translate(GVA, Access::Read, false), Ok(0x5000), "a supervisor page has no key");
+    }
+
+    #[test]
+    fn each_entry_is_read_once() {
+        let mut guest = Guest::new();
+        guest.set(GVA, 1, 0x5000 | PWUD).set(GVA + PAGE_SIZE, 1, 0x6000 | PWUD);
+        let slots: Vec<Hpa> = (1..=4).rev().map(|level| guest.slot(GVA, level)).collect();
+        guest.memory.take_reads();
+        guest.view().write(GVA, &[1; 64]).unwrap();
+        assert_eq!(guest.memory.take_reads(), slots);
+        guest.view().check_writable(GVA + 0xfff, 2).unwrap();
+        assert_eq!(guest.memory.take_reads().len(), 8);
+    }
+
+    #[test]
+    fn a_table_that_points_to_itself() {
+        let mut guest = Guest::new();
+        guest.memory.map().write_u64(Hpa(ROOT + 8 * 7), ROOT | PWUD);
+        let itself = [3, 2, 1, 0].iter().fold(0, |gva, level| gva | 7u64 << (12 + 9 * level));
+        assert_eq!(guest.translate(Gva(itself + 8 * 7), Access::Write, true), Ok(ROOT + 8 * 7));
+        let mut bytes = [0; 8];
+        guest.view().read(Gva(itself + 8 * 7), &mut bytes).unwrap();
+        assert_eq!(u64::from_le_bytes(bytes), ROOT | PWUD);
+        guest.cr4 = CR4_LA57;
+        assert_eq!(
+            guest.translate(Gva(itself), Access::Read, true),
+            Err(Fault::Page { gva: Gva(itself), error_code: 4 })
+        );
+    }
+
+    #[test]
+    fn bytes_across_pages() {
+        let mut guest = Guest::new();
+        guest.set(GVA, 1, 0x7000 | PWUD).set(GVA + PAGE_SIZE, 1, 0x3000 | PWUD).set(
+            GVA + 2 * PAGE_SIZE,
+            1,
+            0x5000 | PU,
+        );
+        let text: Vec<u8> = (0..5000u32).map(|n| (n * 7 + n / 256) as u8).collect();
+        guest.view().write(GVA + 0xf00, &text[..0x1100]).unwrap();
+        let mut back = vec![0; 0x1100];
+        guest.view().read(GVA + 0xf00, &mut back).unwrap();
+        assert_eq!(back, text[..0x1100]);
+        let mut second = [0; 16];
+        guest.memory.map().copy_from(Hpa(0x3000), &mut second);
+        assert_eq!(second, text[0x100..0x110]);
+
+        let at_third = |error_code| Err(Fault::Page { gva: GVA + 0x2000, error_code });
+        assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1101), at_third(0b111));
+        assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1100), Ok(()));
+        assert_eq!(guest.view().check_readable(GVA + 0xf00, 0x2100), Ok(()));
+        assert_eq!(
+            guest.view().check_readable(GVA + 0xf00, 0x2101),
+            Err(Fault::Page { gva: GVA + 0x3000, error_code: 0b100 })
+        );
+    }
+
+    #[test]
+    fn frames_in_and_out() {
+        let mut guest = Guest::new();
+        guest.set(GVA, 1, 0x7000 | PWUD).set(GVA + PAGE_SIZE, 1, 0x3000 | PWUD);
+        let text: Vec<u8> = (0..6000u32).map(|n| (n * 7 + n / 256) as u8).collect();
+        guest.view().write(GVA + 0x800, &text).unwrap();
+        let frames = [Hpa(RESERVE.0 + 0x5000), Hpa(RESERVE.0), Hpa(RESERVE.0 + 0x2000)];
+        guest.view().copy_in(GVA + 0x800, &frames, 0xf80, 6000).unwrap();
+        let map = guest.memory.map();
+        let mut all = vec![0; 3 * 4096];
+        for (frame, bytes) in frames.iter().zip(all.chunks_mut(4096)) {
+            map.copy_from(*frame, bytes);
+        }
+        assert_eq!(all[0xf80..0xf80 + 6000], text);
+        assert!(all[..0xf80].iter().chain(&all[0xf80 + 6000..]).all(|byte| *byte == 0));
+
+        guest.view().write(GVA, &[0; 0x2000]).unwrap();
+        guest.view().copy_out(&frames, 0xf80, GVA + 0x123, 6000).unwrap();
+        let mut back = vec![0; 0x2000];
+        guest.view().read(GVA, &mut back).unwrap();
+        assert_eq!(back[0x123..0x123 + 6000], text);
+        assert!(back[..0x123].iter().chain(&back[0x123 + 6000..]).all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn ranges_that_leave_the_user_half_or_wrap() {
+        let mut guest = Guest::new();
+        let last = Gva(0x7fff_ffff_f000);
+        guest.set(last, 1, 0x5000 | PWUD);
+        assert_eq!(guest.view().check_writable(last, PAGE_SIZE), Ok(()));
+        let end = Err(Fault::BadAddress { gva: Gva(1 << 47) });
+        assert_eq!(guest.view().check_writable(last, PAGE_SIZE + 1), end);
+        assert_eq!(guest.view().check_readable(last, u64::MAX), end);
+        assert_eq!(guest.view().copy_in(last, &[Hpa(0x6000)], 0, u64::MAX), end);
+        let top = Gva(u64::MAX);
+        assert_eq!(guest.view().check_readable(top, 2), Err(Fault::BadAddress { gva: top }));
+        assert_eq!(guest.view().check_readable(top, 0), Ok(()), "nothing is asked for");
+    }
+
+    #[test]
+    fn fetching() {
+        let mut guest = Guest::new();
+        let kernel = Gva(0xffff_ffff_8100_0000);
+        guest.set(kernel, 1, 0x5000 | P).set(kernel + PAGE_SIZE, 1, 0x8000 | P);
+        guest.memory.map().copy_to(Hpa(0x5ffc), &[1, 2, 3, 4]);
+        guest.memory.map().copy_to(Hpa(0x8000), &[5, 6, 7]);
+        let mut bytes = [0; 15];
+        assert_eq!(guest.view().fetch(kernel + 0xffc, false, &mut bytes), Ok(15));
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(guest.view().fetch(kernel + 0xff1, false, &mut bytes), Ok(15));
+        guest.set(kernel + PAGE_SIZE, 1, 0);
+        assert_eq!(guest.view().fetch(kernel + 0xffc, false, &mut bytes), Ok(4));
+        let absent = Err(Fault::Page { gva: kernel + PAGE_SIZE, error_code: 0b10000 });
+        assert_eq!(guest.view().fetch(kernel + PAGE_SIZE, false, &mut bytes), absent);
+        guest.set(GVA, 1, 0x5000 | P);
+        assert_eq!(guest.view().fetch(GVA, true, &mut bytes), Err(Fault::BadAddress { gva: GVA }));
+    }
+
+    #[test]
+    fn peeking_at_an_owner_page() {
+        let mut handle = [0; 16];
+        let mut peek = |guest: &Guest| guest.view().peek(GVA + 0x10, &mut handle);
+        let mut guest = Guest::new();
+        assert_eq!(peek(&guest), Peek::Nothing);
+        guest.set(GVA, 1, 0x5000 | PU);
+        assert_eq!(peek(&guest), Peek::Read);
+        for (level, entry, expected) in [
+            (1, 0, Peek::Nothing),
+            (1, 0xdead_0000, Peek::Away),
+            (2, 0xdead_0000, Peek::Away),
+            (2, 0, Peek::Nothing),
+            (3, 0xdead_0000, Peek::Nothing),
+            (4, 0xdead_0000, Peek::Nothing),
+            (1, 0x5000 | P, Peek::Nothing),
+            (1, RESERVE.0 | PU, Peek::Nothing),
+            (2, DEVICE | PU, Peek::Nothing),
+            (2, 1 << 50 | PU, Peek::Nothing),
+        ] {
+            let mut guest = Guest::new();
+            guest.set(GVA, 1, 0x5000 | PU).set(GVA, level, entry);
+            assert_eq!(peek(&guest), expected, "{entry:#x} at level {level}");
+        }
+        assert_eq!(guest.view().peek(GVA + 0xff1, &mut [0; 16]), Peek::Nothing, "across a page");
+        assert_eq!(guest.view().peek(Gva(1 << 47), &mut [0; 16]), Peek::Nothing);
+        guest.memory.map().copy_to(Hpa(0x5010), b"0123456789abcdef");
+        guest.view().peek(GVA + 0x10, &mut handle);
+        assert_eq!(&handle, b"0123456789abcdef");
+    }
+
+    #[test]
+    fn only_long_mode_paging() {
+        assert!(Space::new(CR0_PG, ROOT, 0, EFER_NXE, 0, 40).is_none());
+        assert!(Space::new(0, ROOT, 0, EFER_LMA, 0, 40).is_none());
+        assert_eq!(Space::new(CR0_PG, 1 << 63 | ROOT | 0xfff, 0, EFER_LMA, 0, 40).unwrap().root(), Hpa(ROOT));
+        for root in [RESERVE.0, DEVICE, 0xfee0_0000] {
+            let guest = Guest::new();
+            let space = Space::new(CR0_PG, root, 0, EFER_LMA, 0, 40).unwrap();
+            let view = GuestMemory::new(guest.memory.map(), &guest.ram, space);
+            assert_eq!(view.check_readable(GVA, 1), Err(Fault::BadAddress { gva: GVA }));
+        }
+    }
+
+    /// The manual once more, as plainly as possible: one line a rule, in the order in which hardware applies them.
+    fn reference(guest: &Guest, gva: u64, access: Access, user: bool) -> Result<u64, Fault> {
+        let bad = Err(Fault::BadAddress { gva: Gva(gva) });
+        let nxe = guest.efer & (1 << 11) != 0;
+        let wp = guest.cr0 & (1 << 16) != 0;
+        let pke = guest.cr4 & (1 << 22) != 0;
+        let mut code = 0;
+        code += if access == Access::Write { 2 } else { 0 };
+        code += if user { 4 } else { 0 };
+        code += if access == Access::Fetch && nxe { 16 } else { 0 };
+        let page_fault = |more: u32| Err(Fault::Page { gva: Gva(gva), error_code: code + more });
+
+        let address_bits = if guest.levels() == 5 { 57 } else { 48 };
+        let extended = ((gva << (64 - address_bits)) as i64 >> (64 - address_bits)) as u64;
+        if extended != gva || (user && gva >> 63 != 0) {
+            return bad;
+        }
+        let (mut all_writable, mut all_user, mut any_nx) = (true, true, false);
+        let mut table = ROOT;
+        for (level, low_bit) in [(5, 48), (4, 39), (3, 30), (2, 21), (1, 12)] {
+            if level > guest.levels() {
+                continue;
+            }
+            if !in_ram(table) {
+                return bad;
+            }
+            let e = guest.memory.map().read_u64(Hpa(table + gva / (1 << low_bit) % 512 * 8));
+            let bit = |n: u32| e >> n & 1 == 1;
+            if !bit(0) {
+                return page_fault(0);
+            }
+            let large = bit(7) && (level == 2 || level == 3);
+            let bad_bit = (40..52).any(bit)
+                || (bit(63) && !nxe)
+                || (bit(7) && level >= 4)
+                || (bit(8) && (level >= 4 || (level == 3 && !large)))
+                || (large && (13..low_bit).any(bit));
+            if bad_bit {
+                return page_fault(1 + 8);
+            }
+            all_writable &= bit(1);
+            all_user &= bit(2);
+            any_nx |= bit(63);
+            let next = e % (1 << 52) / 4096 * 4096;
+            if level > 1 && !large {
+                table = next;
+                continue;
+            }
+            let start = next / (1 << low_bit) * (1 << low_bit);
+            let at = start + gva % (1 << low_bit);
+            let key = e >> 59 & 15;
+            let (ad, wd) = (guest.pkru >> (2 * key) & 1 == 1, guest.pkru >> (2 * key + 1) & 1 == 1);
+            if user && !all_user {
+                return bad;
+            }
+            let key_fault = pke
+                && all_user
+                && match access {
+                    Access::Read => ad,
+                    Access::Write => ad || (wd && (user || wp)),
+                    Access::Fetch => false,
+                };
+            let right_fault = match access {
+                Access::Read => false,
+                Access::Write => (!all_writable && (user || wp)) || !bit(6),
+                Access::Fetch => any_nx,
+            };
+            return match (key_fault, right_fault) {
+                (true, _) => page_fault(1 + 32),
+                (false, true) => page_fault(1),
+                (false, false) if in_ram(at) => Ok(at),
+                (false, false) => bad,
+            };
+        }
+        unreachable!()
+    }
+
+    /// An entry that is mostly well-formed, so that walks get far.
+    fn entries() -> impl Strategy<Value = (u64, Option<u64>)> {
+        let flags = prop_oneof![8 => Just(PWUD), 2 => Just(PU), 1 => Just(PW), 2 => 0u64..512];
+        let high = prop_oneof![
+            8 => Just(0u64),
+            2 => Just(entry::NO_EXECUTE),
+            2 => (0u64..16).prop_map(|key| key << entry::KEY_SHIFT),
+            1 => (0u64..64).prop_map(|bit| 1 << bit),
+        ];
+        let elsewhere = prop_oneof![
+            12 => Just(None),
+            1 => (0..TEST_END / PAGE_SIZE).prop_map(|n| Some(n * PAGE_SIZE)),
+            1 => Just(Some(0u64)),
+            1 => Just(Some(0x20_0000u64)),
+            1 => any::<u64>().prop_map(|at| Some(at & entry::ADDRESS)),
+        ];
+        (flags, high, elsewhere).prop_map(|(flags, high, elsewhere)| (flags | high, elsewhere))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn agrees_with_the_reference(
+            path in [entries(), entries(), entries(), entries(), entries()],
+            gva in prop_oneof![
+                6 => any::<u64>().prop_map(|gva| gva >> 17), 1 => any::<u64>(), 2 => any::<u64>().prop_map(|gva| !(gva >> 17)),
+                3 => (0u64..DEVICE).prop_map(|low| (0x7f << 39) + low),
+            ],
+            wp in any::<bool>(), nxe in any::<bool>(), la57 in any::<bool>(), pke in any::<bool>(),
+            pkru in prop_oneof![Just(0), any::<u32>()], user in any::<bool>(),
+            access in prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::Fetch)],
+        ) {
+            let mut guest = Guest::new();
+            guest.cr0 = CR0_PG | if wp { CR0_WP } else { 0 };
+            guest.efer = EFER_LMA | if nxe { EFER_NXE } else { 0 };
+            guest.cr4 = if la57 { CR4_LA57 } else { 0 } | if pke { CR4_PKE } else { 0 };
+            guest.pkru = pkru;
+            let map = guest.memory.map();
+            let slots: Vec<Hpa> = (1..=guest.levels()).map(|level| guest.slot(Gva(gva), level)).collect();
+            for (slot, (flags, elsewhere)) in slots.iter().zip(path) {
+                let next = elsewhere.unwrap_or(map.read_u64(*slot) & entry::ADDRESS);
+                map.write_u64(*slot, next | flags);
+            }
+            let expected = reference(&guest, gva, access, user);
+            guest.memory.take_reads();
+            prop_assert_eq!(guest.translate(Gva(gva), access, user), expected);
+            let reads = guest.memory.take_reads();
+            prop_assert!(reads.len() <= guest.levels() as usize);
+            prop_assert!(reads.iter().all(|at| in_ram(at.0)));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! VMMCALL of the guest: who may call, which call it is, and how its outcome reaches the guest's registers.
+
+use crate::addr::Gva;
+use crate::caller::Caller;
+use crate::cpu::Cpu;
+use crate::hypervisor::Hypervisor;
+use crate::pal::{Hardware, Outcome, fault_outcome};
+use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
+use abi::{Handle, Status, TOKEN_BIT, number};
+
+/// Bytes of a VMMCALL.
+const VMMCALL_LENGTH: u64 = 3;
+
+/// Answers a VMMCALL. `pkru` is the guest's.
+pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkru: u32) {
+    let outcome = match may_call(cpu).then(|| cpu.caller(hv.pals.mem, &hv.pals.ram, pkru)).flatten() {
+        Some(caller) => dispatch(hv, cpu, hardware, &caller),
+        None => Outcome::status(Status::BadCaller),
+    };
+    apply(cpu, outcome);
+}
+
+/// CPL 3, 64-bit code, interrupts enabled.
+fn may_call(cpu: &Cpu) -> bool {
+    let save = &cpu.os.save;
+    save.cpl == 3
+        && save.efer & EFER_LMA != 0
+        && save.cs.attributes & ATTR_LONG != 0
+        && save.rflags & RFLAGS_IF != 0
+}
+
+fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &Caller) -> Outcome {
+    let rax = cpu.os.save.rax;
+    let regs = &cpu.regs;
+    if rax & TOKEN_BIT != 0 {
+        return hv.pals.resume(hardware, caller, rax);
+    }
+    let (call, entry, rest) = (rax as u16, (rax >> 16) as u16, rax >> 32);
+    let handle = Handle { low: regs.r10, high: regs.r11 };
+    if rest != 0 || (entry != 0 && call != number::CALL) {
+        return Outcome::status(Status::UnknownCall);
+    }
+    match call {
+        number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
+        number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
+        number::CALL => {
+            let args = [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9];
+            hv.pals.call(hardware, caller, handle, entry, args)
+        }
+        number::UNREGISTER => hv.pals.unregister(caller, handle, false),
+        number::ABORT => hv.pals.unregister(caller, handle, true),
+        number::COLLECT => hv.pals.collect(hardware),
+        number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
+            Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
+            Err(status) => Outcome::status(status),
+        },
+        _ => Outcome::status(Status::UnknownCall),
+    }
+}
+
+/// Writes as much of a structure as the caller has room for.
+fn give(caller: &Caller, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
+    let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+    let written = caller
+        .memory
+        .check_writable(buffer, bytes.len() as u64)
+        .and_then(|()| caller.memory.write(buffer, bytes));
+    match written {
+        Ok(()) => Outcome::Done(bytes.len() as u64, Status::Ok),
+        Err(fault) => fault_outcome(fault, None),
+    }
+}
+
+fn info_bytes(info: &abi::Info) -> [u8; size_of::<abi::Info>()] {
+    // SAFETY: `Info` consists of integers and arrays of them without padding (abi asserts its size).
+    unsafe { core::mem::transmute_copy(info) }
+}
+
+fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
+    // SAFETY: as above.
+    unsafe { core::mem::transmute_copy(info) }
+}
+
+fn apply(cpu: &mut Cpu, outcome: Outcome) {
+    match outcome {
+        Outcome::Done(value, status) => finish(cpu, value, status),
+        Outcome::Again(token) => {
+            cpu.progress();
+            cpu.os.save.rax = token;
+        }
+        Outcome::Restart => cpu.progress(),
+        Outcome::Fault { gva, error_code, token } => {
+            // A call that goes on by a token counts its faults itself.
+            if !cpu.raise_pf(gva, error_code, token.is_none()) {
+                return finish(cpu, gva.0, Status::NoProgress);
+            }
+            if let Some(token) = token {
+                cpu.os.save.rax = token;
+            }
+        }
+    }
+}
+
+fn finish(cpu: &mut Cpu, value: u64, status: Status) {
+    cpu.progress();
+    cpu.os.save.rax = value;
+    cpu.regs.rdx = status as u64;
+    cpu.skip(VMMCALL_LENGTH);
+}

@@ -1,0 +1,446 @@
+//! The guest's writes to its local APIC, where they must be watched: on processors whose INIT intercept does not hold INIT
+//! back, the APIC's page is mapped read-only and each write is decoded, filtered and then done by the hypervisor.
+//!
+//! Guarantees: no INIT, start-up or SMI leaves the guest ([`filter`]), neither as an IPI nor by the local vector table; any
+//! bytes are decoded to what a processor would have stored, or refused ([`decode`]). The register written is named by the
+//! nested page fault, the value by the decoder; both are what the hypervisor then uses, so bytes that the guest changes in
+//! between make another write of its own, which was filtered as well.
+
+/// What the code segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// 64-bit mode.
+    Bits64,
+    /// Default operand and address size of 32 bits.
+    Bits32,
+}
+
+/// A store of 32 bits to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Bytes of the instruction.
+    pub len: u8,
+    /// What it stores.
+    pub source: Source,
+    /// XCHG: the register receives what memory held.
+    pub exchange: bool,
+}
+
+/// See [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Bits 31:0 of the register with this number (0: RAX, 1: RCX, ...).
+    Register(u8),
+    /// This value.
+    Immediate(u32),
+}
+
+/// Why bytes were not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// The instruction goes on beyond the bytes given.
+    Truncated,
+    /// Not a 32-bit store by MOV or XCHG.
+    Unsupported,
+}
+
+/// Longest instruction (APM vol. 3, 1.1).
+pub const MAX_INSTRUCTION: usize = 15;
+
+/// Instruction bytes, read one after the other.
+struct Bytes<'a> {
+    bytes: &'a [u8],
+    done: usize,
+}
+
+impl Bytes<'_> {
+    fn next(&mut self) -> Result<u8, Undecoded> {
+        let byte = *self.bytes.get(self.done).ok_or(Undecoded::Truncated)?;
+        self.done += 1;
+        Ok(byte)
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Undecoded> {
+        let taken =
+            self.bytes.get(self.done..).and_then(|rest| rest.first_chunk()).ok_or(Undecoded::Truncated)?;
+        self.done += N;
+        Ok(*taken)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), Undecoded> {
+        self.done += count;
+        if self.done > self.bytes.len() { Err(Undecoded::Truncated) } else { Ok(()) }
+    }
+}
+
+/// What the prefixes said (APM vol. 3, 1.2).
+#[derive(Default)]
+struct Prefixes {
+    address_size: bool,
+    lock: bool,
+    rex: u8,
+}
+
+const REX_W: u8 = 1 << 3;
+const REX_R: u8 = 1 << 2;
+
+/// Reads the prefixes and the opcode after them.
+fn prefixes(bytes: &mut Bytes, code: Code) -> Result<(Prefixes, u8), Undecoded> {
+    let mut found = Prefixes::default();
+    loop {
+        let byte = bytes.next()?;
+        match byte {
+            0x40..=0x4f if code == Code::Bits64 => {
+                found.rex = byte;
+                continue;
+            }
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
+            0x67 => found.address_size = true,
+            0xf0 => found.lock = true,
+            0x66 | 0xf2 | 0xf3 => return Err(Undecoded::Unsupported),
+            opcode => return Ok((found, opcode)),
+        }
+        // REX counts only directly before the opcode.
+        found.rex = 0;
+    }
+}
+
+/// Skips what ModRM says about the memory operand and returns the `reg` field (APM vol. 3, 1.4).
+fn memory_operand(bytes: &mut Bytes, code: Code, prefixes: &Prefixes) -> Result<u8, Undecoded> {
+    let modrm = bytes.next()?;
+    let (mode, reg, rm) = (modrm >> 6, (modrm >> 3) & 7, modrm & 7);
+    if mode == 3 {
+        return Err(Undecoded::Unsupported);
+    }
+    let displacement = if code == Code::Bits32 && prefixes.address_size {
+        match (mode, rm) {
+            (0, 6) | (2, _) => 2,
+            (1, _) => 1,
+            _ => 0,
+        }
+    } else {
+        let base = if rm == 4 { bytes.next()? & 7 } else { rm };
+        match (mode, base) {
+            (0, 5) | (2, _) => 4,
+            (1, _) => 1,
+            _ => 0,
+        }
+    };
+    bytes.skip(displacement)?;
+    Ok(reg)
+}
+
+/// Decodes a store of 32 bits by MOV or XCHG (APM vol. 3, chapter 3). `bytes` begins at the instruction.
+pub fn decode(bytes: &[u8], code: Code) -> Result<Store, Undecoded> {
+    let mut bytes = Bytes { bytes: &bytes[..bytes.len().min(MAX_INSTRUCTION)], done: 0 };
+    let (prefixes, opcode) = prefixes(&mut bytes, code)?;
+    let exchange = opcode == 0x87;
+    if prefixes.rex & REX_W != 0 || (prefixes.lock && !exchange) {
+        return Err(Undecoded::Unsupported);
+    }
+    let source = match opcode {
+        // MOV r/m32, r32; XCHG r/m32, r32
+        0x89 | 0x87 => {
+            let reg = memory_operand(&mut bytes, code, &prefixes)?;
+            Source::Register(reg | if prefixes.rex & REX_R != 0 { 8 } else { 0 })
+        }
+        // MOV r/m32, imm32
+        0xc7 => match memory_operand(&mut bytes, code, &prefixes)? {
+            0 => Source::Immediate(u32::from_le_bytes(bytes.take()?)),
+            _ => return Err(Undecoded::Unsupported),
+        },
+        // MOV moffset32, EAX
+        0xa3 => {
+            bytes.skip(match (code, prefixes.address_size) {
+                (Code::Bits64, false) => 8,
+                (Code::Bits64, true) | (Code::Bits32, false) => 4,
+                (Code::Bits32, true) => 2,
+            })?;
+            Source::Register(0)
+        }
+        _ => return Err(Undecoded::Unsupported),
+    };
+    Ok(Store { len: bytes.done as u8, source, exchange })
+}
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Pass,
+    /// It is dropped: not a register, not writable, or an interrupt that is not the guest's to configure.
+    Drop,
+    /// It is dropped: an IPI that would take a processor out of the hypervisor's hands.
+    RefuseIpi,
+}
+
+/// Registers of the local APIC, by offset in its page (APM vol. 2, 16.3.2, table 16-2).
+pub mod register {
+    pub const TASK_PRIORITY: u32 = 0x80;
+    pub const END_OF_INTERRUPT: u32 = 0xb0;
+    pub const LOGICAL_DESTINATION: u32 = 0xd0;
+    pub const DESTINATION_FORMAT: u32 = 0xe0;
+    pub const SPURIOUS_VECTOR: u32 = 0xf0;
+    pub const ERROR_STATUS: u32 = 0x280;
+    /// Writing it sends the IPI.
+    pub const COMMAND_LOW: u32 = 0x300;
+    pub const COMMAND_HIGH: u32 = 0x310;
+    pub const LVT_TIMER: u32 = 0x320;
+    pub const LVT_ERROR: u32 = 0x370;
+    pub const INITIAL_COUNT: u32 = 0x380;
+    pub const DIVIDE: u32 = 0x3e0;
+    pub const EXTENDED_CONTROL: u32 = 0x410;
+    pub const SPECIFIC_END_OF_INTERRUPT: u32 = 0x420;
+    pub const INTERRUPT_ENABLE_FIRST: u32 = 0x480;
+    pub const INTERRUPT_ENABLE_LAST: u32 = 0x4f0;
+    pub const EXTENDED_LVT_FIRST: u32 = 0x500;
+    pub const EXTENDED_LVT_LAST: u32 = 0x530;
+}
+
+/// Message types, bits 10:8 of the command register and of a local vector (APM vol. 2, 16.4 and 16.5).
+mod message {
+    pub const FIXED: u32 = 0;
+    pub const LOWEST_PRIORITY: u32 = 1;
+    pub const NMI: u32 = 4;
+    pub const EXTERNAL: u32 = 7;
+}
+
+/// Masked: the local vector delivers nothing.
+const LVT_MASKED: u32 = 1 << 16;
+
+/// Judges a write of 32 bits at this offset of the APIC's page. The APIC's identity is not the guest's to change, so that
+/// interrupts sent by the hypervisor arrive.
+pub fn filter(offset: u32, value: u32) -> Verdict {
+    use register::*;
+    let message = (value >> 8) & 7;
+    match offset {
+        _ if !offset.is_multiple_of(16) => Verdict::Drop,
+        COMMAND_LOW => match message {
+            message::FIXED | message::LOWEST_PRIORITY | message::NMI => Verdict::Pass,
+            _ => Verdict::RefuseIpi,
+        },
+        LVT_TIMER..=LVT_ERROR | EXTENDED_LVT_FIRST..=EXTENDED_LVT_LAST => match message {
+            message::FIXED | message::NMI | message::EXTERNAL => Verdict::Pass,
+            _ if value & LVT_MASKED != 0 => Verdict::Pass,
+            _ => Verdict::Drop,
+        },
+        TASK_PRIORITY
+        | END_OF_INTERRUPT
+        | LOGICAL_DESTINATION
+        | DESTINATION_FORMAT
+        | SPURIOUS_VECTOR
+        | ERROR_STATUS
+        | COMMAND_HIGH
+        | INITIAL_COUNT
+        | DIVIDE
+        | EXTENDED_CONTROL
+        | SPECIFIC_END_OF_INTERRUPT
+        | INTERRUPT_ENABLE_FIRST..=INTERRUPT_ENABLE_LAST => Verdict::Pass,
+        _ => Verdict::Drop,
+    }
+}
+
+/// Command register: INIT to all other processors (APM vol. 2, 16.5).
+pub const ICR_INIT_OTHERS: u32 = 0x000c_4500;
+/// Command register: start-up of all other processors, at the page in bits 7:0.
+pub const ICR_STARTUP_OTHERS: u32 = 0x000c_4600;
+
+/// First of the x2APIC's MSRs: register at offset `x` is MSR `800h + x / 16` (APM vol. 2, 16.11).
+pub const X2APIC_FIRST: u32 = 0x800;
+
+/// Judges WRMSR to a register of the x2APIC. The command register is one of 64 bits there; its low half decides.
+pub fn filter_x2apic(msr: u32, value: u64) -> Verdict {
+    match msr.checked_sub(X2APIC_FIRST) {
+        Some(register @ 0..0x100) => filter(register * 16, value as u32),
+        _ => Verdict::Drop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn register(len: u8, number: u8) -> Result<Store, Undecoded> {
+        Ok(Store { len, source: Source::Register(number), exchange: false })
+    }
+
+    fn immediate(len: u8, value: u32) -> Result<Store, Undecoded> {
+        Ok(Store { len, source: Source::Immediate(value), exchange: false })
+    }
+
+    /// Bytes as an assembler makes them.
+    #[test]
+    fn known_instructions() {
+        let bits64: &[(&[u8], Result<Store, Undecoded>)] = &[
+            // mov [rdi], esi; mov [0xffffffffff5fd300], eax; mov [rdi + 0x300], r9d
+            (&[0x89, 0x37], register(2, 6)),
+            (&[0x89, 0x04, 0x25, 0x00, 0xd3, 0x5f, 0xff], register(7, 0)),
+            (&[0x44, 0x89, 0x8f, 0x00, 0x03, 0x00, 0x00], register(7, 9)),
+            // mov [rip + 0x10], ecx; mov [rbp], edx; mov [rsp], ebx; mov [r12 + r13 * 4 + 8], r15d
+            (&[0x89, 0x0d, 0x10, 0, 0, 0], register(6, 1)),
+            (&[0x89, 0x55, 0x00], register(3, 2)),
+            (&[0x89, 0x1c, 0x24], register(3, 3)),
+            (&[0x47, 0x89, 0x7c, 0xac, 0x08], register(5, 15)),
+            // mov dword [rax], 0x12345678; mov dword [rsi + 0x300], 0xc4500; mov dword [rip + 1], 2
+            (&[0xc7, 0x00, 0x78, 0x56, 0x34, 0x12], immediate(6, 0x1234_5678)),
+            (&[0xc7, 0x86, 0, 3, 0, 0, 0x00, 0x45, 0x0c, 0x00], immediate(10, 0xc_4500)),
+            (&[0xc7, 0x05, 1, 0, 0, 0, 2, 0, 0, 0], immediate(10, 2)),
+            // gs mov [eax], ecx; movabs [0xfee000b0], eax
+            (&[0x65, 0x67, 0x89, 0x08], register(4, 1)),
+            (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0, 0, 0, 0], register(9, 0)),
+            (&[0x67, 0xa3, 0xb0, 0x00, 0xe0, 0xfe], register(6, 0)),
+            // xchg [rdi], eax, with and without lock
+            (&[0x87, 0x07], Ok(Store { len: 2, source: Source::Register(0), exchange: true })),
+            (&[0xf0, 0x87, 0x07], Ok(Store { len: 3, source: Source::Register(0), exchange: true })),
+            // A REX that a later prefix cancels: mov [rdi], esi
+            (&[0x4c, 0x3e, 0x89, 0x37], register(4, 6)),
+            // 16, 8 and 64 bits, registers, read, read-modify-write, lock mov, c7 /7, two bytes
+            (&[0x66, 0x89, 0x37], Err(Undecoded::Unsupported)),
+            (&[0x88, 0x37], Err(Undecoded::Unsupported)),
+            (&[0x48, 0x89, 0x37], Err(Undecoded::Unsupported)),
+            (&[0x48, 0xc7, 0x00, 0, 0, 0, 0], Err(Undecoded::Unsupported)),
+            (&[0x89, 0xf7], Err(Undecoded::Unsupported)),
+            (&[0x8b, 0x37], Err(Undecoded::Unsupported)),
+            (&[0x09, 0x37], Err(Undecoded::Unsupported)),
+            (&[0xf0, 0x89, 0x37], Err(Undecoded::Unsupported)),
+            (&[0xc7, 0x38, 0, 0, 0, 0], Err(Undecoded::Unsupported)),
+            (&[0x0f, 0xc3, 0x37], Err(Undecoded::Unsupported)),
+            (&[], Err(Undecoded::Truncated)),
+            (&[0x44], Err(Undecoded::Truncated)),
+            (&[0x89], Err(Undecoded::Truncated)),
+            (&[0x89, 0x04], Err(Undecoded::Truncated)),
+            (&[0x89, 0x80, 0, 0, 0], Err(Undecoded::Truncated)),
+            (&[0xc7, 0x00, 0, 0, 0], Err(Undecoded::Truncated)),
+        ];
+        for (bytes, expected) in bits64 {
+            assert_eq!(decode(bytes, Code::Bits64), *expected, "{bytes:02x?}");
+        }
+        let bits32: &[(&[u8], Result<Store, Undecoded>)] = &[
+            // mov [0xfee00300], ecx; mov [0xfee000b0], eax; mov [di], esi; mov [0x1234], esi (16-bit addresses)
+            (&[0x89, 0x0d, 0x00, 0x03, 0xe0, 0xfe], register(6, 1)),
+            (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe], register(5, 0)),
+            (&[0x67, 0x89, 0x35], register(3, 6)),
+            (&[0x67, 0x89, 0x36, 0x34, 0x12], register(5, 6)),
+            (&[0x67, 0xa3, 0x34, 0x12], register(4, 0)),
+            (&[0x67, 0x89, 0x74, 0x01], register(4, 6)),
+            // inc esp: REX exists in 64-bit mode only
+            (&[0x44, 0x89, 0x37], Err(Undecoded::Unsupported)),
+        ];
+        for (bytes, expected) in bits32 {
+            assert_eq!(decode(bytes, Code::Bits32), *expected, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn fifteen_bytes_and_no_more() {
+        let mut bytes = [0x3e; 16];
+        bytes[13..15].copy_from_slice(&[0x89, 0x37]);
+        assert_eq!(decode(&bytes, Code::Bits64), register(15, 6));
+        bytes[13..16].copy_from_slice(&[0x3e, 0x89, 0x37]);
+        assert_eq!(decode(&bytes, Code::Bits64), Err(Undecoded::Truncated));
+    }
+
+    /// Length of ModRM, SIB and displacement by mode and rm, written down from APM vol. 3, tables. The second
+    /// number counts when the SIB byte's base is 5.
+    const LENGTH: [[(usize, usize); 8]; 3] = [
+        [(1, 1), (1, 1), (1, 1), (1, 1), (2, 6), (5, 5), (1, 1), (1, 1)],
+        [(2, 2), (2, 2), (2, 2), (2, 2), (3, 3), (2, 2), (2, 2), (2, 2)],
+        [(5, 5), (5, 5), (5, 5), (5, 5), (6, 6), (5, 5), (5, 5), (5, 5)],
+    ];
+    const LENGTH_16: [[usize; 8]; 3] =
+        [[1, 1, 1, 1, 1, 1, 3, 1], [2, 2, 2, 2, 2, 2, 2, 2], [3, 3, 3, 3, 3, 3, 3, 3]];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+        #[test]
+        fn agrees_with_the_tables(
+            segment in prop_oneof![Just(None), prop_oneof![Just(0x3eu8), Just(0x65), Just(0x26)].prop_map(Some)],
+            address_size: bool, rex in prop_oneof![Just(None), (0x40u8..0x48).prop_map(Some)], bits64: bool,
+            opcode in prop_oneof![Just(0x89u8), Just(0xc7), Just(0x87)],
+            mode in 0u8..3, reg in 0u8..8, rm in 0u8..8, tail: [u8; 12], value: u32,
+        ) {
+            let code = if bits64 { Code::Bits64 } else { Code::Bits32 };
+            let mut bytes: Vec<u8> = segment.into_iter().collect();
+            bytes.extend(address_size.then_some(0x67));
+            bytes.extend(rex.filter(|_| bits64));
+            let reg = if opcode == 0xc7 { 0 } else { reg };
+            bytes.extend([opcode, mode << 6 | reg << 3 | rm]);
+            let length = if !bits64 && address_size {
+                LENGTH_16[mode as usize][rm as usize]
+            } else {
+                let (usual, base_5) = LENGTH[mode as usize][rm as usize];
+                if tail[0] & 7 == 5 { base_5 } else { usual }
+            };
+            bytes.extend(&tail[..length - 1]);
+            let high = if rex.is_some_and(|rex| bits64 && rex & 4 != 0) { 8 } else { 0 };
+            let source = if opcode == 0xc7 { Source::Immediate(value) } else { Source::Register(reg | high) };
+            if opcode == 0xc7 {
+                bytes.extend(value.to_le_bytes());
+            }
+            let expected = if bytes.len() <= 15 {
+                Ok(Store { len: bytes.len() as u8, source, exchange: opcode == 0x87 })
+            } else {
+                Err(Undecoded::Truncated)
+            };
+            for cut in 0..bytes.len() {
+                prop_assert_eq!(decode(&bytes[..cut], code), Err(Undecoded::Truncated));
+            }
+            bytes.extend([0x90; 4]);
+            prop_assert_eq!(decode(&bytes, code), expected);
+        }
+
+        #[test]
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..20), bits64: bool) {
+            if let Ok(store) = decode(&bytes, if bits64 { Code::Bits64 } else { Code::Bits32 }) {
+                prop_assert!((2..=15).contains(&store.len) && usize::from(store.len) <= bytes.len());
+                prop_assert!(!matches!(store.source, Source::Register(16..)));
+            }
+        }
+
+        #[test]
+        fn nothing_dangerous_passes(offset in 0u32..0x1000, value: u32) {
+            let message = value >> 8 & 7;
+            for offset in [offset, offset & !15, 0x300, 0x320, 0x350, 0x500] {
+                if filter(offset, value) == Verdict::Pass {
+                    prop_assert!(offset % 16 == 0);
+                    prop_assert!(offset != 0x300 || [0, 1, 4].contains(&message));
+                    let lvt = (0x320..=0x370).contains(&offset) || (0x500..=0x530).contains(&offset);
+                    prop_assert!(!lvt || value >> 16 & 1 == 1 || [0, 4, 7].contains(&message));
+                }
+                if offset % 16 == 0 {
+                    prop_assert_eq!(filter_x2apic(0x800 + offset / 16, u64::from(value) | 7 << 32), filter(offset, value));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn filtering() {
+        // Linux: reschedule, INIT assert and de-assert, start-up, NMI to all others.
+        assert_eq!(filter(0x300, 0x0000_08fd), Verdict::Pass);
+        assert_eq!(filter(0x300, 0x0000_03fd), Verdict::RefuseIpi, "remote read");
+        assert_eq!(filter(0x300, 0x0000_07fd), Verdict::RefuseIpi, "external interrupt");
+        assert_eq!(filter(0x300, 0x0000_00fd), Verdict::Pass);
+        assert_eq!(filter(0x300, 0x0000_c500), Verdict::RefuseIpi);
+        assert_eq!(filter(0x300, 0x0000_8500), Verdict::RefuseIpi);
+        assert_eq!(filter(0x300, 0x0000_0699), Verdict::RefuseIpi);
+        assert_eq!(filter(0x300, 0x000c_0400), Verdict::Pass);
+        assert_eq!(filter(0x300, 0x0000_0200), Verdict::RefuseIpi);
+        assert_eq!(filter(0x310, 0x0100_0000), Verdict::Pass);
+        // End of interrupt; a local vector as external interrupt, as SMI, as a masked SMI, as INIT.
+        assert_eq!(filter(0xb0, 0), Verdict::Pass);
+        assert_eq!(filter(0x350, 0x700), Verdict::Pass);
+        assert_eq!(filter(0x340, 0x200), Verdict::Drop);
+        assert_eq!(filter(0x340, 0x1_0200), Verdict::Pass);
+        assert_eq!(filter(0x520, 0x500), Verdict::Drop);
+        // Identity, version, in-service, between two registers.
+        for offset in [0x20, 0x30, 0x100, 0x304, 0x2fe, 0xffc] {
+            assert_eq!(filter(offset, 0), Verdict::Drop, "{offset:#x}");
+        }
+        assert_eq!(filter_x2apic(0x830, 0x1_0000_4500), Verdict::RefuseIpi);
+        assert_eq!(filter_x2apic(0x830, 0x1_0000_00fd), Verdict::Pass);
+        assert_eq!(filter_x2apic(0x1b, 0), Verdict::Drop);
+        assert_eq!(filter_x2apic(0x900, 0), Verdict::Drop);
+    }
+}

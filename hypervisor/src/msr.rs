@@ -1,0 +1,454 @@
+//! Model-specific registers: which of them the guest does not simply have, and what it gets instead.
+//!
+//! [`TABLE`] lists every register that can change address decoding, memory types or the processor's mode, or that belongs to
+//! virtualisation. What is not in it and lies in the ranges of the permission map is the guest's own, without an exit. What lies
+//! outside these ranges always exits and raises #GP: among these are the registers of an outer hypervisor (`4000_0000h`,
+//! `4B56_4D00h`), which would write to wherever a guest tells it. (So do SMCA's, `C000_2000h`: [`crate::cpuid`] hides them.)
+//!
+//! A write that Linux does at boot is dropped rather than refused; refused is what no OS has a reason to write.
+
+use crate::cpuid::Registers;
+use crate::lapic;
+
+/// What RDMSR does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRead {
+    /// Reads the processor's register, without an exit.
+    Pass,
+    /// Raises #GP.
+    Fault,
+    /// Reads what [`read`] says.
+    Shadow,
+}
+
+/// What WRMSR does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnWrite {
+    /// Writes the processor's register, without an exit.
+    Pass,
+    /// Nothing.
+    Drop,
+    /// Raises #GP.
+    Fault,
+    /// What [`write`] says.
+    Shadow,
+}
+
+/// What happens to a range of registers.
+pub struct Rule {
+    /// First register.
+    pub first: u32,
+    /// Last register.
+    pub last: u32,
+    /// RDMSR.
+    pub on_read: OnRead,
+    /// WRMSR.
+    pub on_write: OnWrite,
+    /// Why.
+    pub reason: &'static str,
+}
+
+const fn rule(first: u32, last: u32, on_read: OnRead, on_write: OnWrite, reason: &'static str) -> Rule {
+    Rule { first, last, on_read, on_write, reason }
+}
+
+/// Time stamp counter.
+pub const TSC: u32 = 0x10;
+/// Local APIC's base address and mode.
+pub const APIC_BASE: u32 = 0x1b;
+/// Extended features.
+pub const EFER: u32 = 0xc000_0080;
+
+/// Every register with a rule, ascending (APM vol. 2, appendix A; BKDGs and PPRs for what is not architectural).
+pub static TABLE: [Rule; 41] = {
+    use OnRead as R;
+    use OnWrite as W;
+    [
+        rule(TSC, TSC, R::Pass, W::Shadow, "the hypervisor's own clock: a write goes to the TSC offset"),
+        rule(0x11, 0x12, R::Fault, W::Fault, "an outer KVM would write its clock where the guest says"),
+        rule(APIC_BASE, APIC_BASE, R::Pass, W::Shadow, "address decoding; the mode the ICR trap relies on"),
+        rule(0x3b, 0x3b, R::Pass, W::Drop, "TSC adjust would move the hypervisor's clock"),
+        rule(0x200, 0x20f, R::Pass, W::Drop, "variable MTRRs: memory types of the reserve"),
+        rule(0x250, 0x250, R::Pass, W::Drop, "fixed MTRR: decoding of low memory (RdMem, WrMem)"),
+        rule(0x258, 0x259, R::Pass, W::Drop, "fixed MTRRs"),
+        rule(0x268, 0x26f, R::Pass, W::Drop, "fixed MTRRs"),
+        rule(0x277, 0x277, R::Pass, W::Pass, "PAT: under nested paging the guest has its own (VMCB G_PAT)"),
+        rule(0x2ff, 0x2ff, R::Pass, W::Drop, "default memory type"),
+        rule(0x830, 0x830, R::Pass, W::Shadow, "x2APIC command register: filtered like the mapped one"),
+        rule(0x832, 0x837, R::Pass, W::Shadow, "x2APIC local vectors: no INIT, no SMI"),
+        rule(0x850, 0x853, R::Pass, W::Shadow, "x2APIC extended local vectors: no INIT, no SMI"),
+        rule(EFER, EFER, R::Shadow, W::Shadow, "SVME must stay set and does not show"),
+        rule(0xc000_0104, 0xc000_0104, R::Fault, W::Fault, "TSC ratio: part of SVM"),
+        rule(
+            0xc001_0010,
+            0xc001_0010,
+            R::Pass,
+            W::Drop,
+            "SYSCFG: memory encryption, IORRs, TOP_MEM2, fixed MTRR mode",
+        ),
+        rule(0xc001_0015, 0xc001_0015, R::Pass, W::Drop, "HWCR: SMM lock, INVD, MCi_STATUS writable"),
+        rule(0xc001_0016, 0xc001_0019, R::Pass, W::Fault, "IORRs: decoding of RAM as I/O"),
+        rule(0xc001_001a, 0xc001_001a, R::Pass, W::Fault, "TOP_MEM: border between RAM and I/O"),
+        rule(0xc001_001d, 0xc001_001d, R::Pass, W::Fault, "TOP_MEM2: border between RAM and I/O"),
+        rule(0xc001_001f, 0xc001_001f, R::Pass, W::Drop, "NB_CFG: extended configuration space by port CF8h"),
+        rule(
+            0xc001_0020,
+            0xc001_0020,
+            R::Pass,
+            W::Drop,
+            "microcode: loaded by firmware before the launch, or not at all",
+        ),
+        rule(0xc001_0022, 0xc001_0022, R::Pass, W::Fault, "redirects machine checks to SMIs"),
+        rule(0xc001_0050, 0xc001_0054, R::Pass, W::Fault, "SMI traps on I/O"),
+        rule(
+            0xc001_0055,
+            0xc001_0055,
+            R::Pass,
+            W::Drop,
+            "interrupt pending message: SMIs and I/O cycles when halted",
+        ),
+        rule(0xc001_0056, 0xc001_0056, R::Pass, W::Fault, "SMI trigger: which I/O cycle SMIs become"),
+        rule(0xc001_0058, 0xc001_0058, R::Pass, W::Drop, "MMIO configuration base: address decoding"),
+        rule(
+            0xc001_0064,
+            0xc001_006b,
+            R::Pass,
+            W::Fault,
+            "P-state definitions: a voltage too low makes S compute wrongly",
+        ),
+        rule(0xc001_0070, 0xc001_0070, R::Pass, W::Fault, "COFVID control: voltage and frequency"),
+        rule(0xc001_0073, 0xc001_0073, R::Pass, W::Fault, "C-state base: decoding of I/O ports"),
+        rule(
+            0xc001_0111,
+            0xc001_0113,
+            R::Pass,
+            W::Fault,
+            "SMBASE, SMM address and mask: where SMM's memory is",
+        ),
+        rule(0xc001_0114, 0xc001_0114, R::Fault, W::Fault, "VM_CR: SVM lock, INIT redirection, A20 mask"),
+        rule(0xc001_0115, 0xc001_0115, R::Fault, W::Fault, "IGNNE"),
+        rule(0xc001_0116, 0xc001_0116, R::Fault, W::Fault, "SMM control: enters SMM's state outside SMM"),
+        rule(
+            0xc001_0117,
+            0xc001_0117,
+            R::Fault,
+            W::Fault,
+            "VM_HSAVE_PA: where #VMEXIT takes the host's state from",
+        ),
+        rule(0xc001_0118, 0xc001_0119, R::Fault, W::Fault, "keys of the SVM lock and of the SMM lock"),
+        rule(0xc001_011b, 0xc001_011b, R::Fault, W::Fault, "AVIC doorbell: part of SVM"),
+        rule(0xc001_011e, 0xc001_011e, R::Fault, W::Fault, "VM page flush: part of SEV"),
+        rule(
+            0xc001_0130,
+            0xc001_013f,
+            R::Fault,
+            W::Fault,
+            "GHCB, SEV status, RMP: parts of SEV, which is hidden",
+        ),
+        rule(
+            0xc001_1002,
+            0xc001_1005,
+            R::Pass,
+            W::Drop,
+            "override what CPUID says, for the hypervisor as well",
+        ),
+        rule(0xc001_1030, 0xc001_103d, R::Pass, W::Pass, "IBS: the OS's own; off while S runs"),
+    ]
+};
+
+/// Bytes of the permission map (APM vol. 2, 15.11).
+pub const MAP_SIZE: usize = 0x2000;
+
+/// First registers of the three ranges that the map covers, [`RANGE_REGISTERS`] each, in 2 KiB each.
+const RANGES: [u32; 3] = [0, 0xc000_0000, 0xc001_0000];
+const RANGE_REGISTERS: u32 = 0x2000;
+const RANGE_BYTES: usize = 0x800;
+
+/// Where the map has a register's two bits: byte, and shift of the read bit, above which is the write bit.
+const fn position(msr: u32) -> Option<(usize, u32)> {
+    let mut range = 0;
+    while range < RANGES.len() {
+        let index = msr.wrapping_sub(RANGES[range]);
+        if index < RANGE_REGISTERS {
+            return Some((range * RANGE_BYTES + (index / 4) as usize, index % 4 * 2));
+        }
+        range += 1;
+    }
+    None
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < TABLE.len() {
+        let rule = &TABLE[index];
+        assert!(rule.first <= rule.last && position(rule.first).is_some() && position(rule.last).is_some());
+        assert!(index == 0 || TABLE[index - 1].last < rule.first);
+        index += 1;
+    }
+};
+
+/// Fills in the permission map.
+pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
+    let (ranges, unused) = map.split_at_mut(RANGES.len() * RANGE_BYTES);
+    ranges.fill(0);
+    unused.fill(0xff);
+    for rule in &TABLE {
+        let bits = u8::from(rule.on_read != OnRead::Pass) | u8::from(rule.on_write != OnWrite::Pass) << 1;
+        for (byte, shift) in (rule.first..=rule.last).filter_map(position) {
+            ranges[byte] |= bits << shift;
+        }
+    }
+}
+
+fn rule_of(msr: u32) -> Option<&'static Rule> {
+    TABLE.iter().find(|rule| (rule.first..=rule.last).contains(&msr))
+}
+
+/// Bits of EFER (APM vol. 2, 3.1.7).
+mod efer {
+    pub const SYSCALL: u64 = 1 << 0;
+    pub const LONG_MODE: u64 = 1 << 8;
+    pub const LONG_MODE_ACTIVE: u64 = 1 << 10;
+    pub const NO_EXECUTE: u64 = 1 << 11;
+    pub const SVM: u64 = 1 << 12;
+    pub const FAST_FXSAVE: u64 = 1 << 14;
+    pub const TRANSLATION_CACHE: u64 = 1 << 15;
+    pub const MCOMMIT: u64 = 1 << 17;
+    pub const INTERRUPTIBLE_WBINVD: u64 = 1 << 18;
+    pub const UPPER_ADDRESS_IGNORE: u64 = 1 << 20;
+    pub const AUTOMATIC_IBRS: u64 = 1 << 21;
+}
+
+/// The bits of EFER that a guest may set on this processor, by CPUID leaves 8000_0001, 8000_0008 and 8000_0021 (zero, where there
+/// is none). LMSLE is not among them: no leaf says that it is there.
+pub fn writable_efer(features: Registers, sizes: Registers, more: Registers) -> u64 {
+    let (ecx, edx, ebx_8, eax_21) = (features.ecx, features.edx, sizes.ebx, more.eax);
+    [
+        (edx >> 11, efer::SYSCALL),
+        (edx >> 29, efer::LONG_MODE),
+        (edx >> 20, efer::NO_EXECUTE),
+        (edx >> 25, efer::FAST_FXSAVE),
+        (ecx >> 17, efer::TRANSLATION_CACHE),
+        (ebx_8 >> 8, efer::MCOMMIT),
+        (ebx_8 >> 13, efer::INTERRUPTIBLE_WBINVD),
+        (eax_21 >> 7, efer::UPPER_ADDRESS_IGNORE),
+        (eax_21 >> 8, efer::AUTOMATIC_IBRS),
+    ]
+    .iter()
+    .filter(|(there, _)| there & 1 != 0)
+    .fold(0, |writable, (_, bit)| writable | bit)
+}
+
+/// The registers that the answers depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// EFER of the VMCB.
+    pub efer: u64,
+    /// What [`writable_efer`] said.
+    pub writable_efer: u64,
+    /// Whether CR0.PG is set.
+    pub paging: bool,
+    /// APIC_BASE of the processor.
+    pub apic_base: u64,
+}
+
+/// What to do about RDMSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAnswer {
+    /// EDX:EAX receive this.
+    Value(u64),
+    /// #GP.
+    Fault,
+}
+
+/// What to do about WRMSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAnswer {
+    /// Nothing, but to go on.
+    Drop,
+    /// #GP.
+    Fault,
+    /// The VMCB's EFER becomes this.
+    Efer(u64),
+    /// The guest's time-stamp counter becomes this: by the TSC offset.
+    Tsc(u64),
+    /// The processor's register becomes this value.
+    Hardware(u64),
+    /// Nothing, but to count a refused IPI and go on.
+    RefuseIpi,
+}
+
+/// Answers an exit for RDMSR.
+pub fn read(msr: u32, guest: &Guest) -> ReadAnswer {
+    match (msr, rule_of(msr).map(|rule| rule.on_read)) {
+        (EFER, Some(OnRead::Shadow)) => ReadAnswer::Value(guest.efer & !efer::SVM),
+        _ => ReadAnswer::Fault,
+    }
+}
+
+/// Answers an exit for WRMSR.
+pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
+    match (msr, rule_of(msr).map(|rule| rule.on_write)) {
+        (_, Some(OnWrite::Drop)) => WriteAnswer::Drop,
+        (TSC, Some(OnWrite::Shadow)) => WriteAnswer::Tsc(value),
+        (EFER, Some(OnWrite::Shadow)) => write_efer(value, guest),
+        (APIC_BASE, Some(OnWrite::Shadow)) if value == guest.apic_base => WriteAnswer::Drop,
+        (0x800..=0x8ff, Some(OnWrite::Shadow)) => match lapic::filter_x2apic(msr, value) {
+            lapic::Verdict::Pass => WriteAnswer::Hardware(value),
+            lapic::Verdict::Drop => WriteAnswer::Drop,
+            lapic::Verdict::RefuseIpi => WriteAnswer::RefuseIpi,
+        },
+        _ => WriteAnswer::Fault,
+    }
+}
+
+/// As on a processor without SVM. LMA is the processor's: what is written there is ignored.
+fn write_efer(value: u64, guest: &Guest) -> WriteAnswer {
+    let value = value & !efer::LONG_MODE_ACTIVE;
+    let long_mode_changes = (value ^ guest.efer) & efer::LONG_MODE != 0;
+    if value & !guest.writable_efer != 0 || (guest.paging && long_mode_changes) {
+        return WriteAnswer::Fault;
+    }
+    WriteAnswer::Efer(value | (guest.efer & efer::LONG_MODE_ACTIVE) | efer::SVM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALL: Registers = Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
+    const NONE: Registers = Registers { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+
+    fn guest() -> Guest {
+        Guest {
+            efer: 0x1d01,
+            writable_efer: writable_efer(ALL, NONE, NONE),
+            paging: true,
+            apic_base: 0xfee0_0900,
+        }
+    }
+
+    /// Bits of the map by the manual's table: byte 0 for 0 on, 800h for C000_0000h on, 1000h for C001_0000h on.
+    fn exits(map: &[u8; MAP_SIZE], msr: u32) -> (bool, bool) {
+        let start = match msr >> 13 {
+            0x0_0000 => 0,
+            0x6_0000 => 0x800,
+            0x6_0008 => 0x1000,
+            _ => return (true, true),
+        };
+        let bit = 2 * (msr as usize & 0x1fff);
+        let at = |bit: usize| map[start + bit / 8] >> (bit % 8) & 1 == 1;
+        (at(bit), at(bit + 1))
+    }
+
+    #[test]
+    fn the_map_says_what_the_table_says() {
+        let mut map = [0x5a; MAP_SIZE];
+        fill_permission_map(&mut map);
+        for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
+            let expected = TABLE
+                .iter()
+                .find(|rule| rule.first <= msr && msr <= rule.last)
+                .map_or((false, false), |rule| {
+                    (rule.on_read != OnRead::Pass, rule.on_write != OnWrite::Pass)
+                });
+            assert_eq!(exits(&map, msr), expected, "{msr:#x}");
+        }
+        assert!(map[0x1800..].iter().all(|byte| *byte == 0xff));
+        // EFER: bits 0 and 1 of byte 820h; VM_HSAVE_PA: bits 6 and 7 of byte 1045h.
+        assert_eq!((map[0x820] & 3, map[0x1045] >> 6), (3, 3));
+    }
+
+    #[test]
+    fn what_linux_writes_at_boot_is_no_fault() {
+        let dropped = [
+            0x200,
+            0x20f,
+            0x250,
+            0x2ff,
+            0xc001_0010,
+            0xc001_0015,
+            0xc001_001f,
+            0xc001_0020,
+            0xc001_0058,
+            0xc001_1004,
+        ];
+        for msr in dropped {
+            assert_eq!(write(msr, 0, &guest()), WriteAnswer::Drop, "{msr:#x}");
+        }
+        assert_eq!(write(APIC_BASE, 0xfee0_0900, &guest()), WriteAnswer::Drop);
+        assert_eq!(write(TSC, 5, &guest()), WriteAnswer::Tsc(5));
+    }
+
+    #[test]
+    fn hidden_and_dangerous_registers() {
+        for msr in [0x11, 0x12, 0xc000_0104, 0xc001_0114, 0xc001_0117, 0xc001_0118, 0xc001_011b, 0xc001_0131]
+        {
+            assert_eq!(read(msr, &guest()), ReadAnswer::Fault, "{msr:#x}");
+            assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault, "{msr:#x}");
+        }
+        for msr in [
+            0xc001_0016,
+            0xc001_001a,
+            0xc001_001d,
+            0xc001_0056,
+            0xc001_0111,
+            0xc001_0113,
+            0xc001_0116,
+            0xc001_0064,
+        ] {
+            assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault, "{msr:#x}");
+        }
+        // Outside the map: an outer hypervisor's, SMCA's, and the first beyond each range.
+        for msr in [0x4000_0000, 0x4000_00ff, 0x4b56_4d00, 0xc000_2000, 0x2000, 0xc001_2000, u32::MAX] {
+            assert_eq!(position(msr), None);
+            assert_eq!(read(msr, &guest()), ReadAnswer::Fault);
+            assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault);
+        }
+    }
+
+    #[test]
+    fn the_apic_stays_where_and_what_it_is() {
+        for other in [0xfee0_0d00, 0xfed0_0900, 0xfee0_0100, 0xfee0_0800, 0x1_fee0_0900] {
+            assert_eq!(write(APIC_BASE, other, &guest()), WriteAnswer::Fault, "{other:#x}");
+        }
+        assert_eq!(write(0x830, 0x4500, &guest()), WriteAnswer::RefuseIpi);
+        assert_eq!(write(0x830, 0x1_0000_00fd, &guest()), WriteAnswer::Hardware(0x1_0000_00fd));
+        assert_eq!(write(0x835, 0x200, &guest()), WriteAnswer::Drop);
+        assert_eq!(write(0x853, 0x500, &guest()), WriteAnswer::Drop);
+    }
+
+    #[test]
+    fn efer() {
+        assert_eq!(read(EFER, &guest()), ReadAnswer::Value(0xd01));
+        assert_eq!(write(EFER, 0xd01, &guest()), WriteAnswer::Efer(0x1d01));
+        assert_eq!(write(EFER, 0x101, &guest()), WriteAnswer::Efer(0x1501), "LMA is the processor's");
+        assert_eq!(write(EFER, 0x1d01, &guest()), WriteAnswer::Fault, "SVME");
+        assert_eq!(write(EFER, 0xc01, &guest()), WriteAnswer::Fault, "LME with paging on");
+        let unpaged = Guest { paging: false, efer: 0x1000, ..guest() };
+        assert_eq!(write(EFER, 0x100, &unpaged), WriteAnswer::Efer(0x1100));
+        assert_eq!(write(EFER, 0x500, &unpaged), WriteAnswer::Efer(0x1100), "LMA cannot be set by writing");
+        for bit in [1, 9, 13, 16, 17, 18, 20, 21, 63] {
+            assert_eq!(write(EFER, 0xd01 | 1 << bit, &guest()), WriteAnswer::Fault, "bit {bit}");
+        }
+        assert_eq!(writable_efer(NONE, NONE, NONE), 0);
+        assert_eq!(writable_efer(ALL, ALL, ALL), 0x36_c901);
+        let without_nx = Registers { edx: !(1 << 20), ..NONE };
+        assert_eq!(writable_efer(without_nx, NONE, NONE), 0x4101);
+    }
+
+    proptest! {
+        #[test]
+        fn svm_stays_on_whatever_is_written(value: u64, efer: u64, writable: u64, paging: bool) {
+            let writable = writable & writable_efer(ALL, ALL, ALL);
+            let guest = Guest { efer, writable_efer: writable, paging, ..guest() };
+            if let WriteAnswer::Efer(new) = write(EFER, value, &guest) {
+                prop_assert!(new & 0x1000 != 0);
+                prop_assert_eq!(new & !(writable | 0x1400), 0);
+                prop_assert_eq!((new ^ efer) & 0x400, 0);
+                prop_assert!(!paging || (new ^ efer) & 0x100 == 0);
+            }
+        }
+    }
+}

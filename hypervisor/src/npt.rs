@@ -1,0 +1,158 @@
+//! The OS's nested tables: the machine as it is, but for what is hidden. Built before the OS starts, never changed after.
+//!
+//! Everything is mapped by identity, up to the last physical address that four levels reach. Hidden pages are all mapped to one
+//! constant page, read-only; a write there is the only nested page fault that the OS can cause, apart from the local APIC.
+
+use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::tables::{ACCESSED, AreaFull, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
+
+/// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
+pub const LAPIC: Hpa = Hpa(0xfee0_0000);
+/// The TPM's registers (TCG PC Client TIS 1.3, 5.2): locality 0 is the OS's.
+pub const TPM: Hpa = Hpa(0xfed4_0000);
+/// Pages of localities 1 to 4.
+const TPM_HIDDEN: core::ops::Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SIZE;
+
+/// Nested entries are user entries (APM vol. 2, 15.25.5); accessed and dirty are set, so that the processor never writes here.
+const ALL: u64 = PRESENT | USER | ACCESSED | DIRTY | WRITABLE;
+const CONSTANT: u64 = PRESENT | USER | ACCESSED | DIRTY | NO_EXECUTE;
+
+/// How a range of guest-physical addresses is mapped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// By identity.
+    Open,
+    /// Part of the reserve.
+    Reserve,
+    /// By single pages.
+    Mixed,
+}
+
+/// Physical address bits that four levels of nested tables reach.
+pub const MAX_PHYS_BITS: u32 = 48;
+
+/// Builds the tables; returns their root.
+pub fn build(area: &mut TableArea, reserve: (Hpa, Hpa), phys_bits: u32) -> Result<Hpa, AreaFull> {
+    let root = area.take(1)?;
+    let ones = area.take(1)?;
+    area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
+    let hidden = area.take(1)?;
+    for index in 0..512 {
+        area.set(hidden, index, ones.0 | CONSTANT);
+    }
+    let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
+    for start in (0..end).step_by(HUGE_PAGE as usize) {
+        let pdpt = area.next_table(root, start >> 39, ALL)?;
+        if kind(start, HUGE_PAGE, reserve) == Kind::Open {
+            area.set(pdpt, start >> 30, start | ALL | LARGE);
+            continue;
+        }
+        let pd = area.next_table(pdpt, start >> 30, ALL)?;
+        for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
+            match kind(at, LARGE_PAGE, reserve) {
+                Kind::Open => area.set(pd, at >> 21, at | ALL | LARGE),
+                Kind::Reserve => area.set(pd, at >> 21, hidden.0 | ALL),
+                Kind::Mixed => {
+                    let pt = area.next_table(pd, at >> 21, ALL)?;
+                    for page in (at..at + LARGE_PAGE).step_by(PAGE_SIZE as usize) {
+                        area.set(pt, page >> 12, leaf(page, ones));
+                    }
+                }
+            }
+        }
+    }
+    Ok(root)
+}
+
+/// Tables that [`build`] takes at most, for sizing the area.
+pub fn tables(phys_bits: u32) -> u64 {
+    // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the reserve (it may cross a GiB) and the devices; PTs.
+    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 3 + 2
+}
+
+fn kind(start: u64, size: u64, reserve: (Hpa, Hpa)) -> Kind {
+    let touches = |from: u64, to: u64| start < to && from < start + size;
+    if touches(LAPIC.0, LAPIC.0 + PAGE_SIZE) || touches(TPM_HIDDEN.start, TPM_HIDDEN.end) {
+        return Kind::Mixed;
+    }
+    if touches(reserve.0.0, reserve.1.0) {
+        return if size == LARGE_PAGE { Kind::Reserve } else { Kind::Mixed };
+    }
+    Kind::Open
+}
+
+fn leaf(page: u64, ones: Hpa) -> u64 {
+    if page == LAPIC.0 && !cfg!(feature = "break-icr-trap") {
+        LAPIC.0 | CONSTANT
+    } else if TPM_HIDDEN.contains(&page) {
+        ones.0 | CONSTANT
+    } else {
+        page | ALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::TestMemory;
+
+    fn look_up(memory: &TestMemory, root: Hpa, gpa: u64) -> Option<(u64, bool)> {
+        let (mut table, mut writable) = (root, true);
+        for shift in [39, 30, 21, 12] {
+            let entry = memory.map().read_u64(table + (gpa >> shift & 0x1ff) * 8);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            assert_ne!(entry & USER, 0);
+            writable &= entry & WRITABLE != 0;
+            let span = (1u64 << shift) - 1;
+            if shift == 12 || entry & LARGE != 0 {
+                return Some((entry & 0x000f_ffff_ffff_f000 & !span | gpa & span, writable));
+            }
+            table = Hpa(entry & 0x000f_ffff_ffff_f000);
+        }
+        None
+    }
+
+    #[test]
+    fn hides_what_is_to_be_hidden_and_nothing_else() {
+        for base in [0x3000_0000u64, 0x3fe0_0000, 0xbfe0_0000] {
+            let memory = TestMemory::new(64);
+            let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(64 * PAGE_SIZE));
+            let reserve = (Hpa(base), Hpa(base + (4 << 20)));
+            let root = build(&mut area, reserve, 40).unwrap();
+            let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
+            let check = |gpa: u64| {
+                let (hpa, writable) = look_up(&memory, root, gpa).unwrap();
+                assert!(!is_reserve(hpa), "{gpa:#x} reaches the reserve");
+                if is_reserve(gpa) || TPM_HIDDEN.contains(&gpa) {
+                    let mut bytes = [0; 8];
+                    memory.map().copy_from(Hpa(hpa & !7), &mut bytes);
+                    assert_eq!((bytes, writable), ([0xff; 8], false), "{gpa:#x}");
+                } else {
+                    assert_eq!((hpa, writable), (gpa, gpa & !0xfff != LAPIC.0), "{gpa:#x}");
+                }
+            };
+            for gpa in (reserve.0.0 - (8 << 20)..reserve.1.0 + (8 << 20)).step_by(PAGE_SIZE as usize) {
+                check(gpa);
+                check(gpa + 4095);
+            }
+            for gpa in (0xfec0_0000..0xff20_0000).step_by(PAGE_SIZE as usize) {
+                check(gpa);
+            }
+            for gpa in (0..1u64 << 40).step_by(HUGE_PAGE as usize) {
+                check(gpa);
+            }
+            assert_eq!(look_up(&memory, root, 1 << 40), None);
+        }
+    }
+
+    #[test]
+    fn the_area_is_large_enough_and_no_larger_than_said() {
+        for (bits, base) in [(36, 0x1000_0000u64), (40, 0x3fe0_0000), (48, 0x3fe0_0000)] {
+            let memory = TestMemory::new(1024);
+            let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(bits) * PAGE_SIZE));
+            build(&mut area, (Hpa(base), Hpa(base + (4 << 20))), bits).unwrap();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The runtime's own address space, built once: its image W^X, and physical memory as data.
+//!
+//! | where | what | how |
+//! |---|---|---|
+//! | [`RESERVE_VA`] + handover | what the SLB tells | read-only |
+//! | [`RESERVE_VA`] + runtime | text; constants; data, `.bss` and stacks | RX; R; RW, guard pages unmapped |
+//! | [`PHYS_VA`] | all RAM and the low 4 GiB | RW, never executable; not the first 2 MiB of the reserve; the table area read-only |
+
+use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::launch::{HANDOVER_OFFSET, RESERVE_VA, RUNTIME_END, SLB_SIZE};
+use crate::tables::{AreaFull, LARGE, NO_EXECUTE, PRESENT, TableArea, WRITABLE};
+
+/// Where physical address 0 is mapped.
+pub const PHYS_VA: u64 = 0xffff_8000_0000_0000;
+
+/// What a part of the runtime's image may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    Execute,
+    Read,
+    Write,
+}
+
+/// A part of the image: virtual addresses, page aligned, and its use.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    pub start: u64,
+    pub end: u64,
+    pub usage: Use,
+}
+
+/// The reserve's division.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserve {
+    pub base: Hpa,
+    pub end: Hpa,
+    /// The table area ends and the pool begins here (2 MiB aligned).
+    pub pool: Hpa,
+}
+
+/// Builds the address space; returns its root. `top` is where the direct map ends.
+pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -> Result<Hpa, AreaFull> {
+    let root = area.take(1)?;
+    let handover = RESERVE_VA + HANDOVER_OFFSET;
+    let handover = Part { start: handover, end: RESERVE_VA + SLB_SIZE, usage: Use::Read };
+    for part in parts.iter().chain([&handover]) {
+        for va in (part.start..part.end).step_by(PAGE_SIZE as usize) {
+            let flags = match part.usage {
+                Use::Execute => PRESENT,
+                Use::Read => PRESENT | NO_EXECUTE,
+                Use::Write => PRESENT | WRITABLE | NO_EXECUTE,
+            };
+            let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE)?;
+            let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE)?;
+            let pt = area.next_table(pd, va >> 21, PRESENT | WRITABLE)?;
+            area.set(pt, va >> 12, (va - RESERVE_VA + reserve.base.0) | flags);
+        }
+    }
+    direct_map(area, root, reserve, top)?;
+    Ok(root)
+}
+
+fn direct_map(area: &mut TableArea, root: Hpa, reserve: Reserve, top: Hpa) -> Result<(), AreaFull> {
+    let leaf = PRESENT | LARGE | NO_EXECUTE;
+    for start in (0..top.0).step_by(HUGE_PAGE as usize) {
+        let va = PHYS_VA + start;
+        let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE)?;
+        let touches = start < reserve.end.0 && reserve.base.0 < start + HUGE_PAGE;
+        if !touches {
+            area.set(pdpt, va >> 30, start | leaf | WRITABLE);
+            continue;
+        }
+        let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE)?;
+        for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
+            let flags = if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) {
+                continue;
+            } else if (reserve.base.0..reserve.pool.0).contains(&at) {
+                leaf
+            } else {
+                leaf | WRITABLE
+            };
+            area.set(pd, at >> 21, at | flags);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::RUNTIME_OFFSET;
+    use crate::memory::TestMemory;
+
+    /// What an address is mapped to: physical address and flags, all levels together.
+    fn look_up(memory: &TestMemory, root: Hpa, va: u64) -> Option<(u64, bool, bool)> {
+        let (mut table, mut writable, mut executable) = (root, true, true);
+        for shift in [39, 30, 21, 12] {
+            let entry = memory.map().read_u64(table + (va >> shift & 0x1ff) * 8);
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            writable &= entry & WRITABLE != 0;
+            executable &= entry & NO_EXECUTE == 0;
+            let span = (1u64 << shift) - 1;
+            if shift == 12 || entry & LARGE != 0 {
+                return Some((entry & 0x000f_ffff_ffff_f000 & !span | va & span, writable, executable));
+            }
+            table = Hpa(entry & 0x000f_ffff_ffff_f000);
+        }
+        None
+    }
+
+    #[test]
+    fn w_xor_x_and_nothing_twice() {
+        let memory = TestMemory::new(64);
+        let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(64 * PAGE_SIZE));
+        let reserve = Reserve { base: Hpa(0x3000_0000), end: Hpa(0x3400_0000), pool: Hpa(0x3040_0000) };
+        let text = RESERVE_VA + RUNTIME_OFFSET;
+        let parts = [
+            Part { start: text, end: text + 0x3000, usage: Use::Execute },
+            Part { start: text + 0x3000, end: text + 0x4000, usage: Use::Read },
+            Part { start: text + 0x5000, end: text + 0x7000, usage: Use::Write },
+        ];
+        let root = build(&mut area, reserve, Hpa(5 << 30), &parts).unwrap();
+        let at = |va| look_up(&memory, root, va);
+        assert_eq!(at(text + 0x123), Some((0x3002_0123, false, true)));
+        assert_eq!(at(text + 0x3000), Some((0x3002_3000, false, false)));
+        assert_eq!(at(text + 0x4000), None, "guard page");
+        assert_eq!(at(text + 0x6fff), Some((0x3002_6fff, true, false)));
+        assert_eq!(at(RESERVE_VA), None, "the SLB's code is done");
+        assert_eq!(at(RESERVE_VA + HANDOVER_OFFSET), Some((0x3000_c000, false, false)));
+        assert_eq!(at(PHYS_VA + 0x1234_5678), Some((0x1234_5678, true, false)));
+        assert_eq!(at(PHYS_VA + (4 << 30)), Some((4 << 30, true, false)));
+        assert_eq!(at(PHYS_VA + (5 << 30)), None);
+        assert_eq!(at(PHYS_VA + 0x2fff_ffff), Some((0x2fff_ffff, true, false)));
+        assert_eq!(at(PHYS_VA + 0x3000_0000), None, "the runtime's memory has one mapping only");
+        assert_eq!(at(PHYS_VA + 0x301f_ffff), None);
+        assert_eq!(at(PHYS_VA + 0x3020_0000), Some((0x3020_0000, false, false)));
+        assert_eq!(at(PHYS_VA + 0x3040_0000), Some((0x3040_0000, true, false)));
+        assert_eq!(at(0), None);
+        for va in (PHYS_VA..PHYS_VA + (5 << 30)).step_by(LARGE_PAGE as usize) {
+            assert!(at(va).is_none_or(|(_, _, executable)| !executable));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Finding PALs whose owner is gone (`kill -9`, a crash): their frames come back when somebody asks, or when the pool is full.
+//!
+//! Nobody tells the hypervisor that a process died, and its page tables may be anything by then. So the owner page is looked up by
+//! the tables as they are now: a PAL is wiped only if two looks, [`CONFIRM_MS`] apart, both found the entry empty or
+//! a present page without the handle, and no call came between. A page that Linux swapped out or migrates has a non-zero,
+//! non-present entry and counts as alive.
+
+use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, token};
+use crate::guest_memory::{GuestMemory, Peek};
+use abi::Status;
+use core::sync::atomic::Ordering;
+
+/// Two looks that condemn a PAL are this far apart.
+pub const CONFIRM_MS: u64 = 10_000;
+/// A PAL called more recently than this is not looked at.
+const RECENT_MS: u64 = 1_000;
+/// Slots looked at in one stay.
+const SLOTS: usize = 64;
+
+/// A pass over all slots.
+pub struct Collector {
+    tokens: u64,
+    next_slot: usize,
+    freed: u64,
+}
+
+impl Collector {
+    pub(super) const fn new() -> Self {
+        Self { tokens: 0, next_slot: MAX_PALS, freed: 0 }
+    }
+
+    fn token(&self) -> u64 {
+        token(self.tokens, super::COLLECT_SLOT)
+    }
+}
+
+/// What a look at one slot came to.
+enum Look {
+    /// Nothing to do there.
+    Kept,
+    /// A slice was wiped, more is left.
+    Wiping,
+    /// The PAL is gone.
+    Freed,
+}
+
+impl Pals {
+    /// `COLLECT`: a new pass. One under way for another caller is taken over.
+    pub fn collect(&self, hardware: &mut impl Hardware) -> Outcome {
+        let Some(mut collector) = self.collector.try_lock() else { return Outcome::status(Status::Busy) };
+        (collector.next_slot, collector.freed) = (0, 0);
+        self.continue_collect(hardware, &mut collector)
+    }
+
+    pub(super) fn resume_collect(&self, hardware: &mut impl Hardware, token: u64) -> Outcome {
+        match self.collector.try_lock() {
+            Some(mut collector) if collector.token() == token => self.continue_collect(hardware, &mut collector),
+            _ => Outcome::status(Status::Lost),
+        }
+    }
+
+    fn continue_collect(&self, hardware: &mut impl Hardware, collector: &mut Collector) -> Outcome {
+        collector.tokens += 1;
+        let now = hardware.now_ms();
+        for _ in 0..SLOTS {
+            if collector.next_slot >= MAX_PALS {
+                return Outcome::Done(collector.freed, Status::Ok);
+            }
+            match self.look_at(collector.next_slot, now) {
+                Look::Kept => collector.next_slot += 1,
+                Look::Wiping => break,
+                Look::Freed => {
+                    collector.next_slot += 1;
+                    collector.freed += 1;
+                    break;
+                }
+            }
+        }
+        Outcome::Again(collector.token())
+    }
+
+    /// The pool or the table is full: wipes one slice of what is condemned; `full` if there is nothing.
+    pub(super) fn make_room(&self, hardware: &mut impl Hardware, full: Status) -> Outcome {
+        let now = hardware.now_ms();
+        let progress = (0..MAX_PALS).any(|index| !matches!(self.look_at(index, now), Look::Kept));
+        if progress { Outcome::Restart } else { Outcome::status(full) }
+    }
+
+    fn look_at(&self, index: usize, now: u64) -> Look {
+        let Ok(mut pal) = self.lock(index) else { return Look::Kept };
+        match pal.state {
+            State::Free => return Look::Kept,
+            State::Wiping(_) => {
+                self.continue_wipe(index, &mut pal);
+            }
+            _ => {
+                if !self.condemned(index, &mut pal, now) {
+                    return Look::Kept;
+                }
+                self.start_wipe(index, &mut pal, Outcome::status(Status::Lost));
+            }
+        }
+        if matches!(pal.state, State::Free) { Look::Freed } else { Look::Wiping }
+    }
+
+    /// Whether this look is the second that found the owner gone.
+    fn condemned(&self, index: usize, pal: &mut Pal, now: u64) -> bool {
+        if now.saturating_sub(pal.last_used_ms) < RECENT_MS {
+            return false;
+        }
+        if self.owner_lives(index, pal) {
+            pal.suspect_since_ms = None;
+            return false;
+        }
+        let since = *pal.suspect_since_ms.get_or_insert(now);
+        now.saturating_sub(since) >= CONFIRM_MS
+    }
+
+    /// Follows the tables that were the owner's when it registered down to its owner page.
+    fn owner_lives(&self, index: usize, pal: &Pal) -> bool {
+        let Some(space) = pal.owner.space else { return false };
+        let mut found = [0; 16];
+        match GuestMemory::new(self.mem, &self.ram, space).peek(pal.owner.page, &mut found) {
+            Peek::Away => true,
+            Peek::Nothing => false,
+            // Before the handle is there, a mapped owner page is all that can be asked for.
+            Peek::Read if matches!(pal.state, State::Registering(_)) => true,
+            Peek::Read => {
+                let handle = &self.slots[index].handle;
+                let expected = handle.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes());
+                found.into_iter().eq(expected)
+            }
+        }
+    }
+}

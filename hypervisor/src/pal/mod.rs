@@ -1,0 +1,300 @@
+//! PALs: pieces of application logic (*S*), each in frames of its own.
+//!
+//! # Life
+//! `Free` → `Registering` → `Idle` ⇄ `InCall`, and from everywhere but `Free` → `Wiping` → `Free`.
+//!
+//! # Invariants
+//! - A slot's frames are owned by the slot in [`Frames`] and named by its nested tables and [`Pal`] alone.
+//! - Only the holder of a slot's lock touches its frames, runs its S or changes its state. The lock is held for one stay in the
+//!   hypervisor, S's running included; nobody waits for it: a PAL that another processor has is `Busy`.
+//! - S runs in `InCall` only, at most once a call.
+//! - A slot becomes `Free` only when all its frames are zero and given back, and nothing in [`Pal`] tells of S any more.
+//! - A token continues the operation it was given for and no other: it carries the slot and a count that never repeats.
+//!
+//! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back,
+//! [`collect`] finds PALs whose owner died.
+
+pub mod call;
+pub mod collect;
+pub mod register;
+pub mod space;
+pub mod wipe;
+
+#[cfg(test)]
+mod tests;
+
+use crate::addr::{Gva, Hpa};
+use crate::asid::Incarnation;
+use crate::caller::Caller;
+use crate::frames::{Frames, Owner};
+use crate::guest_memory::{Fault, Space};
+use crate::memory::{DirectMap, RamMap};
+use crate::random::Random;
+use crate::svm::Gprs;
+use crate::vmcb::Maps;
+use abi::{Handle, Status, TOKEN_BIT};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::{Mutex, MutexGuard};
+use utpm::Pcrs;
+
+/// Most PALs at a time.
+pub const MAX_PALS: usize = 512;
+const SLOT_BITS: u32 = 9;
+/// In a token's slot field: the token of a `COLLECT`.
+const COLLECT_SLOT: u64 = 0;
+
+/// How many bytes one stay in the hypervisor copies or zeroes before it lets interrupts in.
+pub const SLICE: u64 = 64 << 10;
+/// How many bytes one stay hashes; hashing in software is slower than copying.
+pub const HASH_SLICE: u64 = 16 << 10;
+/// Page faults on one spot of a call that bring it no further.
+const MAX_FAULTS: u8 = 3;
+
+/// What a hypercall has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Finished: value and status.
+    Done(u64, Status),
+    /// Not finished: the guest gets its interrupts at the VMMCALL, with this token in RAX.
+    Again(u64),
+    /// Not begun: the guest gets its interrupts at the VMMCALL, then calls anew.
+    Restart,
+    /// A page is needed: #PF at the VMMCALL; with a token, the fault interrupts a call that goes on.
+    Fault { gva: Gva, error_code: u32, token: Option<u64> },
+}
+
+impl Outcome {
+    /// Finished without a value.
+    pub fn status(status: Status) -> Self {
+        Self::Done(0, status)
+    }
+}
+
+/// What the life cycle asks of the processor it runs on.
+pub trait Hardware {
+    /// Runs S until its next exit. `vmcb` is the PAL's, complete but for what belongs to the processor (ASID).
+    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation);
+    /// Milliseconds of a clock that the guest cannot set.
+    fn now_ms(&self) -> u64;
+    /// A machine check came while S ran: the OS gets it.
+    fn raise_machine_check(&mut self);
+}
+
+/// All PALs and what they are made of.
+pub struct Pals {
+    pub mem: DirectMap,
+    pub ram: RamMap,
+    pub pool: Mutex<Frames>,
+    pub random: Mutex<Random>,
+    /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
+    pub maps: Maps,
+    slots: &'static Slots,
+    collector: Mutex<collect::Collector>,
+    incarnations: AtomicU64,
+    registered: AtomicU64,
+}
+
+/// A place for a PAL.
+pub struct Slot {
+    /// Handle and owner, readable without the lock; zero while the slot has no handle.
+    handle: [AtomicU64; 2],
+    owner_cr3: AtomicU64,
+    /// Another processor wants the PAL gone: whoever runs it wipes it at its next exit.
+    dying: AtomicBool,
+    pal: Mutex<Pal>,
+}
+
+/// All places.
+pub type Slots = [Slot; MAX_PALS];
+
+/// Places without PALs.
+pub const fn free_slots() -> Slots {
+    [const {
+        Slot {
+            handle: [AtomicU64::new(0), AtomicU64::new(0)],
+            owner_cr3: AtomicU64::new(0),
+            dying: AtomicBool::new(false),
+            pal: Mutex::new(Pal::free()),
+        }
+    }; MAX_PALS]
+}
+
+/// What is known of a PAL. All zero but for `tokens` while the slot is free.
+pub struct Pal {
+    state: State,
+    /// Tokens given out by this slot so far.
+    tokens: u64,
+    owner: OwnerPage,
+    frames: space::PalFrames,
+    regs: Gprs,
+    pcrs: Option<Pcrs>,
+    call: call::Call,
+    /// Bytes of the parameter section that the last call used.
+    param_used: u64,
+    calls: u64,
+    last_used_ms: u64,
+    /// Since when `COLLECT` has found the owner page without the handle.
+    suspect_since_ms: Option<u64>,
+}
+
+/// Where the owner keeps the handle.
+#[derive(Clone, Copy, Default)]
+struct OwnerPage {
+    space: Option<Space>,
+    page: Gva,
+}
+
+enum State {
+    Free,
+    Registering(register::Registration),
+    Idle,
+    InCall(call::Progress),
+    Wiping(wipe::Wipe),
+}
+
+impl Pal {
+    const fn free() -> Self {
+        Self {
+            state: State::Free,
+            tokens: 0,
+            owner: OwnerPage { space: None, page: Gva(0) },
+            frames: space::PalFrames::none(),
+            regs: Gprs::zeroed(),
+            pcrs: None,
+            call: call::Call::none(),
+            param_used: 0,
+            calls: 0,
+            last_used_ms: 0,
+            suspect_since_ms: None,
+        }
+    }
+
+    fn next_token(&mut self, slot: usize) -> u64 {
+        self.tokens += 1;
+        self.token(slot)
+    }
+
+    fn token(&self, slot: usize) -> u64 {
+        token(self.tokens, slot as u64 + 1)
+    }
+}
+
+/// The token number `count` of a slot (0: of `COLLECT`).
+fn token(count: u64, slot: u64) -> u64 {
+    TOKEN_BIT | (count << (SLOT_BITS + 1)) | slot
+}
+
+/// Why a handle or a token names no PAL that the caller may use now.
+type Refused = Status;
+
+impl Pals {
+    /// No PAL yet.
+    pub fn new(
+        mem: DirectMap,
+        ram: RamMap,
+        pool: Frames,
+        random: Random,
+        maps: Maps,
+        slots: &'static Slots,
+    ) -> Self {
+        Self {
+            mem,
+            ram,
+            pool: Mutex::new(pool),
+            random: Mutex::new(random),
+            maps,
+            slots,
+            collector: Mutex::new(collect::Collector::new()),
+            incarnations: AtomicU64::new(1),
+            registered: AtomicU64::new(0),
+        }
+    }
+
+    /// Registered PALs, and those on their way in or out.
+    pub fn count(&self) -> u64 {
+        self.registered.load(Ordering::Relaxed)
+    }
+
+    /// The slot that this handle names, if it is the caller's.
+    fn find(&self, caller: &Caller, handle: Handle) -> Result<usize, Refused> {
+        let index = handle.low as usize % MAX_PALS;
+        let slot = &self.slots[index];
+        let is = |word: &AtomicU64, value: u64| word.load(Ordering::Acquire) == value;
+        let matches = is(&slot.handle[0], handle.low)
+            && is(&slot.handle[1], handle.high)
+            && is(&slot.owner_cr3, caller.space.root().0)
+            && (handle.low, handle.high) != (0, 0);
+        if matches { Ok(index) } else { Err(Status::NoSuchPal) }
+    }
+
+    /// The slot's PAL, unless another processor has it.
+    fn lock(&self, index: usize) -> Result<MutexGuard<'_, Pal>, Refused> {
+        self.slots[index].pal.try_lock().ok_or(Status::Busy)
+    }
+
+    /// Continues what a token was given for.
+    pub fn resume(&self, hardware: &mut impl Hardware, caller: &Caller, token: u64) -> Outcome {
+        let slot = token & ((1 << (SLOT_BITS + 1)) - 1);
+        if slot == COLLECT_SLOT {
+            return self.resume_collect(hardware, token);
+        }
+        let index = slot as usize - 1;
+        let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
+        let Some(mut pal) = entry.pal.try_lock() else { return Outcome::status(Status::Lost) };
+        if pal.token(index) != token || pal.owner.space.map(|s| s.root()) != Some(caller.space.root()) {
+            return Outcome::status(Status::Lost);
+        }
+        match pal.state {
+            State::Registering(_) => self.continue_registration(hardware, caller, index, &mut pal),
+            State::InCall(_) => self.continue_call(hardware, caller, index, &mut pal),
+            State::Wiping(_) => self.continue_wipe(index, &mut pal),
+            State::Free | State::Idle => Outcome::status(Status::Lost),
+        }
+    }
+
+    /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
+    pub fn unregister(&self, caller: &Caller, handle: Handle, in_call_too: bool) -> Outcome {
+        let index = match self.find(caller, handle) {
+            Ok(index) => index,
+            Err(status) => return Outcome::status(status),
+        };
+        let Ok(mut pal) = self.lock(index) else {
+            if in_call_too {
+                self.slots[index].dying.store(true, Ordering::Release);
+                return Outcome::status(Status::Ok);
+            }
+            return Outcome::status(Status::Busy);
+        };
+        match pal.state {
+            State::Idle => {}
+            State::InCall(_) if in_call_too => {}
+            State::InCall(_) => return Outcome::status(Status::Busy),
+            State::Free | State::Registering(_) | State::Wiping(_) => return Outcome::status(Status::NoSuchPal),
+        }
+        self.start_wipe(index, &mut pal, Outcome::status(Status::Ok))
+    }
+
+    /// `PAL_INFO`.
+    pub fn pal_info(&self, caller: &Caller, handle: Handle) -> Result<abi::PalInfo, Refused> {
+        let index = self.find(caller, handle)?;
+        let pal = self.lock(index)?;
+        Ok(abi::PalInfo {
+            measurement: *pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok()).ok_or(Status::NoSuchPal)?,
+            reserved: [0; 4],
+            pages: pal.frames.section_pages(),
+            calls: pal.calls,
+        })
+    }
+
+    fn owner(index: usize) -> Owner {
+        index as Owner
+    }
+}
+
+/// A fault of the guest-memory walker as the outcome of a call that has not begun.
+pub fn fault_outcome(fault: Fault, token: Option<u64>) -> Outcome {
+    match fault {
+        Fault::Page { gva, error_code } => Outcome::Fault { gva, error_code, token },
+        Fault::BadAddress { gva } => Outcome::Done(gva.0, Status::BadAddress),
+    }
+}

@@ -1,0 +1,245 @@
+//! Registering: S's image is read from the caller's memory once, into frames of the pool, and measured *there*.
+//!
+//! All or nothing: the slot becomes `Idle`, and the handle is written to the owner page, in the last step; every
+//! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
+
+use super::{HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames};
+use super::Hardware;
+use crate::addr::{Gva, Hpa, PAGE_SIZE};
+use crate::caller::Caller;
+use crate::guest_memory::Fault;
+use crate::vmcb::Maps;
+use abi::image::{HEADER_SIZE, Header};
+use abi::{Handle, Status};
+use core::sync::atomic::Ordering;
+use utpm::{Measurement, Pcrs};
+
+/// A registration under way.
+pub struct Registration {
+    image: Gva,
+    /// The next guest-physical page to fill.
+    next_page: u64,
+    /// How many bytes of the image are in the pool.
+    read: u64,
+    measurement: Measurement,
+    faults: u8,
+}
+
+/// Largest image that the header's rules allow.
+const MAX_IMAGE: u64 = HEADER_SIZE as u64 + abi::image::MAX_PAGES * PAGE_SIZE;
+
+impl Pals {
+    /// `REGISTER`.
+    pub fn register(
+        &self,
+        hardware: &mut impl Hardware,
+        caller: &Caller,
+        image: Gva,
+        length: u64,
+        owner_page: Gva,
+    ) -> Outcome {
+        if owner_page.page_offset() != 0 {
+            return Outcome::status(Status::BadArgument);
+        }
+        if !(HEADER_SIZE as u64..=MAX_IMAGE).contains(&length) {
+            return Outcome::status(Status::BadImage);
+        }
+        let mut bytes = [0; HEADER_SIZE];
+        if let Err(fault) = caller.memory.read(image, &mut bytes) {
+            return fault_outcome(fault, None);
+        }
+        let header = header_from(&bytes);
+        if header.check(length).is_err() {
+            return Outcome::status(Status::BadImage);
+        }
+        if header.flags != 0 {
+            return Outcome::status(Status::Unsupported);
+        }
+        if let Err(fault) = caller.memory.check_writable(owner_page, 16) {
+            return fault_outcome(fault, None);
+        }
+        if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
+            return self.make_room(hardware, Status::NoMemory);
+        }
+        let free = |index: &usize| self.lock(*index).is_ok_and(|pal| matches!(pal.state, State::Free));
+        let Some(index) = (0..self.slots.len()).find(free) else {
+            return self.make_room(hardware, Status::TooMany);
+        };
+        let Ok(mut pal) = self.lock(index) else { return Outcome::Restart };
+        if !matches!(pal.state, State::Free) {
+            return Outcome::Restart;
+        }
+        self.registered.fetch_add(1, Ordering::Relaxed);
+        pal.owner = OwnerPage { space: Some(caller.space), page: owner_page };
+        pal.last_used_ms = hardware.now_ms();
+        let mut measurement = Measurement::new();
+        measurement.update(&bytes);
+        pal.state = State::Registering(Registration {
+            image,
+            next_page: 0,
+            read: HEADER_SIZE as u64,
+            measurement,
+            faults: 0,
+        });
+        let began = pal.frames.begin(self.mem, &mut self.pool.lock(), Self::owner(index), &header);
+        if began.is_none() {
+            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoMemory));
+        }
+        self.mem.copy_to(pal.frames.header, &bytes);
+        self.continue_registration(hardware, caller, index, &mut pal)
+    }
+
+    /// One slice of a registration.
+    pub(super) fn continue_registration(
+        &self,
+        hardware: &mut impl Hardware,
+        caller: &Caller,
+        index: usize,
+        pal: &mut Pal,
+    ) -> Outcome {
+        let header = self.header(pal);
+        pal.last_used_ms = hardware.now_ms();
+        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        let frames = pal.frames;
+        let mut budget = HASH_SLICE / PAGE_SIZE;
+        while registration.next_page < frames.pages() && budget > 0 {
+            match self.fill_page(caller, index, &frames, &header, registration) {
+                Ok(()) => {
+                    registration.next_page += 1;
+                    registration.faults = 0;
+                    budget -= 1;
+                }
+                Err(Stop::NoMemory) => return self.start_wipe(index, pal, Outcome::status(Status::NoMemory)),
+                Err(Stop::Fault(fault)) => return self.registration_fault(index, pal, fault),
+            }
+        }
+        if registration.next_page < frames.pages() {
+            return Outcome::Again(pal.next_token(index));
+        }
+        if let Err(fault) = caller.memory.check_writable(pal.owner.page, 16) {
+            return self.registration_fault(index, pal, fault);
+        }
+        self.finish_registration(caller, index, pal)
+    }
+
+    /// Takes the next page's frame (if that is not done yet) and copies and measures its part of the image.
+    fn fill_page(
+        &self,
+        caller: &Caller,
+        index: usize,
+        frames: &PalFrames,
+        header: &Header,
+        registration: &mut Registration,
+    ) -> Result<(), Stop> {
+        let page = registration.next_page;
+        let frame = match frames.frame(self.mem, page) {
+            Some(frame) => frame,
+            None => frames
+                .add_page(self.mem, &mut self.pool.lock(), Self::owner(index), header, page)
+                .ok_or(Stop::NoMemory)?,
+        };
+        let length = contents_of(frames, header, page);
+        if length == 0 {
+            return Ok(());
+        }
+        let source = registration.image + registration.read;
+        caller.memory.copy_in(source, &[frame], 0, length).map_err(Stop::Fault)?;
+        self.measure(frame, length, &mut registration.measurement);
+        registration.read += length;
+        Ok(())
+    }
+
+    /// Hashes what is in the pool: the OS cannot change it any more.
+    fn measure(&self, frame: Hpa, length: u64, measurement: &mut Measurement) {
+        let mut block = [0; 512];
+        let mut done = 0;
+        while done < length {
+            let part = &mut block[..(length - done).min(512) as usize];
+            self.mem.copy_from(frame + done, part);
+            measurement.update(part);
+            done += part.len() as u64;
+        }
+    }
+
+    fn registration_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
+        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        registration.faults += 1;
+        match fault {
+            Fault::Page { .. } if registration.faults <= MAX_FAULTS => {
+                let token = pal.next_token(index);
+                fault_outcome(fault, Some(token))
+            }
+            Fault::Page { gva, .. } => self.start_wipe(index, pal, Outcome::Done(gva.0, Status::NoProgress)),
+            Fault::BadAddress { .. } => self.start_wipe(index, pal, fault_outcome(fault, None)),
+        }
+    }
+
+    /// Everything is in place: the identity, the VMCB, the handle.
+    fn finish_registration(&self, caller: &Caller, index: usize, pal: &mut Pal) -> Outcome {
+        let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
+            return Outcome::status(Status::Lost);
+        };
+        let handle = self.new_handle(index);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&handle.low.to_le_bytes());
+        bytes[8..].copy_from_slice(&handle.high.to_le_bytes());
+        if let Err(fault) = caller.memory.write(pal.owner.page, &bytes) {
+            pal.state = State::Registering(registration);
+            return self.registration_fault(index, pal, fault);
+        }
+        pal.pcrs = Some(Pcrs::new(registration.measurement.finish()));
+        pal.call = call::Call::none();
+        pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
+        self.vmcb(pal).init_pal(maps, 0);
+        let slot = &self.slots[index];
+        slot.dying.store(false, Ordering::Release);
+        slot.owner_cr3.store(caller.space.root().0, Ordering::Release);
+        slot.handle[0].store(handle.low, Ordering::Release);
+        slot.handle[1].store(handle.high, Ordering::Release);
+        pal.tokens += 1;
+        Outcome::status(Status::Ok)
+    }
+
+    fn new_handle(&self, index: usize) -> Handle {
+        let mut random = self.random.lock();
+        let slot_mask = super::MAX_PALS as u64 - 1;
+        loop {
+            let (low, high) = (random.next_u64(), random.next_u64());
+            if high != 0 {
+                return Handle { low: low & !slot_mask | index as u64, high };
+            }
+        }
+    }
+
+    /// The PAL's header, as it was checked and measured.
+    pub(super) fn header(&self, pal: &Pal) -> Header {
+        let mut bytes = [0; HEADER_SIZE];
+        self.mem.copy_from(pal.frames.header, &mut bytes);
+        header_from(&bytes)
+    }
+}
+
+enum Stop {
+    NoMemory,
+    Fault(Fault),
+}
+
+/// How many bytes of the image belong into a guest-physical page.
+fn contents_of(frames: &PalFrames, header: &Header, page: u64) -> u64 {
+    let Some(mut rest) = page.checked_sub(frames.pages() - frames.section_pages()) else { return 0 };
+    for section in &header.sections {
+        let pages = section.mem_size / PAGE_SIZE;
+        if rest < pages {
+            return section.file_size.saturating_sub(rest * PAGE_SIZE).min(PAGE_SIZE);
+        }
+        rest -= pages;
+    }
+    0
+}
+
+fn header_from(bytes: &[u8; HEADER_SIZE]) -> Header {
+    // SAFETY: `Header` is made of integers without padding (abi asserts its size), so any bytes are a value of it; the
+    // read does not need alignment.
+    unsafe { bytes.as_ptr().cast::<Header>().read_unaligned() }
+}

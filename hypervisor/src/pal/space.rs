@@ -1,0 +1,252 @@
+//! S's memory: an address space of its own in frames of the pool, by two layers of tables that nobody changes once S can run.
+//!
+//! S's guest-physical memory is compact: pages `0..n`, first S's own page tables (PML4, PDPT, PD, one PT for each 2 MiB of the window
+//! in use), then the pages of its sections in the header's order. The nested tables map page `i` to its frame and are at the
+//! same time the list of the PAL's frames: nothing else records them.
+
+use crate::addr::{Hpa, PAGE_SIZE};
+use crate::frames::{Frames, Owner};
+use crate::memory::DirectMap;
+use abi::image::{Header, Section, WINDOW_BASE, kind};
+
+/// S's PML4, PDPT and PD come first.
+const FIRST_PT: u64 = 3;
+const ENTRIES: u64 = 512;
+const REGION: u64 = ENTRIES * PAGE_SIZE;
+
+const P: u64 = 1 << 0;
+const W: u64 = 1 << 1;
+const U: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const NX: u64 = 1 << 63;
+const ADDR: u64 = 0x000f_ffff_ffff_f000;
+
+/// The frames of a PAL, and what the call path needs to know of its header.
+#[derive(Clone, Copy)]
+pub struct PalFrames {
+    pub vmcb: Hpa,
+    /// Holds the image's header.
+    pub header: Hpa,
+    pub nested_root: Hpa,
+    nested_pdpt: Hpa,
+    nested_pd: Hpa,
+    /// Guest-physical pages: tables and sections.
+    pages: u64,
+    /// The first page of the first section.
+    first_section_page: u64,
+    pub stack_top: u64,
+    /// The parameter section: address, bytes, first guest-physical page.
+    pub param_addr: u64,
+    pub param_size: u64,
+    param_page: u64,
+}
+
+/// Frames besides the guest-physical pages and the nested PTs.
+const CONTROL_FRAMES: u64 = 5;
+
+impl PalFrames {
+    /// None yet.
+    pub const fn none() -> Self {
+        Self {
+            vmcb: Hpa(0),
+            header: Hpa(0),
+            nested_root: Hpa(0),
+            nested_pdpt: Hpa(0),
+            nested_pd: Hpa(0),
+            pages: 0,
+            first_section_page: 0,
+            stack_top: 0,
+            param_addr: 0,
+            param_size: 0,
+            param_page: 0,
+        }
+    }
+
+    /// Pages of S's sections.
+    pub fn section_pages(&self) -> u64 {
+        self.pages - self.first_section_page
+    }
+
+    /// Guest-physical pages.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many frames a PAL with this (checked) header takes.
+    pub fn needed(header: &Header) -> u64 {
+        let pages = FIRST_PT + regions(header).count() as u64 + header.pages();
+        CONTROL_FRAMES + pages.div_ceil(ENTRIES) + pages
+    }
+
+    /// Takes the control frames and links the upper nested tables. None: the pool is empty; what was taken is in `self`
+    /// for [`Self::wipe_control`].
+    pub fn begin(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner, header: &Header) -> Option<()> {
+        self.vmcb = pool.take(owner)?;
+        self.header = pool.take(owner)?;
+        self.nested_root = pool.take(owner)?;
+        self.nested_pdpt = pool.take(owner)?;
+        self.nested_pd = pool.take(owner)?;
+        mem.write_u64(self.nested_root, self.nested_pdpt.0 | P | W | U | A);
+        mem.write_u64(self.nested_pdpt, self.nested_pd.0 | P | W | U | A);
+        self.first_section_page = FIRST_PT + regions(header).count() as u64;
+        self.pages = self.first_section_page + header.pages();
+        if let Some(stack) = header.section(kind::STACK) {
+            self.stack_top = stack.addr + stack.mem_size;
+        }
+        if let Some(param) = header.section(kind::PARAM) {
+            self.param_addr = param.addr;
+            self.param_size = param.mem_size;
+            self.param_page = self.page_of(header, param.addr)?;
+        }
+        Some(())
+    }
+
+    /// Adds guest-physical page `page` (in ascending order): takes its frame, maps it, and fills it if it is one of S's page tables.
+    pub fn add_page(
+        &self,
+        mem: DirectMap,
+        pool: &mut Frames,
+        owner: Owner,
+        header: &Header,
+        page: u64,
+    ) -> Option<Hpa> {
+        let slot = self.nested_pd + page / ENTRIES * 8;
+        if mem.read_u64(slot) & P == 0 {
+            let table = pool.take(owner)?;
+            mem.write_u64(slot, table.0 | P | W | U | A);
+        }
+        let frame = pool.take(owner)?;
+        let executable = self.section_of(header, page).is_some_and(|s| s.kind == kind::CODE);
+        let rights = if executable { 0 } else { W | NX };
+        mem.write_u64(self.nested_entry(mem, page), frame.0 | P | U | A | D | rights);
+        if page < self.first_section_page {
+            self.fill_table(mem, header, page, frame);
+        }
+        Some(frame)
+    }
+
+    /// The frame of a guest-physical page, if it was added.
+    pub fn frame(&self, mem: DirectMap, page: u64) -> Option<Hpa> {
+        if page >= self.pages || mem.read_u64(self.nested_pd + page / ENTRIES * 8) & P == 0 {
+            return None;
+        }
+        let entry = mem.read_u64(self.nested_entry(mem, page));
+        (entry & P != 0).then_some(Hpa(entry & ADDR))
+    }
+
+    /// The frame that holds byte `offset` of the parameter section.
+    pub fn param_frame(&self, mem: DirectMap, offset: u64) -> Option<Hpa> {
+        if offset >= self.param_size {
+            return None;
+        }
+        self.frame(mem, self.param_page + offset / PAGE_SIZE)
+    }
+
+    /// The frame that holds S's address `addr`, and whether S may write there.
+    pub fn resolve(&self, mem: DirectMap, header: &Header, addr: u64) -> Option<(Hpa, bool)> {
+        let page = self.page_of(header, addr)?;
+        let writable = self.section_of(header, page)?.kind != kind::CODE;
+        Some((self.frame(mem, page)?, writable))
+    }
+
+    /// Wipes guest-physical page `page`; pages that were never added are skipped.
+    pub fn wipe_page(&self, mem: DirectMap, pool: &mut Frames, owner: Owner, page: u64) {
+        if let Some(frame) = self.frame(mem, page) {
+            mem.write_u64(self.nested_entry(mem, page), 0);
+            let _ = pool.wipe(owner, frame);
+        }
+    }
+
+    /// Wipes the nested tables and the control frames, after all pages are gone.
+    pub fn wipe_control(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner) {
+        if self.nested_pd != Hpa(0) {
+            for index in 0..self.pages.div_ceil(ENTRIES) {
+                let entry = mem.read_u64(self.nested_pd + index * 8);
+                if entry & P != 0 {
+                    let _ = pool.wipe(owner, Hpa(entry & ADDR));
+                }
+            }
+        }
+        for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.header, self.vmcb] {
+            if frame != Hpa(0) {
+                let _ = pool.wipe(owner, frame);
+            }
+        }
+        *self = Self::none();
+    }
+
+    fn nested_entry(&self, mem: DirectMap, page: u64) -> Hpa {
+        let table = Hpa(mem.read_u64(self.nested_pd + page / ENTRIES * 8) & ADDR);
+        table + page % ENTRIES * 8
+    }
+
+    /// The guest-physical page that S's address lies in.
+    fn page_of(&self, header: &Header, addr: u64) -> Option<u64> {
+        let mut page = self.first_section_page;
+        for section in &header.sections {
+            if (section.addr..section.addr + section.mem_size).contains(&addr) {
+                return Some(page + (addr - section.addr) / PAGE_SIZE);
+            }
+            page += section.mem_size / PAGE_SIZE;
+        }
+        None
+    }
+
+    /// The section that a guest-physical page belongs to.
+    fn section_of<'a>(&self, header: &'a Header, page: u64) -> Option<&'a Section> {
+        let mut rest = page.checked_sub(self.first_section_page)?;
+        header.sections.iter().find(|section| {
+            let pages = section.mem_size / PAGE_SIZE;
+            let here = rest < pages;
+            rest = rest.saturating_sub(pages);
+            here
+        })
+    }
+
+    /// Writes S's own page table number `page`.
+    fn fill_table(&self, mem: DirectMap, header: &Header, page: u64, frame: Hpa) {
+        let link = |index: u64, target: u64| {
+            mem.write_u64(frame + index % ENTRIES * 8, target * PAGE_SIZE | P | W | U | A);
+        };
+        match page {
+            0 => link(WINDOW_BASE >> 39, 1),
+            1 => link(WINDOW_BASE >> 30, 2),
+            2 => {
+                for (number, region) in regions(header).enumerate() {
+                    link(region >> 21, FIRST_PT + number as u64);
+                }
+            }
+            _ => {
+                let Some(region) = regions(header).nth((page - FIRST_PT) as usize) else { return };
+                self.fill_leaves(mem, header, region, frame);
+            }
+        }
+    }
+
+    /// Maps the pages of all sections that lie in this 2 MiB region.
+    fn fill_leaves(&self, mem: DirectMap, header: &Header, region: u64, frame: Hpa) {
+        let mut page = self.first_section_page;
+        for section in &header.sections {
+            let rights = if section.kind == kind::CODE { 0 } else { W | NX };
+            let start = section.addr.max(region);
+            let end = (section.addr + section.mem_size).min(region + REGION);
+            for addr in (start..end.max(start)).step_by(PAGE_SIZE as usize) {
+                let target = page + (addr - section.addr) / PAGE_SIZE;
+                mem.write_u64(frame + (addr - region) / PAGE_SIZE * 8, target * PAGE_SIZE | P | U | A | D | rights);
+            }
+            page += section.mem_size / PAGE_SIZE;
+        }
+    }
+}
+
+/// The 2 MiB regions of the window that hold a section, in ascending order.
+fn regions(header: &Header) -> impl Iterator<Item = u64> {
+    let mut next = 0;
+    header.sections.iter().filter(|s| s.mem_size != 0).flat_map(move |section| {
+        let first = (section.addr & !(REGION - 1)).max(next);
+        let end = (section.addr + section.mem_size).next_multiple_of(REGION);
+        next = next.max(end);
+        (first..end.max(first)).step_by(REGION as usize)
+    })
+}

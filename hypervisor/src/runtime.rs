@@ -1,0 +1,491 @@
+//! The runtime from its first line of Rust to the OS's first instruction, and the loop after that.
+//!
+//! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
+
+use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::asid::Incarnation;
+use crate::cpu::{Cpu, Features};
+use crate::cpuid::Registers;
+use crate::entry::{Idt, parts};
+use crate::exit::{self, Next, Processor};
+use crate::frames::Frames;
+use crate::hypervisor::{Facts, Hypervisor};
+use crate::launch::{Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, tpm_family};
+use crate::memory::{DirectMap, RamMap};
+use crate::options::{Console, Dma, Options};
+use crate::pal::{Hardware, Pals, Slots, free_slots};
+use crate::paging::{self, PHYS_VA, Reserve};
+use crate::random::Random;
+use crate::svm::{self, Gprs};
+use crate::tables::TableArea;
+use crate::tpm::clock::{Clock, TscClock};
+use crate::tpm::mmio::Mmio;
+use crate::tpm::tis::Tis;
+use crate::tpm::{self, Tpm};
+use crate::vmcb::{Maps, Vmcb, tlb};
+use crate::{lapic, msr, npt, serial, smp};
+use core::arch::x86_64::{CpuidResult, __cpuid_count, _rdrand64_step, _rdtsc};
+use core::fmt;
+use log::LevelFilter;
+use spin::Once;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+use x86_64::structures::paging::PhysFrame;
+use x86_64::{PhysAddr, instructions::port::Port};
+
+const APIC_BASE: Msr = Msr::new(0x1b);
+const APIC_BASE_X2APIC: u64 = 1 << 10;
+const X2APIC_ICR: u32 = 0x830;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// The host save area (APM vol. 2, 15.30.4): the processor's own.
+#[repr(C, align(4096))]
+struct Page([u8; PAGE_SIZE as usize]);
+
+static mut HOST_SAVE: Page = Page([0; PAGE_SIZE as usize]);
+static mut IDT: Idt = Idt::new();
+static mut CPU: core::mem::MaybeUninit<Cpu> = core::mem::MaybeUninit::uninit();
+static SLOTS: Slots = free_slots();
+static HYPERVISOR: Once<Hypervisor> = Once::new();
+/// What a panic wipes: the pool's first frame and its frames.
+static POOL: Once<(Hpa, u64)> = Once::new();
+
+/// Called once, by the boot processor, on the runtime's own stack.
+pub extern "C" fn main(handover: &'static Handover) -> ! {
+    // SAFETY: `main` runs once, before anything else uses the table.
+    unsafe { (*(&raw mut IDT)).load() };
+    let cmdline = command_line(&handover.info);
+    let options = match Options::parse(cmdline) {
+        Ok(options) => options,
+        Err(error) => {
+            serial::init(Console::Com1, "runtime", LevelFilter::Info);
+            serial::refuse(error)
+        }
+    };
+    serial::init(options.console, "runtime", options.log);
+    match start(handover, &options) {
+        Ok(cpu) => run(cpu),
+        Err(reason) => serial::refuse(reason),
+    }
+}
+
+/// Why the runtime does not start the OS.
+enum Refusal {
+    Info(&'static str),
+    Map(&'static str),
+    Area,
+    Apic,
+    NoTrampoline,
+    Entropy,
+    Tpm(tpm::Error),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Info(what) => write!(f, "the loader's record is wrong: {what}"),
+            Self::Map(what) => f.write_str(what),
+            Self::Area => f.write_str("the table area is too small for this machine"),
+            Self::Apic => f.write_str("the local APIC is not at FEE0_0000"),
+            Self::NoTrampoline => f.write_str("no RAM below 640 KiB to start the other processors in"),
+            Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
+            Self::Tpm(error) => write!(f, "the TPM does not extend PCR 19: {error}"),
+        }
+    }
+}
+
+fn command_line(info: &LaunchInfo) -> &str {
+    let bytes = info.cmdline.get(..info.cmdline_len as usize).unwrap_or_default();
+    core::str::from_utf8(bytes).unwrap_or("(not UTF-8)")
+}
+
+/// Sets everything up; what is left is VMRUN.
+fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut Cpu, Refusal> {
+    let info = &handover.info;
+    let (reserve, ram) = check(info)?;
+    let features = features();
+    // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
+    // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
+    let early = unsafe { DirectMap::new(0, 4 << 30) };
+    let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
+    let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
+    let maps = permission_maps(&mut area)?;
+    let nested = npt::build(&mut area, (reserve.base, reserve.end), features.phys_bits).map_err(|_| Refusal::Area)?;
+    let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
+    enter_address_space(root, &features);
+    // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
+    let mem = unsafe { DirectMap::new(PHYS_VA, top.0) };
+    log::info!(
+        "reserve {:#x}-{:#x}, nested tables built, {} ASIDs",
+        reserve.base.0,
+        reserve.end.0,
+        features.asids
+    );
+
+    mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
+    let frames = Frames::new(mem, reserve.pool, reserve.end);
+    POOL.call_once(|| (frames.base(), frames.total().into()));
+    let apic = local_apic(features.apic_base)?;
+    let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
+    let parked = smp::park_others(mem, &ram, reserve.base, root, |low| apic.send(mem, low), |ms| wait(clock, ms))
+        .ok_or(Refusal::NoTrampoline)?;
+    if parked > 0 {
+        log::info!("{parked} more processor(s) held in the hypervisor");
+    }
+    extend_separator(handover, mem, clock)?;
+    let random = Random::seeded(rdrand).map_err(|_| Refusal::Entropy)?;
+
+    let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
+    let hypervisor = HYPERVISOR.call_once(|| {
+        let pals = Pals::new(mem, ram, frames, random, pal_maps, &SLOTS);
+        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked);
+        Hypervisor::new(pals, facts)
+    });
+    let cpu = enter_svm(reserve, features, handover.tsc_per_ms);
+    cpu.os.init_os(Maps { nested_cr3: nested, ..maps.os }, &info.guest);
+    cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::zeroed() };
+    log::info!(
+        "{} free frames for PALs; starting the guest at {:#x}",
+        hypervisor.pals.pool.lock().free_count(),
+        info.guest.rip
+    );
+    if options.log < LevelFilter::Debug {
+        log::set_max_level(LevelFilter::Off);
+    }
+    Ok(cpu)
+}
+
+/// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
+fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
+    if info.magic != INFO_MAGIC {
+        return Err(Refusal::Info("magic"));
+    }
+    let (base, size) = (info.reserve_base, info.reserve_size);
+    let aligned = base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE);
+    let bounded = base.checked_add(size).is_some_and(|end| end <= 4 << 30);
+    if !aligned || !bounded || !(crate::launch::MIN_RESERVE..=crate::launch::MAX_RESERVE).contains(&size) {
+        return Err(Refusal::Info("reserve"));
+    }
+    // The SLB's mapping, through which this runs, is what the processor started: the record must agree with it.
+    if own_address() != base {
+        return Err(Refusal::Info("reserve"));
+    }
+    let regions = info.regions.get(..info.region_count as usize).ok_or(Refusal::Info("memory map"))?;
+    let ram = RamMap::new(regions, Hpa(base), size).map_err(|bad| Refusal::Map(bad.reason()))?;
+    let area = area_size(ram.end());
+    if size < RUNTIME_END + area + LARGE_PAGE {
+        return Err(Refusal::Area);
+    }
+    Ok((Reserve { base: Hpa(base), end: Hpa(base + size), pool: Hpa(base + RUNTIME_END + area) }, ram))
+}
+
+/// Bytes for tables: nested ones, permission maps, and the runtime's own (image, direct map).
+fn area_size(top: Hpa) -> u64 {
+    const OWN: u64 = 32;
+    let direct = 2 * top.0.div_ceil(512 * HUGE_PAGE) + 4;
+    let pages = npt::tables(features().phys_bits) + OWN + direct;
+    (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE)
+}
+
+/// Where [`RESERVE_VA`] is mapped by the SLB's tables.
+fn own_address() -> u64 {
+    let root = Cr3::read().0.start_address().as_u64();
+    root - crate::launch::SLB_TABLES
+}
+
+fn cpuid(leaf: u32, subleaf: u32) -> Registers {
+    let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
+    Registers { eax, ebx, ecx, edx }
+}
+
+fn features() -> Features {
+    let leaf = |leaf: u32| if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { Registers::default() };
+    let svm = leaf(0x8000_000a);
+    let sizes = leaf(0x8000_0008);
+    Features {
+        nrip: svm.edx & 1 << 3 != 0,
+        flush_by_asid: svm.edx & 1 << 6 != 0,
+        asids: svm.ebx,
+        phys_bits: sizes.eax & 0xff,
+        pku: leaf(7).ecx & 1 << 3 != 0,
+        writable_efer: msr::writable_efer(leaf(0x8000_0001), sizes, leaf(0x8000_0021)),
+        // SAFETY: every processor with SVM has this MSR.
+        apic_base: unsafe { APIC_BASE.read() },
+    }
+}
+
+/// Turns to the runtime's own tables.
+fn enter_address_space(root: Hpa, features: &Features) {
+    // SAFETY: the new tables map the code, stack and data in use at the same addresses, with the rights that they need; the
+    // flags only restrict.
+    unsafe {
+        Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
+        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
+        Cr4::update(|cr4| {
+            cr4.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION);
+            // No page of the hypervisor is a user page: this is only to read the guest's PKRU.
+            cr4.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
+        });
+        let (_, flags) = Cr3::read();
+        Cr3::write(PhysFrame::containing_address(PhysAddr::new(root.0)), flags);
+    }
+}
+
+struct PermissionMaps {
+    os: Maps,
+    pal: Maps,
+}
+
+/// MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's from the table of guarded registers, the PALs' all ones.
+fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
+    let take = |area: &mut TableArea, pages| area.take(pages).map_err(|_| Refusal::Area);
+    let (os_msr, os_io) = (take(area, 2)?, take(area, 3)?);
+    let (pal_msr, pal_io) = (take(area, 2)?, take(area, 3)?);
+    let mut map = [0; msr::MAP_SIZE];
+    msr::fill_permission_map(&mut map);
+    area.mem().copy_to(os_msr, &map);
+    let ones = [0xff; PAGE_SIZE as usize];
+    for page in 0..2 {
+        area.mem().copy_to(pal_msr + page * PAGE_SIZE, &ones);
+    }
+    for page in 0..3 {
+        area.mem().copy_to(pal_io + page * PAGE_SIZE, &ones);
+    }
+    let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
+    Ok(PermissionMaps { os: maps(os_msr, os_io), pal: maps(pal_msr, pal_io) })
+}
+
+/// How IPIs are sent.
+#[derive(Clone, Copy)]
+struct LocalApic {
+    x2apic: bool,
+}
+
+fn local_apic(base: u64) -> Result<LocalApic, Refusal> {
+    if base & 0x000f_ffff_ffff_f000 != npt::LAPIC.0 {
+        return Err(Refusal::Apic);
+    }
+    Ok(LocalApic { x2apic: base & APIC_BASE_X2APIC != 0 })
+}
+
+impl LocalApic {
+    fn send(&self, mem: DirectMap, low: u32) {
+        if self.x2apic {
+            // SAFETY: the processor is in x2APIC mode.
+            unsafe { Msr::new(X2APIC_ICR).write(low.into()) };
+            return;
+        }
+        const COMMAND: Hpa = Hpa(npt::LAPIC.0 + lapic::register::COMMAND_LOW as u64);
+        mem.write_u32(COMMAND, low);
+        // Delivery status: bit 12.
+        for _ in 0..1_000_000 {
+            if mem.read_u32(COMMAND) & 1 << 12 == 0 {
+                return;
+            }
+        }
+    }
+}
+
+fn wait(clock: TscClock, ms: u64) {
+    let start = clock.ms();
+    while clock.ms() - start <= ms {
+        core::hint::spin_loop();
+    }
+}
+
+fn rdrand() -> Option<u64> {
+    #[target_feature(enable = "rdrand")]
+    fn step() -> Option<u64> {
+        let mut value = 0;
+        (_rdrand64_step(&mut value) == 1).then_some(value)
+    }
+    if cpuid(1, 0).ecx & 1 << 30 == 0 {
+        return None;
+    }
+    // SAFETY: CPUID says that RDRAND is there.
+    unsafe { step() }
+}
+
+/// PCR 19 will hold the identity keys; until there are any, it receives its separator.
+fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Result<(), Refusal> {
+    if handover.tpm_family == tpm_family::NONE {
+        return Ok(());
+    }
+    let digests = utpm::digest(&tpm::SEPARATOR);
+    let mut tpm = open_tpm(mem, clock).map_err(Refusal::Tpm)?;
+    tpm.extend(19, &digests).map_err(Refusal::Tpm)?;
+    let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
+    tpm.close().map_err(Refusal::Tpm)?;
+    let shown: &[u8] = if handover.tpm_family == tpm_family::V12 { &pcr.sha1 } else { &pcr.sha256 };
+    log::info!("PCR 19 {}: separator only, no identity keys yet", serial::Hex(shown));
+    Ok(())
+}
+
+/// Enables SVM on this processor and gives it its VMCB.
+fn enter_svm(reserve: Reserve, features: Features, tsc_per_ms: u64) -> &'static mut Cpu {
+    let physical = |va: u64| Hpa(va - RESERVE_VA + reserve.base.0);
+    // SAFETY: loader and SLB have checked that the processor has SVM and that firmware did not lock it; the host save area is a
+    // page of the runtime's that nothing else uses. `enter_svm` is called once, so the reference to CPU is the only one.
+    unsafe {
+        Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
+        svm::clgi();
+        Msr::new(VM_HSAVE_PA).write(physical((&raw const HOST_SAVE) as u64).0);
+        let cpu = &mut *(&raw mut CPU);
+        let place = cpu.as_ptr() as u64 + core::mem::offset_of!(Cpu, os) as u64;
+        cpu.write(Cpu::new(features, physical(place), tsc_per_ms))
+    }
+}
+
+/// The processor that the OS runs on.
+struct ThisProcessor {
+    os_hpa: Hpa,
+    mem: DirectMap,
+    clock: TscClock,
+    held_since: u64,
+    held_max: u64,
+    asids: crate::asid::Asids,
+    machine_check: bool,
+}
+
+fn tsc() -> u64 {
+    // SAFETY: RDTSC only reads a counter.
+    unsafe { _rdtsc() }
+}
+
+impl ThisProcessor {
+    /// Interrupts are about to be possible again.
+    fn let_in(&mut self) {
+        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
+    }
+}
+
+impl Hardware for ThisProcessor {
+    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation) {
+        let (asid, flush) = self.asids.assign(incarnation);
+        // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
+        // reference to it now.
+        let control = unsafe { &mut (*self.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>()).control };
+        (control.asid, control.tlb_control) = (asid, flush);
+        self.let_in();
+        // SAFETY: both VMCBs are whole; the PAL's nested tables map its own frames only and its permission maps intercept
+        // everything; the host uses nothing that VMLOAD changes.
+        unsafe {
+            svm::vmsave(self.os_hpa);
+            svm::vmload(vmcb);
+            svm::enter_interruptible(vmcb, regs);
+            svm::vmsave(vmcb);
+            svm::vmload(self.os_hpa);
+        }
+        self.held_since = tsc();
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.ms()
+    }
+
+    fn raise_machine_check(&mut self) {
+        self.machine_check = true;
+    }
+}
+
+impl Processor for ThisProcessor {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
+        cpuid(leaf, subleaf)
+    }
+
+    fn tsc(&self) -> u64 {
+        tsc()
+    }
+
+    fn lapic_write(&self, offset: u32, value: u32) {
+        self.mem.write_u32(npt::LAPIC + u64::from(offset), value);
+    }
+
+    fn lapic_read(&self, offset: u32) -> u32 {
+        self.mem.read_u32(npt::LAPIC + u64::from(offset))
+    }
+
+    fn write_msr(&self, msr: u32, value: u64) {
+        // SAFETY: the exit handler writes only MSRs that its table passes on.
+        unsafe { Msr::new(msr).write(value) }
+    }
+
+    fn write_back_caches(&self) {
+        // SAFETY: WBINVD loses nothing.
+        unsafe { core::arch::asm!("wbinvd", options(nostack)) }
+    }
+
+    fn pkru(&self) -> u32 {
+        let value: u32;
+        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
+        unsafe { core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack)) };
+        value
+    }
+
+    fn take_machine_check(&mut self) -> bool {
+        core::mem::take(&mut self.machine_check)
+    }
+}
+
+/// Runs the OS for ever.
+fn run(cpu: &'static mut Cpu) -> ! {
+    let Some(hv) = HYPERVISOR.get() else { unreachable!("set up before the processor") };
+    let mut processor = ThisProcessor {
+        os_hpa: cpu.os_hpa,
+        mem: hv.pals.mem,
+        clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
+        held_since: 0,
+        held_max: 0,
+        asids: crate::asid::Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
+        machine_check: false,
+    };
+    // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
+    unsafe { svm::vmload(cpu.os_hpa) };
+    loop {
+        // SAFETY: the OS's nested tables map everything but the reserve and what is hidden; SVM is enabled, GIF is 0.
+        unsafe { svm::enter(cpu.os_hpa, &mut cpu.regs) };
+        processor.held_since = tsc();
+        cpu.os.control.tlb_control = tlb::KEEP;
+        match exit::handle(hv, cpu, &mut processor) {
+            Next::Resume => {}
+            Next::Shutdown(reason) => {
+                log::error!("{reason}: wiping and resetting the machine");
+                wipe_pool();
+                reset();
+            }
+        }
+        processor.let_in();
+        cpu.held_max = processor.held_max;
+    }
+}
+
+fn wipe_pool() {
+    if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
+        hv.wipe(*pool);
+    }
+}
+
+/// Resets the machine as firmware would: by the reset control register (CF9), the keyboard controller, a triple fault.
+fn reset() -> ! {
+    // SAFETY: nothing of this machine's state is needed any more.
+    unsafe {
+        Port::<u8>::new(0xcf9).write(0x02);
+        Port::<u8>::new(0xcf9).write(0x06);
+        Port::<u8>::new(0x64).write(0xfe);
+        core::arch::asm!("lidt [{}]", "ud2", in(reg) &[0u8; 10], options(noreturn))
+    }
+}
+
+/// A bug of the hypervisor: nothing may be learned from it.
+pub fn panic(info: &core::panic::PanicInfo) -> ! {
+    wipe_pool();
+    serial::say(format_args!("bug: {info}"));
+    serial::stop()
+}
+
+/// The hardware TPM at locality 2.
+fn open_tpm(mem: DirectMap, clock: TscClock) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+    // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
+    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
+    Tpm::open(Tis::request(registers, clock, 2)?)
+}

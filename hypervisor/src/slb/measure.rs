@@ -1,0 +1,255 @@
+//! Measuring the launch: PCR 17 gets the runtime (the CPU has put the SLB there), PCR 18 the configuration.
+//!
+//! Guarantees: whether this was a dynamic launch is judged by PCR 17 alone, in every bank that TrustVisor can hash into;
+//! nothing that the loader says counts. What is handed on as PCR 17 and 18 was read back and is what extending must have
+//! given, or the launch is refused.
+
+use core::fmt;
+
+use abi::Digests;
+use utpm::digest;
+
+use crate::event_log::{ACTION, EventLog, Full, IPL, RUNTIME, SLB};
+use crate::launch::Handover;
+use crate::tpm::{Algorithm, Banks, Error, Tpm, Transport};
+
+/// PCR of the code: SLB and runtime.
+pub const PCR_CODE: u8 = 17;
+/// PCR of the launch configuration.
+pub const PCR_CONFIGURATION: u8 = 18;
+
+/// What is measured.
+pub struct Launch<'a> {
+    /// The SLB's own first `length` bytes.
+    pub slb: &'a [u8],
+    /// The runtime's image.
+    pub runtime: &'a [u8],
+    /// [`crate::options::Options::measured`].
+    pub options: &'a [u8],
+}
+
+/// Why the launch cannot be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The TPM did not do its part.
+    Tpm(Error),
+    /// The event log has no room.
+    Log(Full),
+    /// This PCR does not hold what was extended into it.
+    NotExtended(u8),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tpm(error) => error.fmt(f),
+            Self::Log(full) => full.fmt(f),
+            Self::NotExtended(pcr) => write!(f, "PCR {pcr} does not hold what was extended into it"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Tpm(error)
+    }
+}
+
+impl From<Full> for Failure {
+    fn from(full: Full) -> Self {
+        Self::Log(full)
+    }
+}
+
+/// Extends and logs; fills in the handover's part about the TPM. Returns PCR 17 as it was found.
+pub fn measure<T: Transport>(
+    tpm: &mut Tpm<T>,
+    launch: &Launch<'_>,
+    handover: &mut Handover,
+) -> Result<Digests, Failure> {
+    let (family, banks) = (tpm.family(), *tpm.banks());
+    let mut log = EventLog::start(&mut handover.event_log, family, &banks)?;
+    let found = tpm.read(PCR_CODE)?;
+    let slb = digest(launch.slb);
+    let dynamic = same(&found, &extended(&ZERO, &slb), &banks);
+    if dynamic {
+        log.event(PCR_CODE, IPL, &slb, SLB)?;
+    }
+    handover.pcr17 = extend(tpm, &mut log, PCR_CODE, (IPL, RUNTIME), &digest(launch.runtime))?;
+    handover.pcr18 =
+        extend(tpm, &mut log, PCR_CONFIGURATION, (ACTION, launch.options), &digest(launch.options))?;
+    handover.event_log_len = log.used() as u64;
+    handover.tpm_family = family.number();
+    handover.dynamic_launch = dynamic.into();
+    Ok(found)
+}
+
+const ZERO: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+
+fn extend<T: Transport>(
+    tpm: &mut Tpm<T>,
+    log: &mut EventLog<'_>,
+    pcr: u8,
+    (kind, data): (u32, &[u8]),
+    digests: &Digests,
+) -> Result<Digests, Failure> {
+    let before = tpm.read(pcr)?;
+    tpm.extend(pcr, digests)?;
+    log.event(pcr, kind, digests, data)?;
+    let after = tpm.read(pcr)?;
+    if same(&after, &extended(&before, digests), tpm.banks()) {
+        Ok(after)
+    } else {
+        Err(Failure::NotExtended(pcr))
+    }
+}
+
+/// What extending makes of a PCR.
+fn extended(old: &Digests, new: &Digests) -> Digests {
+    let (mut sha1, mut sha256) = ([0; 40], [0; 64]);
+    sha1[..20].copy_from_slice(&old.sha1);
+    sha1[20..].copy_from_slice(&new.sha1);
+    sha256[..32].copy_from_slice(&old.sha256);
+    sha256[32..].copy_from_slice(&new.sha256);
+    Digests { sha1: digest(&sha1).sha1, sha256: digest(&sha256).sha256 }
+}
+
+/// Equal in every allocated bank that TrustVisor can hash into.
+fn same(one: &Digests, other: &Digests, banks: &Banks) -> bool {
+    (!banks.contains(Algorithm::SHA1) || one.sha1 == other.sha1)
+        && (!banks.contains(Algorithm::SHA256) || one.sha256 == other.sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::{LaunchInfo, MAX_EVENT_LOG, tpm_family};
+    use crate::tpm::tests::model::Model;
+
+    const LAUNCH: Launch<'_> = Launch { slb: b"slb", runtime: b"runtime", options: b"dma=unprotected\n" };
+    const BANKS: [u16; 4] = [0x04, 0x0b, 0x0c, 0x0d];
+    const ONES: Digests = Digests { sha1: [0xff; 20], sha256: [0xff; 32] };
+
+    fn handover() -> Box<Handover> {
+        // SAFETY: Handover consists of integers and arrays of them; all zeroes is a value of it.
+        let handover: Handover = unsafe { core::mem::zeroed() };
+        assert_eq!(size_of_val(&handover.event_log), MAX_EVENT_LOG);
+        assert_eq!(size_of_val(&handover.info), size_of::<LaunchInfo>());
+        Box::new(handover)
+    }
+
+    fn run(model: Model) -> Result<(Box<Handover>, Digests), Failure> {
+        let mut handover = handover();
+        let found = measure(&mut Tpm::open(model)?, &LAUNCH, &mut handover)?;
+        Ok((handover, found))
+    }
+
+    fn launched(mut model: Model) -> Model {
+        model.hash(LAUNCH.slb);
+        model
+    }
+
+    fn fold(start: &Digests, inputs: &[&[u8]]) -> Digests {
+        inputs.iter().fold(*start, |pcr, input| extended(&pcr, &digest(input)))
+    }
+
+    #[test]
+    fn a_dynamic_launch_of_either_family() {
+        let (h, found) = run(launched(Model::v20(&BANKS))).unwrap();
+        assert_eq!((h.dynamic_launch, h.tpm_family), (1, tpm_family::V20));
+        assert_eq!(found, fold(&ZERO, &[b"slb"]));
+        assert_eq!(h.pcr17, fold(&ZERO, &[b"slb", b"runtime"]));
+        assert_eq!(h.pcr18, fold(&ZERO, &[LAUNCH.options]));
+
+        let (h, _) = run(launched(Model::v12())).unwrap();
+        assert_eq!((h.dynamic_launch, h.tpm_family), (1, tpm_family::V12));
+        assert_eq!(h.pcr17.sha1, fold(&ZERO, &[b"slb", b"runtime"]).sha1);
+        assert_eq!(h.pcr17.sha256, [0; 32]);
+    }
+
+    #[test]
+    fn no_dynamic_launch_shows() {
+        for model in [Model::v12(), Model::v20(&BANKS)] {
+            let (h, found) = run(model).unwrap();
+            assert_eq!(h.dynamic_launch, 0);
+            assert_eq!(found.sha1, [0xff; 20]);
+            assert_eq!(h.pcr17.sha1, fold(&ONES, &[b"runtime"]).sha1);
+        }
+    }
+
+    #[test]
+    fn another_slb_than_ours_is_no_dynamic_launch() {
+        let mut model = Model::v20(&BANKS);
+        model.hash(b"slB");
+        assert_eq!(run(model).unwrap().0.dynamic_launch, 0);
+    }
+
+    /// One bank shows our launch, the other does not: no dynamic launch.
+    #[test]
+    fn every_bank_must_agree() {
+        let mut both = Model::v20(&[0x04, 0x0b]);
+        both.hash(LAUNCH.slb);
+        both.execute(
+            &[
+                &[0x80, 2, 0, 0, 0, 53, 0, 0, 1, 0x82, 0, 0, 0, 17, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]
+                    [..],
+                &[0, 0, 0, 1, 0, 4],
+                &[7; 20],
+            ]
+            .concat(),
+        );
+        assert_eq!(run(both).unwrap().0.dynamic_launch, 0);
+    }
+
+    #[test]
+    fn extends_that_fail_or_do_nothing_are_refused() {
+        for mut model in [launched(Model::v12()), launched(Model::v20(&BANKS))] {
+            model.forgets = true;
+            assert_eq!(run(model.clone()).unwrap_err(), Failure::NotExtended(PCR_CODE));
+            model.refuses = Some(0x907);
+            assert_eq!(run(model).unwrap_err(), Failure::Tpm(Error::Refused(0x907)));
+        }
+    }
+
+    /// A replay of the log, by a parser of its own, gives the PCRs.
+    #[test]
+    fn the_log_replays_to_the_pcrs() {
+        for (model, dynamic) in [(launched(Model::v20(&BANKS)), true), (Model::v20(&BANKS), false)] {
+            let (h, _) = run(model).unwrap();
+            let log = &h.event_log[..h.event_log_len as usize];
+            let header = 32 + 24 + 4 + 4 * BANKS.len() + 1;
+            assert_eq!(&log[32..47], b"Spec ID Event03");
+            let (pcr17, pcr18) = replay(&log[header..], dynamic);
+            assert_eq!((pcr17, pcr18), (h.pcr17, h.pcr18));
+        }
+    }
+
+    fn replay(mut log: &[u8], dynamic: bool) -> (Digests, Digests) {
+        let mut take = |count: usize| {
+            let (taken, rest) = log.split_at_checked(count)?;
+            log = rest;
+            Some(taken)
+        };
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b));
+        let start = if dynamic { ZERO } else { ONES };
+        let mut pcrs = [start; 2];
+        while let Some(pcr) = take(4) {
+            let pcr = number(pcr);
+            take(4).unwrap();
+            let mut new = ZERO;
+            for _ in 0..number(take(4).unwrap()) {
+                match number(take(2).unwrap()) {
+                    0x04 => new.sha1.copy_from_slice(take(20).unwrap()),
+                    0x0b => new.sha256.copy_from_slice(take(32).unwrap()),
+                    other => {
+                        assert!(take(if other == 0x0c { 48 } else { 64 }).unwrap().iter().all(|b| *b == 0xca))
+                    }
+                }
+            }
+            let data = number(take(4).unwrap());
+            take(data).unwrap();
+            pcrs[pcr - 17] = extended(&pcrs[pcr - 17], &new);
+        }
+        (pcrs[0], pcrs[1])
+    }
+}

@@ -1,0 +1,67 @@
+//! Where the runtime's own tables come from: frames of the reserve, handed out while the runtime sets itself up and never
+//! changed once it runs. From then on they are mapped read-only.
+
+use crate::addr::{Hpa, PAGE_SIZE};
+use crate::memory::DirectMap;
+
+/// Entry bits that the processor's tables and nested tables share (AMD APM vol. 2, 5.3 and 15.25).
+pub const PRESENT: u64 = 1 << 0;
+pub const WRITABLE: u64 = 1 << 1;
+pub const USER: u64 = 1 << 2;
+pub const ACCESSED: u64 = 1 << 5;
+pub const DIRTY: u64 = 1 << 6;
+/// In a PDE or PDPTE: maps a page.
+pub const LARGE: u64 = 1 << 7;
+pub const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The area that tables are taken from. It is zero when it is given.
+pub struct TableArea {
+    mem: DirectMap,
+    next: Hpa,
+    end: Hpa,
+}
+
+/// The area is too small for this machine.
+#[derive(Debug)]
+pub struct AreaFull;
+
+impl TableArea {
+    /// Hands out `start..end`, reached through `mem`.
+    pub fn new(mem: DirectMap, start: Hpa, end: Hpa) -> Self {
+        mem.zero(start, end.0 - start.0);
+        Self { mem, next: start, end }
+    }
+
+    /// `pages` zero pages in a row.
+    pub fn take(&mut self, pages: u64) -> Result<Hpa, AreaFull> {
+        let taken = self.next;
+        let next = taken + pages * PAGE_SIZE;
+        if next > self.end {
+            return Err(AreaFull);
+        }
+        self.next = next;
+        Ok(taken)
+    }
+
+    /// The memory that tables are written through.
+    pub fn mem(&self) -> DirectMap {
+        self.mem
+    }
+
+    /// Writes entry `index` of a table.
+    pub fn set(&self, table: Hpa, index: u64, entry: u64) {
+        self.mem.write_u64(table + index % 512 * 8, entry);
+    }
+
+    /// The table that entry `index` points to, made on first use with `flags`.
+    pub fn next_table(&mut self, table: Hpa, index: u64, flags: u64) -> Result<Hpa, AreaFull> {
+        let entry = self.mem.read_u64(table + index % 512 * 8);
+        if entry & PRESENT != 0 {
+            return Ok(Hpa(entry & ADDRESS));
+        }
+        let next = self.take(1)?;
+        self.set(table, index, next.0 | flags);
+        Ok(next)
+    }
+}

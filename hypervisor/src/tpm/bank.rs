@@ -1,0 +1,103 @@
+//! PCR banks: which hash algorithms a TPM keeps its PCRs in, and what goes into each of them.
+
+use abi::Digests;
+
+use super::Error;
+
+/// A hash algorithm, by its TCG number (TCG Algorithm Registry, TPM_ALG_ID).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Algorithm(u16);
+
+impl Algorithm {
+    /// SHA-1.
+    pub const SHA1: Self = Self(0x0004);
+    /// SHA-256.
+    pub const SHA256: Self = Self(0x000b);
+
+    /// What banks are extended with that TrustVisor has no hash function for. Anybody can tell such a PCR (and nobody can
+    /// undo it); it says nothing about what was launched.
+    pub const CAP: [u8; 64] = [0xca; 64];
+
+    /// The algorithm of this number, if the size of its digests is known.
+    pub fn from_number(number: u16) -> Result<Self, Error> {
+        match Self(number).size() {
+            0 => Err(Error::Bank(number)),
+            _ => Ok(Self(number)),
+        }
+    }
+
+    /// Its TCG number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Bytes of its digests.
+    pub fn size(self) -> usize {
+        match self.0 {
+            0x0004 => 20,
+            // SHA-256, SM3-256, SHA3-256
+            0x000b | 0x0012 | 0x0027 => 32,
+            // SHA-384, SHA3-384
+            0x000c | 0x0028 => 48,
+            // SHA-512, SHA3-512
+            0x000d | 0x0029 => 64,
+            _ => 0,
+        }
+    }
+
+    /// What the bank of this algorithm is extended with.
+    pub fn digest(self, digests: &Digests) -> &[u8] {
+        match self {
+            Self::SHA1 => &digests.sha1,
+            Self::SHA256 => &digests.sha256,
+            _ => &Self::CAP[..self.size()],
+        }
+    }
+}
+
+/// The allocated banks of a TPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Banks {
+    list: [Algorithm; Banks::MAX],
+    count: usize,
+}
+
+impl Banks {
+    /// One for every algorithm of known size; a TPM that names more names one twice.
+    pub const MAX: usize = 8;
+
+    /// The one bank of a 1.2 TPM.
+    pub fn sha1_only() -> Self {
+        let mut banks = Self::none();
+        banks.count = 1;
+        banks
+    }
+
+    pub(super) fn none() -> Self {
+        Self { list: [Algorithm::SHA1; Self::MAX], count: 0 }
+    }
+
+    pub(super) fn add(&mut self, algorithm: Algorithm) -> Result<(), Error> {
+        if self.contains(algorithm) {
+            return Err(Error::Malformed("bank named twice"));
+        }
+        *self.list.get_mut(self.count).ok_or(Error::Malformed("too many banks"))? = algorithm;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Their algorithms, in the TPM's order.
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.list[..self.count]
+    }
+
+    /// Whether there is a bank of this algorithm.
+    pub fn contains(&self, algorithm: Algorithm) -> bool {
+        self.algorithms().contains(&algorithm)
+    }
+
+    /// Whether there is a bank that a true digest can go into.
+    pub fn hashable(&self) -> bool {
+        self.contains(Algorithm::SHA1) || self.contains(Algorithm::SHA256)
+    }
+}

@@ -1,0 +1,207 @@
+//! The hardware TPM, either family: what SLB and runtime extend, read and draw random numbers from.
+//!
+//! Guarantees: every answer of the TPM (and of whoever sits on the bus) is parsed as hostile input, with lengths, tags and
+//! bounds checked; every wait ends; every allocated bank is extended, those that TrustVisor cannot hash into with a
+//! constant, so that no bank can be left to somebody else's story. Relies on a [`Transport`] that holds a locality allowed
+//! to extend what it is asked to extend.
+//!
+//! References: TCG TPM Main 1.2 rev. 116 part 3 ("1.2"), TCG TPM 2.0 Library part 2 and 3 ("2.0").
+
+mod bank;
+pub mod clock;
+pub mod mmio;
+pub mod tis;
+mod v12;
+mod v20;
+mod wire;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use core::fmt;
+
+use abi::Digests;
+
+pub use bank::{Algorithm, Banks};
+
+use crate::launch::tpm_family;
+
+/// What a PCR is extended with (its digest) when nothing more is to come: EV_SEPARATOR's data (PC Client Platform Firmware
+/// Profile 1.05, 10.4.1).
+pub const SEPARATOR: [u8; 4] = [0; 4];
+
+/// Bytes of the longest command and of the longest answer.
+const MESSAGE: usize = 512;
+/// How often a command is sent again when the TPM asks for it, and the time between: two seconds together.
+const RETRIES: u32 = 200;
+const RETRY_MS: u64 = 10;
+
+/// Why the TPM could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Nothing answers at its address.
+    Absent,
+    /// It has the command-response-buffer interface only, which has no localities for a dynamic launch.
+    CommandBuffer,
+    /// It did not grant this locality.
+    Locality(u8),
+    /// It was not ready in time; says for what.
+    Timeout(&'static str),
+    /// Its answer is not one; says what is wrong.
+    Malformed(&'static str),
+    /// It answered with this error code.
+    Refused(u32),
+    /// It has no bank that TrustVisor can hash into, or one whose digest size is not known (its algorithm).
+    Bank(u16),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no TPM answers at FED4_0000"),
+            Self::CommandBuffer => f.write_str("the TPM has no FIFO interface"),
+            Self::Locality(locality) => write!(f, "the TPM does not grant locality {locality}"),
+            Self::Timeout(what) => write!(f, "the TPM takes too long ({what})"),
+            Self::Malformed(what) => write!(f, "the TPM's answer makes no sense ({what})"),
+            Self::Refused(code) => write!(f, "the TPM answers with error {code:#x}"),
+            Self::Bank(0) => f.write_str("the TPM has neither a SHA-1 nor a SHA-256 bank"),
+            Self::Bank(id) => write!(f, "the TPM has a PCR bank of unknown algorithm {id:#x}"),
+        }
+    }
+}
+
+/// Family of a TPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// 1.2.
+    V12,
+    /// 2.0.
+    V20,
+}
+
+impl Family {
+    /// As [`crate::launch::Handover`] tells it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::V12 => tpm_family::V12,
+            Self::V20 => tpm_family::V20,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V12 => "1.2",
+            Self::V20 => "2.0",
+        })
+    }
+}
+
+/// Carries commands to a TPM, at one locality.
+pub trait Transport {
+    /// Sends a command, waits for the answer and returns its length (10 at least, and what its header says).
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error>;
+    /// Waits.
+    fn pause(&mut self, ms: u64);
+    /// Gives the locality back.
+    fn close(&mut self) -> Result<(), Error>;
+}
+
+/// A TPM that has been started and whose family and banks are known.
+pub struct Tpm<T> {
+    transport: T,
+    family: Family,
+    banks: Banks,
+}
+
+impl<T: Transport> Tpm<T> {
+    /// Finds out what answers, and starts it if the firmware has not.
+    ///
+    /// A 1.2 TPM answers a 2.0 command with tag 00C4 (error), a 2.0 TPM with tag 8001: no identification register, which
+    /// differ between interfaces, has to be believed.
+    pub fn open(mut transport: T) -> Result<Self, Error> {
+        let (family, banks) = match v20::banks(&mut transport)? {
+            Some(banks) => (Family::V20, banks),
+            None => {
+                v12::start(&mut transport)?;
+                (Family::V12, Banks::sha1_only())
+            }
+        };
+        if !banks.hashable() {
+            return Err(Error::Bank(0));
+        }
+        Ok(Self { transport, family, banks })
+    }
+
+    /// Its family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Its allocated banks.
+    pub fn banks(&self) -> &Banks {
+        &self.banks
+    }
+
+    /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`].
+    pub fn extend(&mut self, pcr: u8, digests: &Digests) -> Result<(), Error> {
+        match self.family {
+            Family::V12 => v12::extend(&mut self.transport, pcr, &digests.sha1),
+            Family::V20 => v20::extend(&mut self.transport, pcr, &self.banks, digests),
+        }
+    }
+
+    /// What a PCR holds; zero in banks that are not allocated.
+    pub fn read(&mut self, pcr: u8) -> Result<Digests, Error> {
+        let mut digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+        match self.family {
+            Family::V12 => digests.sha1 = v12::read(&mut self.transport, pcr)?,
+            Family::V20 => {
+                if self.banks.contains(Algorithm::SHA1) {
+                    v20::read(&mut self.transport, pcr, Algorithm::SHA1, &mut digests.sha1)?;
+                }
+                if self.banks.contains(Algorithm::SHA256) {
+                    v20::read(&mut self.transport, pcr, Algorithm::SHA256, &mut digests.sha256)?;
+                }
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Fills `bytes` from the TPM's random number generator.
+    pub fn random(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let got = match self.family {
+                Family::V12 => v12::random(&mut self.transport, rest)?,
+                Family::V20 => v20::random(&mut self.transport, rest)?,
+            };
+            rest = &mut rest[got..];
+        }
+        Ok(())
+    }
+
+    /// Gives the locality back, so that the OS can use the TPM.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.transport.close()
+    }
+}
+
+/// Sends a command as often as the TPM asks for it; the answer's code is the caller's to judge.
+fn exchange<'a>(
+    transport: &mut impl Transport,
+    command: &[u8],
+    answer: &'a mut [u8; MESSAGE],
+    again: &[u32],
+) -> Result<wire::Answer<'a>, Error> {
+    let mut length = transport.exchange(command, answer)?;
+    for _ in 0..RETRIES {
+        if !again.contains(&wire::Answer::parse(answer, length)?.code) {
+            break;
+        }
+        transport.pause(RETRY_MS);
+        length = transport.exchange(command, answer)?;
+    }
+    wire::Answer::parse(answer, length)
+}

@@ -1,0 +1,195 @@
+//! The FIFO interface of the TPM at one locality (TCG PC Client TIS 1.3, 5.2; unchanged in PTP 1.05, 6.5.2).
+//!
+//! Guarantees: every wait ends after the time the specification allows, and no answer is taken that is longer than its
+//! header or its buffer. A failed exchange leaves the TPM with the command aborted, so the next one starts afresh.
+
+use super::clock::Clock;
+use super::wire::HEADER;
+use super::{Error, Transport};
+
+/// Access to the registers of all localities, by offset from FED4_0000.
+pub trait Registers {
+    /// Reads a byte.
+    fn read8(&mut self, offset: u16) -> u8;
+    /// Writes a byte.
+    fn write8(&mut self, offset: u16, value: u8);
+    /// Reads four bytes, aligned, little-endian.
+    fn read32(&mut self, offset: u16) -> u32;
+}
+
+/// Register offsets in a locality's page (TIS 1.3, table 10; PTP 1.05, table 19).
+mod register {
+    pub const ACCESS: u16 = 0x00;
+    pub const STS: u16 = 0x18;
+    pub const DATA_FIFO: u16 = 0x24;
+    pub const INTERFACE_ID: u16 = 0x30;
+    pub const DID_VID: u16 = 0xf00;
+}
+
+/// TPM_ACCESS (TIS 1.3, table 14).
+mod access {
+    pub const VALID: u8 = 0x80;
+    pub const ACTIVE: u8 = 0x20;
+    pub const SEIZE: u8 = 0x08;
+    pub const REQUEST: u8 = 0x02;
+}
+
+/// TPM_STS (TIS 1.3, table 16).
+mod sts {
+    pub const VALID: u32 = 0x80;
+    pub const READY: u32 = 0x40;
+    pub const GO: u32 = 0x20;
+    pub const DATA: u32 = 0x10;
+    pub const EXPECT: u32 = 0x08;
+}
+
+/// Time-outs in milliseconds (TIS 1.3, table 8), the longest of what the specifications' versions allow.
+const TIMEOUT_A: u64 = 750;
+const TIMEOUT_B: u64 = 2000;
+const TIMEOUT_C: u64 = 750;
+const TIMEOUT_D: u64 = 750;
+/// No command that TrustVisor sends generates keys; the longest starts a self test.
+const DURATION: u64 = 20_000;
+
+/// TPM_INTERFACE_ID.InterfaceType (PTP 1.05, table 23): command response buffer.
+const INTERFACE_CRB: u32 = 1;
+
+/// A locality of the TPM, held.
+pub struct Tis<R, C> {
+    registers: R,
+    clock: C,
+    page: u16,
+}
+
+impl<R: Registers, C: Clock> Tis<R, C> {
+    /// Takes a locality (0 to 3): asks for it, and seizes it from a lower one that does not let go.
+    pub fn request(registers: R, clock: C, locality: u8) -> Result<Self, Error> {
+        let mut tis = Self { registers, clock, page: u16::from(locality & 3) << 12 };
+        let id = tis.registers.read32(register::DID_VID);
+        if tis.access() == 0xff || id == 0 || id == u32::MAX {
+            // A TPM that speaks CRB alone keeps its identity elsewhere.
+            let crb = tis.registers.read32(register::INTERFACE_ID) & 0xf == INTERFACE_CRB;
+            return Err(if crb { Error::CommandBuffer } else { Error::Absent });
+        }
+        tis.wait(TIMEOUT_A, "access", |t| t.access() & access::VALID != 0)?;
+        for ask in [access::REQUEST, access::SEIZE] {
+            if tis.held() {
+                break;
+            }
+            tis.registers.write8(tis.page | register::ACCESS, ask);
+            let _ = tis.wait(TIMEOUT_A, "locality", Self::held);
+        }
+        if tis.held() { Ok(tis) } else { Err(Error::Locality(locality)) }
+    }
+
+    fn access(&mut self) -> u8 {
+        self.registers.read8(self.page | register::ACCESS)
+    }
+
+    fn held(&mut self) -> bool {
+        let held = access::VALID | access::ACTIVE;
+        self.access() & held == held
+    }
+
+    fn status(&mut self) -> u32 {
+        self.registers.read32(self.page | register::STS)
+    }
+
+    fn set_status(&mut self, bit: u32) {
+        self.registers.write8(self.page | register::STS, bit as u8);
+    }
+
+    fn wait(&mut self, ms: u64, what: &'static str, ready: impl Fn(&mut Self) -> bool) -> Result<(), Error> {
+        let end = self.clock.ms().saturating_add(ms);
+        loop {
+            // Looked at before the register: whoever was away in between still sees the register once more.
+            let late = self.clock.ms() > end;
+            if ready(self) {
+                return Ok(());
+            }
+            if late {
+                return Err(Error::Timeout(what));
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Waits until `bits` of a valid status are as `wanted`.
+    fn wait_status(&mut self, ms: u64, what: &'static str, bits: u32, wanted: u32) -> Result<(), Error> {
+        self.wait(ms, what, |t| t.status() & (sts::VALID | bits) == sts::VALID | wanted)
+    }
+
+    /// How many bytes the FIFO takes or gives at once; at least 1.
+    fn burst(&mut self) -> Result<usize, Error> {
+        let burst = |status: u32| (status >> 8 & 0xffff) as usize;
+        self.wait(TIMEOUT_D, "burst", |t| burst(t.status()) != 0)?;
+        Ok(burst(self.status()).max(1))
+    }
+
+    /// From whatever state to the one that takes a command. After an answer the first write ends in *idle*.
+    fn ready(&mut self) -> Result<(), Error> {
+        self.set_status(sts::READY);
+        if self.status() & sts::READY == 0 {
+            self.set_status(sts::READY);
+        }
+        self.wait(TIMEOUT_B, "ready", |t| t.status() & sts::READY != 0)
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(self.burst()?.min(bytes.len()));
+            now.iter().for_each(|byte| self.registers.write8(self.page | register::DATA_FIFO, *byte));
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, command: &[u8]) -> Result<(), Error> {
+        let (last, first) = command.split_last().ok_or(Error::Malformed("empty command"))?;
+        self.ready()?;
+        self.write(first)?;
+        self.wait_status(TIMEOUT_C, "expect", sts::EXPECT, sts::EXPECT)?;
+        self.write(&[*last])?;
+        self.wait_status(TIMEOUT_C, "accept", sts::EXPECT, 0)?;
+        self.set_status(sts::GO);
+        self.wait_status(DURATION, "answer", sts::DATA, sts::DATA)
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            self.wait_status(TIMEOUT_C, "data", sts::DATA, sts::DATA)?;
+            let burst = self.burst()?.min(rest.len());
+            let (now, later) = rest.split_at_mut(burst);
+            now.iter_mut().for_each(|byte| *byte = self.registers.read8(self.page | register::DATA_FIFO));
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, answer: &mut [u8]) -> Result<usize, Error> {
+        let header = answer.get_mut(..HEADER).ok_or(Error::Malformed("buffer"))?;
+        self.read(header)?;
+        let size = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
+        self.read(answer.get_mut(HEADER..size).ok_or(Error::Malformed("size"))?)?;
+        self.wait_status(TIMEOUT_C, "end of the answer", sts::DATA, 0)?;
+        Ok(size)
+    }
+}
+
+impl<R: Registers, C: Clock> Transport for Tis<R, C> {
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
+        let result = self.send(command).and_then(|()| self.receive(answer));
+        self.set_status(sts::READY);
+        result
+    }
+
+    fn pause(&mut self, ms: u64) {
+        let _ = self.wait(ms, "pause", |_| false);
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        self.registers.write8(self.page | register::ACCESS, access::ACTIVE);
+        self.wait(TIMEOUT_A, "relinquish", |t| t.access() & access::ACTIVE == 0)
+    }
+}

@@ -1,0 +1,138 @@
+//! The commands of TPM 2.0 (TCG TPM 2.0 Library part 3), and finding out that it is one.
+
+use abi::Digests;
+
+use super::bank::{Algorithm, Banks};
+use super::wire::{Answer, Command, Reader};
+use super::{Error, MESSAGE, Transport};
+
+/// TPM_ST_RSP_COMMAND, TPM_ST_NO_SESSIONS, TPM_ST_SESSIONS (part 2, 6.9).
+const RSP_COMMAND: u16 = 0x00c4;
+const NO_SESSIONS: u16 = 0x8001;
+const SESSIONS: u16 = 0x8002;
+
+/// Command codes (part 2, 6.5.2).
+const STARTUP: u32 = 0x144;
+const GET_CAPABILITY: u32 = 0x17a;
+const GET_RANDOM: u32 = 0x17b;
+const PCR_READ: u32 = 0x17e;
+const PCR_EXTEND: u32 = 0x182;
+/// TPM_SU_CLEAR (part 2, 6.10), TPM_CAP_PCRS (6.12), TPM_RS_PW (7.4).
+const SU_CLEAR: u16 = 0;
+const CAP_PCRS: u32 = 5;
+const RS_PW: u32 = 0x4000_0009;
+
+/// Response codes (part 2, 6.6.3): not started; suspended, testing, asked to come again.
+const INITIALIZE: u32 = 0x100;
+const YIELDED: u32 = 0x908;
+const TESTING: u32 = 0x90a;
+const RETRY: u32 = 0x922;
+
+/// Bytes of a PCR selection: 24 PCRs.
+const SELECT: usize = 3;
+
+/// The allocated banks (TPM2_GetCapability, 30.2); `None` if it is no 2.0 TPM that answers. Starts it if need be.
+pub fn banks(transport: &mut impl Transport) -> Result<Option<Banks>, Error> {
+    for _ in 0..2 {
+        let mut command = Command::new(NO_SESSIONS, GET_CAPABILITY);
+        command.u32(CAP_PCRS).u32(0).u32(1);
+        let mut answer = [0; MESSAGE];
+        let reply = exchange(transport, &mut command, &mut answer)?;
+        if reply.tag == RSP_COMMAND && reply.code != 0 {
+            return Ok(None);
+        }
+        if reply.code != INITIALIZE {
+            return parse_banks(reply.success(NO_SESSIONS)?).map(Some);
+        }
+        command = Command::new(NO_SESSIONS, STARTUP);
+        command.u16(SU_CLEAR);
+        exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    }
+    Err(Error::Refused(INITIALIZE))
+}
+
+/// TPMI_YES_NO, TPMS_CAPABILITY_DATA with TPML_PCR_SELECTION (part 2, 10.9.7).
+fn parse_banks(mut body: Reader<'_>) -> Result<Banks, Error> {
+    let more = body.u8()?;
+    if more != 0 || body.u32()? != CAP_PCRS {
+        return Err(Error::Malformed("PCR allocation"));
+    }
+    let mut banks = Banks::none();
+    for _ in 0..body.u32()? {
+        let number = body.u16()?;
+        let select = body.u8()?;
+        let allocated = body.take(select.into())?.iter().any(|bits| *bits != 0);
+        if allocated {
+            banks.add(Algorithm::from_number(number)?)?;
+        }
+    }
+    body.end()?;
+    Ok(banks)
+}
+
+/// TPM2_PCR_Extend (22.2), with the empty password that PCRs have.
+pub fn extend(
+    transport: &mut impl Transport,
+    pcr: u8,
+    banks: &Banks,
+    digests: &Digests,
+) -> Result<(), Error> {
+    let mut command = Command::new(SESSIONS, PCR_EXTEND);
+    command.u32(pcr.into()).u32(9).u32(RS_PW).u16(0).u8(0).u16(0);
+    command.u32(banks.algorithms().len() as u32);
+    for algorithm in banks.algorithms() {
+        command.u16(algorithm.number()).bytes(algorithm.digest(digests));
+    }
+    let mut answer = [0; MESSAGE];
+    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
+    // No parameters; the session's empty nonce, its attributes, its empty authorisation.
+    let (parameters, nonce, _, hmac) = (body.u32()?, body.u16()?, body.u8()?, body.u16()?);
+    if (parameters, nonce, hmac) != (0, 0, 0) {
+        return Err(Error::Malformed("session"));
+    }
+    body.end()
+}
+
+/// TPM2_PCR_Read (22.4) of one PCR in one bank, into a value of that bank's size.
+pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mut [u8]) -> Result<(), Error> {
+    let mut select = [0; SELECT];
+    *select.get_mut(usize::from(pcr / 8)).ok_or(Error::Malformed("PCR number"))? = 1 << (pcr % 8);
+    let mut command = Command::new(NO_SESSIONS, PCR_READ);
+    command.u32(1).u16(bank.number()).u8(SELECT as u8).bytes(&select);
+    let mut answer = [0; MESSAGE];
+    let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+    let _update_counter = body.u32()?;
+    let selected = (body.u32()?, body.u16()?, usize::from(body.u8()?), body.array()?);
+    if selected != (1, bank.number(), SELECT, select) {
+        return Err(Error::Malformed("PCR selection"));
+    }
+    if (body.u32()?, usize::from(body.u16()?)) != (1, value.len()) {
+        return Err(Error::Malformed("PCR digest"));
+    }
+    value.copy_from_slice(body.take(value.len())?);
+    body.end()
+}
+
+/// TPM2_GetRandom (16.1): fills the start of `bytes`, returns how much of it (never 0).
+pub fn random(transport: &mut impl Transport, bytes: &mut [u8]) -> Result<usize, Error> {
+    let wanted = bytes.len().min(32);
+    let mut answer = [0; MESSAGE];
+    let mut command = Command::new(NO_SESSIONS, GET_RANDOM);
+    command.u16(wanted as u16);
+    let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+    let got = usize::from(body.u16()?);
+    if got == 0 || got > wanted {
+        return Err(Error::Malformed("random bytes"));
+    }
+    bytes[..got].copy_from_slice(body.take(got)?);
+    body.end()?;
+    Ok(got)
+}
+
+fn exchange<'a>(
+    transport: &mut impl Transport,
+    command: &mut Command,
+    answer: &'a mut [u8; MESSAGE],
+) -> Result<Answer<'a>, Error> {
+    super::exchange(transport, command.finish()?, answer, &[RETRY, TESTING, YIELDED])
+}

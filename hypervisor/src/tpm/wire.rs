@@ -1,0 +1,112 @@
+//! Building commands and taking answers apart, the same for both families: big-endian, a header of tag, size and code
+//! (1.2 part 2, 6; 2.0 part 1, 18). Nothing here indexes past what it was given.
+
+use super::{Error, MESSAGE};
+
+/// Bytes of the header of commands and answers.
+pub const HEADER: usize = 10;
+
+/// A command being built.
+pub struct Command {
+    bytes: [u8; MESSAGE],
+    used: usize,
+}
+
+impl Command {
+    /// A command without parameters yet.
+    pub fn new(tag: u16, code: u32) -> Self {
+        let mut command = Self { bytes: [0; MESSAGE], used: 0 };
+        command.u16(tag).u32(0).u32(code);
+        command
+    }
+
+    pub fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes(&[value])
+    }
+
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Appends; what does not fit any more is found by [`Self::finish`].
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        let end = self.used.saturating_add(bytes.len());
+        if let Some(room) = self.bytes.get_mut(self.used..end) {
+            room.copy_from_slice(bytes);
+        }
+        self.used = end;
+        self
+    }
+
+    /// The command with its size filled in.
+    pub fn finish(&mut self) -> Result<&[u8], Error> {
+        self.bytes[2..6].copy_from_slice(&(self.used as u32).to_be_bytes());
+        self.bytes.get(..self.used).ok_or(Error::Malformed("command too long"))
+    }
+}
+
+/// An answer whose header has been checked.
+pub struct Answer<'a> {
+    pub tag: u16,
+    pub code: u32,
+    pub body: Reader<'a>,
+}
+
+impl<'a> Answer<'a> {
+    /// `length` is what the transport received.
+    pub fn parse(bytes: &'a [u8], length: usize) -> Result<Self, Error> {
+        let mut reader = Reader(bytes.get(..length).ok_or(Error::Malformed("length"))?);
+        let (tag, size, code) = (reader.u16()?, reader.u32()?, reader.u32()?);
+        if u32::try_from(length) != Ok(size) {
+            return Err(Error::Malformed("length"));
+        }
+        Ok(Self { tag, code, body: reader })
+    }
+
+    /// The parameters of an answer that says success with this tag.
+    pub fn success(self, tag: u16) -> Result<Reader<'a>, Error> {
+        match (self.code, self.tag) {
+            (0, t) if t == tag => Ok(self.body),
+            (0, _) => Err(Error::Malformed("tag")),
+            (code, _) => Err(Error::Refused(code)),
+        }
+    }
+}
+
+/// What has not been read yet of an answer.
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Error::Malformed("too short"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    pub fn u8(&mut self) -> Result<u8, Error> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    pub fn u16(&mut self) -> Result<u16, Error> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    pub fn u32(&mut self) -> Result<u32, Error> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    /// Nothing may be left.
+    pub fn end(self) -> Result<(), Error> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Malformed("too long")) }
+    }
+}

@@ -1,0 +1,422 @@
+//! The virtual machine control block (AMD APM vol. 2, appendix B), its constants, and the two kinds that TrustVisor makes: the
+//! OS's, with the fewest intercepts that isolation needs, and a PAL's, with all of them.
+
+use crate::addr::Hpa;
+use crate::launch::GuestStart;
+use abi::image::SENTINEL;
+
+/// A segment register in the state save area.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Descriptor bits 55:52 and 47:40, packed.
+    pub attributes: u16,
+    /// Limit.
+    pub limit: u32,
+    /// Base.
+    pub base: u64,
+}
+
+impl Segment {
+    const fn flat(selector: u16, attributes: u16) -> Self {
+        Self { selector, attributes, limit: 0xffff_ffff, base: 0 }
+    }
+}
+
+/// The control area (offset 0).
+#[repr(C)]
+pub struct Control {
+    pub intercept_cr: u32,
+    pub intercept_dr: u32,
+    pub intercept_exceptions: u32,
+    pub intercept_1: u32,
+    pub intercept_2: u32,
+    pub intercept_3: u32,
+    reserved_1: [u8; 0x24],
+    pub pause_filter: u32,
+    pub iopm: u64,
+    pub msrpm: u64,
+    pub tsc_offset: u64,
+    pub asid: u32,
+    pub tlb_control: u32,
+    pub v_intr: u64,
+    pub interrupt_shadow: u64,
+    pub exit_code: u64,
+    pub exit_info_1: u64,
+    pub exit_info_2: u64,
+    pub exit_int_info: u64,
+    pub nested: u64,
+    reserved_2: [u64; 2],
+    pub event_inject: u64,
+    pub nested_cr3: u64,
+    pub lbr_virtualization: u64,
+    pub clean: u64,
+    pub next_rip: u64,
+    pub fetched: [u8; 16],
+    reserved_3: [u8; 0x320],
+}
+
+/// The state save area (offset 400h).
+#[repr(C)]
+pub struct Save {
+    pub es: Segment,
+    pub cs: Segment,
+    pub ss: Segment,
+    pub ds: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    pub gdtr: Segment,
+    pub ldtr: Segment,
+    pub idtr: Segment,
+    pub tr: Segment,
+    reserved_1: [u8; 0x2b],
+    pub cpl: u8,
+    reserved_2: u32,
+    pub efer: u64,
+    reserved_3: [u8; 0x70],
+    pub cr4: u64,
+    pub cr3: u64,
+    pub cr0: u64,
+    pub dr7: u64,
+    pub dr6: u64,
+    pub rflags: u64,
+    pub rip: u64,
+    reserved_4: [u8; 0x58],
+    pub rsp: u64,
+    reserved_5: [u8; 0x18],
+    pub rax: u64,
+    pub star: u64,
+    pub lstar: u64,
+    pub cstar: u64,
+    pub sfmask: u64,
+    pub kernel_gs_base: u64,
+    pub sysenter_cs: u64,
+    pub sysenter_esp: u64,
+    pub sysenter_eip: u64,
+    pub cr2: u64,
+    reserved_6: [u8; 0x20],
+    pub g_pat: u64,
+    reserved_7: [u8; 0x990],
+}
+
+/// A VMCB: one page.
+#[repr(C, align(4096))]
+pub struct Vmcb {
+    pub control: Control,
+    pub save: Save,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Vmcb>() == 4096);
+    assert!(offset_of!(Vmcb, save) == 0x400);
+    assert!(offset_of!(Control, pause_filter) == 0x3c);
+    assert!(offset_of!(Control, iopm) == 0x40);
+    assert!(offset_of!(Control, asid) == 0x58);
+    assert!(offset_of!(Control, v_intr) == 0x60);
+    assert!(offset_of!(Control, exit_code) == 0x70);
+    assert!(offset_of!(Control, exit_int_info) == 0x88);
+    assert!(offset_of!(Control, nested) == 0x90);
+    assert!(offset_of!(Control, event_inject) == 0xa8);
+    assert!(offset_of!(Control, nested_cr3) == 0xb0);
+    assert!(offset_of!(Control, next_rip) == 0xc8);
+    assert!(offset_of!(Save, tr) == 0x90);
+    assert!(offset_of!(Save, cpl) == 0xcb);
+    assert!(offset_of!(Save, efer) == 0xd0);
+    assert!(offset_of!(Save, cr4) == 0x148);
+    assert!(offset_of!(Save, rip) == 0x178);
+    assert!(offset_of!(Save, rsp) == 0x1d8);
+    assert!(offset_of!(Save, rax) == 0x1f8);
+    assert!(offset_of!(Save, cr2) == 0x240);
+    assert!(offset_of!(Save, g_pat) == 0x268);
+};
+
+/// Bits of `intercept_1` (offset 00Ch).
+pub mod intercept_1 {
+    pub const INTR: u32 = 1 << 0;
+    pub const NMI: u32 = 1 << 1;
+    pub const INIT: u32 = 1 << 3;
+    pub const RDPMC: u32 = 1 << 15;
+    pub const CPUID: u32 = 1 << 18;
+    pub const INTN: u32 = 1 << 21;
+    pub const INVD: u32 = 1 << 22;
+    pub const HLT: u32 = 1 << 24;
+    pub const INVLPG: u32 = 1 << 25;
+    pub const INVLPGA: u32 = 1 << 26;
+    pub const IOIO: u32 = 1 << 27;
+    pub const MSR: u32 = 1 << 28;
+    pub const TASK_SWITCH: u32 = 1 << 29;
+    pub const SHUTDOWN: u32 = 1 << 31;
+}
+
+/// Bits of `intercept_2` (offset 010h).
+pub mod intercept_2 {
+    pub const VMRUN: u32 = 1 << 0;
+    pub const VMMCALL: u32 = 1 << 1;
+    pub const VMLOAD: u32 = 1 << 2;
+    pub const VMSAVE: u32 = 1 << 3;
+    pub const STGI: u32 = 1 << 4;
+    pub const CLGI: u32 = 1 << 5;
+    pub const SKINIT: u32 = 1 << 6;
+    pub const ICEBP: u32 = 1 << 8;
+    pub const MONITOR: u32 = 1 << 10;
+    pub const MWAIT: u32 = 3 << 11;
+    pub const XSETBV: u32 = 1 << 13;
+    pub const RDPRU: u32 = 1 << 14;
+    /// All that only exists with EFER.SVME.
+    pub const SVM: u32 = VMRUN | VMMCALL | VMLOAD | VMSAVE | STGI | CLGI | SKINIT;
+}
+
+/// Bits of `intercept_3` (offset 014h): what could reach across address spaces.
+pub mod intercept_3 {
+    pub const INVLPGB: u32 = 1 << 0;
+    pub const INVLPGB_ILLEGAL: u32 = 1 << 1;
+    pub const INVPCID: u32 = 1 << 2;
+    pub const MCOMMIT: u32 = 1 << 3;
+    pub const TLBSYNC: u32 = 1 << 4;
+}
+
+/// Exit codes (appendix C). `VMEXIT_INVALID` is compared in its low 32 bits: QEMU does not sign-extend it.
+pub mod exit_code {
+    pub const EXCEPTION_0: u32 = 0x40;
+    pub const PAGE_FAULT: u32 = EXCEPTION_0 + 14;
+    pub const MACHINE_CHECK: u32 = EXCEPTION_0 + 18;
+    pub const EXCEPTION_31: u32 = EXCEPTION_0 + 31;
+    pub const INTR: u32 = 0x60;
+    pub const NMI: u32 = 0x61;
+    pub const INIT: u32 = 0x63;
+    pub const CPUID: u32 = 0x72;
+    pub const INVD: u32 = 0x76;
+    pub const INVLPGA: u32 = 0x7a;
+    pub const MSR: u32 = 0x7c;
+    pub const SHUTDOWN: u32 = 0x7f;
+    pub const VMRUN: u32 = 0x80;
+    pub const VMMCALL: u32 = 0x81;
+    pub const SKINIT: u32 = 0x86;
+    pub const WBINVD: u32 = 0x89;
+    pub const INVLPGB: u32 = 0xa0;
+    pub const INVLPGB_ILLEGAL: u32 = 0xa1;
+    pub const TLBSYNC: u32 = 0xa4;
+    pub const NPF: u32 = 0x400;
+    pub const INVALID: u32 = u32::MAX;
+}
+
+/// TLB_CONTROL (15.16.2).
+pub mod tlb {
+    pub const KEEP: u32 = 0;
+    pub const FLUSH_ALL: u32 = 1;
+    pub const FLUSH_ASID: u32 = 3;
+}
+
+/// V_INTR_MASKING in `v_intr`: the host's RFLAGS.IF decides about physical interrupts.
+pub const V_INTR_MASKING: u64 = 1 << 24;
+/// NP_ENABLE in `nested`.
+pub const NESTED_PAGING: u64 = 1;
+/// "Valid" in `event_inject` and `exit_int_info`.
+pub const EVENT_VALID: u64 = 1 << 31;
+
+const EVENT_EXCEPTION: u64 = 3 << 8;
+const EVENT_HAS_ERROR_CODE: u64 = 1 << 11;
+
+/// `event_inject` for an exception.
+pub const fn exception(vector: u8, error_code: Option<u32>) -> u64 {
+    let code = match error_code {
+        Some(code) => EVENT_HAS_ERROR_CODE | (code as u64) << 32,
+        None => 0,
+    };
+    EVENT_VALID | EVENT_EXCEPTION | vector as u64 | code
+}
+
+/// Exception vectors.
+pub mod vector {
+    pub const UD: u8 = 6;
+    pub const DF: u8 = 8;
+    pub const GP: u8 = 13;
+    pub const PF: u8 = 14;
+}
+
+pub const EFER_LME: u64 = 1 << 8;
+pub const EFER_LMA: u64 = 1 << 10;
+pub const EFER_NXE: u64 = 1 << 11;
+pub const EFER_SVME: u64 = 1 << 12;
+const CR0_PE: u64 = 1 << 0;
+const CR0_MP: u64 = 1 << 1;
+const CR0_TS: u64 = 1 << 3;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NE: u64 = 1 << 5;
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+pub const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_FIXED: u64 = 1 << 1;
+/// Power-on value of the page attribute table (7.8.2).
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+const DR6_RESET: u64 = 0xffff_0ff0;
+const DR7_RESET: u64 = 0x400;
+/// `CS.L` in [`Segment::attributes`].
+pub const ATTR_LONG: u16 = 1 << 9;
+const KERNEL_CODE: u16 = 0x29b;
+const KERNEL_DATA: u16 = 0xc93;
+const USER_CODE: u16 = 0x2fb;
+const USER_DATA: u16 = 0xcf3;
+const BUSY_TSS: u16 = 0x8b;
+const LDT: u16 = 0x82;
+
+/// The ASID of the OS.
+pub const OS_ASID: u32 = 1;
+
+/// Physical addresses of the permission maps and nested tables that a VMCB names.
+#[derive(Clone, Copy)]
+pub struct Maps {
+    pub nested_cr3: Hpa,
+    pub msrpm: Hpa,
+    pub iopm: Hpa,
+}
+
+impl Vmcb {
+    /// All zero: not runnable yet.
+    pub const fn zeroed() -> Self {
+        // SAFETY: a VMCB is made of integers and arrays of integers; all zero is a value of each.
+        unsafe { core::mem::zeroed() }
+    }
+
+    /// The OS's, at its first instruction.
+    pub fn init_os(&mut self, maps: Maps, start: &GuestStart) {
+        *self = Self::zeroed();
+        let control = &mut self.control;
+        control.intercept_1 = intercept_1::CPUID
+            | intercept_1::INVD
+            | intercept_1::INVLPGA
+            | intercept_1::IOIO
+            | intercept_1::MSR
+            | intercept_1::SHUTDOWN;
+        control.intercept_2 = intercept_2::SVM;
+        control.intercept_3 = intercept_3::INVLPGB | intercept_3::INVLPGB_ILLEGAL | intercept_3::TLBSYNC;
+        control.asid = OS_ASID;
+        control.tlb_control = tlb::FLUSH_ALL;
+        control.set_maps(maps);
+        let save = &mut self.save;
+        save.cs = Segment::flat(0x10, KERNEL_CODE);
+        let data = Segment::flat(0x18, KERNEL_DATA);
+        (save.ss, save.ds, save.es, save.fs, save.gs) = (data, data, data, data, data);
+        save.gdtr = Segment { base: start.gdt_base, limit: start.gdt_limit as u32 & 0xffff, ..Segment::default() };
+        save.tr = Segment { attributes: BUSY_TSS, limit: 0x67, ..Segment::default() };
+        save.ldtr = Segment { attributes: LDT, ..Segment::default() };
+        save.efer = EFER_LME | EFER_LMA | EFER_SVME;
+        save.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE;
+        save.cr3 = start.cr3;
+        save.cr4 = CR4_PAE;
+        (save.rip, save.rsp) = (start.rip, start.rsp);
+        save.rflags = RFLAGS_FIXED;
+        save.set_reset_values();
+    }
+
+    /// A PAL's, before its first call: CPL 3, every way out intercepted.
+    pub fn init_pal(&mut self, maps: Maps, guest_cr3: u64) {
+        *self = Self::zeroed();
+        let control = &mut self.control;
+        control.intercept_cr = u32::MAX;
+        control.intercept_dr = u32::MAX;
+        control.intercept_exceptions = u32::MAX;
+        control.intercept_1 = intercept_1::INTR
+            | intercept_1::NMI
+            | intercept_1::INIT
+            | intercept_1::RDPMC
+            | intercept_1::CPUID
+            | intercept_1::INTN
+            | intercept_1::INVD
+            | intercept_1::HLT
+            | intercept_1::INVLPG
+            | intercept_1::INVLPGA
+            | intercept_1::IOIO
+            | intercept_1::MSR
+            | intercept_1::TASK_SWITCH
+            | intercept_1::SHUTDOWN;
+        control.intercept_2 = intercept_2::SVM
+            | intercept_2::ICEBP
+            | intercept_2::MONITOR
+            | intercept_2::MWAIT
+            | intercept_2::XSETBV
+            | intercept_2::RDPRU;
+        control.intercept_3 = intercept_3::INVLPGB
+            | intercept_3::INVLPGB_ILLEGAL
+            | intercept_3::INVPCID
+            | intercept_3::MCOMMIT
+            | intercept_3::TLBSYNC;
+        control.v_intr = V_INTR_MASKING;
+        control.set_maps(maps);
+        let save = &mut self.save;
+        save.cs = Segment::flat(0x33, USER_CODE);
+        let data = Segment::flat(0x2b, USER_DATA);
+        (save.ss, save.ds, save.es) = (data, data, data);
+        save.tr = Segment { attributes: BUSY_TSS, ..Segment::default() };
+        save.ldtr = Segment { attributes: LDT, ..Segment::default() };
+        save.cpl = 3;
+        save.efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
+        // TS: the first FPU instruction of a PAL that declared none is #NM, a fault like any other.
+        save.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
+        save.cr3 = guest_cr3;
+        save.cr4 = CR4_PAE;
+        save.rflags = RFLAGS_FIXED | RFLAGS_IF;
+        save.set_reset_values();
+    }
+
+    /// Puts a PAL at an entry, with the stack as after a CALL from [`SENTINEL`]'s place.
+    pub fn start_call(&mut self, entry: u64, rsp: u64) {
+        let save = &mut self.save;
+        (save.rip, save.rsp, save.rax) = (entry, rsp, 0);
+        save.rflags = RFLAGS_FIXED | RFLAGS_IF;
+        (save.dr6, save.dr7) = (DR6_RESET, DR7_RESET);
+        save.cr2 = 0;
+        self.control.event_inject = 0;
+        self.control.interrupt_shadow = 0;
+    }
+
+    /// Whether the last exit is the return of S: an instruction fetch of [`SENTINEL`] with the stack as a RET leaves it.
+    pub fn is_return(&self, entry_rsp: u64) -> bool {
+        /// Not present, user, instruction fetch (8.4.2).
+        const USER_FETCH: u64 = 1 << 4 | 1 << 2;
+        self.exit_code() == exit_code::PAGE_FAULT
+            && self.control.exit_info_1 & 0xffff_ffff == USER_FETCH
+            && self.control.exit_info_2 == SENTINEL
+            && self.save.rip == SENTINEL
+            && self.save.rsp == entry_rsp.wrapping_add(8)
+    }
+
+    /// The exit code; see [`exit_code`].
+    pub fn exit_code(&self) -> u32 {
+        self.control.exit_code as u32
+    }
+
+    /// Queues an exception for the next VMRUN.
+    pub fn inject(&mut self, vector: u8, error_code: Option<u32>) {
+        self.control.event_inject = exception(vector, error_code);
+    }
+
+    /// Moves past an instruction: by what the CPU decoded where it says so (nRIP), else by `length`.
+    pub fn skip(&mut self, length: u64, nrip: bool) {
+        let save = &mut self.save;
+        save.rip = match self.control.next_rip {
+            next if nrip && next != 0 => next,
+            _ => save.rip.wrapping_add(length),
+        };
+        self.control.interrupt_shadow = 0;
+    }
+}
+
+impl Control {
+    fn set_maps(&mut self, maps: Maps) {
+        self.nested = NESTED_PAGING;
+        self.nested_cr3 = maps.nested_cr3.0;
+        self.msrpm = maps.msrpm.0;
+        self.iopm = maps.iopm.0;
+    }
+}
+
+impl Save {
+    fn set_reset_values(&mut self) {
+        (self.dr6, self.dr7, self.g_pat) = (DR6_RESET, DR7_RESET, PAT_RESET);
+    }
+}

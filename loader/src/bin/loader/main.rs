@@ -1,0 +1,154 @@
+//! The bare-metal loader: from GRUB's 32-bit entry into long mode (`boot.s`), through the checks and copies that follow, down
+//! again to 32 bits and SKINIT (`skinit.s`).
+//!
+//! Relies on a multiboot boot loader, and on nobody else running: the other processors still wait for their start, and
+//! interrupts stay off. Guarantees that it ends in SKINIT, or in a line that says why not and a processor that halts.
+
+#![no_std]
+#![no_main]
+
+mod exceptions;
+mod machine;
+mod physical;
+mod processors;
+mod skinit;
+mod tpm;
+
+use core::convert::Infallible;
+use core::mem::offset_of;
+
+use hypervisor::launch::{
+    GuestStart, INFO_MAGIC, INFO_OFFSET, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MemoryRegion, RUNTIME_END,
+    RUNTIME_OFFSET,
+};
+use hypervisor::options::{Console, Options, Tpm};
+use hypervisor::serial;
+use loader::acpi::find_rsdp;
+use loader::guest::{BootArea, Contents};
+use loader::layout::{self, Layout};
+use loader::multiboot::BootInfo;
+use loader::range::Range;
+use loader::refusal::Refusal;
+use log::{LevelFilter, info};
+
+use crate::physical::Identity;
+
+core::arch::global_asm!(include_str!("boot.s"));
+
+/// Who speaks on the console.
+const WHO: &str = "loader";
+
+#[unsafe(no_mangle)]
+extern "C" fn loader_main(magic: u32, info: u32) -> ! {
+    exceptions::install();
+    let info = match BootInfo::read(&Identity, magic, info) {
+        Ok(info) => info,
+        Err(error) => {
+            serial::init(Console::Com1, WHO, LevelFilter::Info);
+            serial::refuse(error)
+        }
+    };
+    serial::init(layout::console(&info.cmdline), WHO, LevelFilter::Info);
+    let Err(refusal) = launch(&info);
+    serial::refuse(refusal)
+}
+
+fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
+    let options = layout::options(&info.cmdline)?;
+    serial::init(options.console, WHO, options.log);
+    machine::check()?;
+    if options.tpm == Tpm::Required {
+        tpm::check()?;
+    }
+    let layout = layout::lay_out(&Identity, info, physical::loader(), &options)?;
+    let plan = &layout.plan;
+    match plan.initrd.is_empty() {
+        true => info!("kernel at {}, no initrd", plan.kernel),
+        false => info!("kernel at {}, initrd at {}", plan.kernel, plan.initrd),
+    }
+
+    let rsdp = find_rsdp(&Identity, info.efi_system_table);
+    let start = prepare_guest(info, &layout, rsdp);
+    fill_reserve(info, &layout, rsdp, start);
+    quiesce(&options);
+    info!(
+        "reserve {} ({} MiB), SLB of {} bytes at {:#x}: SKINIT follows",
+        plan.reserve,
+        plan.reserve.len() >> 20,
+        layout.image.length,
+        plan.reserve.start
+    );
+    skinit::execute(plan.reserve.start as u32, layout.image.entry, options.console)
+}
+
+/// The kernel, its initrd and the boot area.
+fn prepare_guest(info: &BootInfo, layout: &Layout<'_>, rsdp: u64) -> GuestStart {
+    let Layout { plan, kernel, .. } = layout;
+    copy(plan.kernel, 0, kernel.payload);
+    copy(plan.initrd, 0, layout.initrd);
+    let contents = Contents {
+        kernel,
+        plan,
+        cmdline: layout.cmdline,
+        map: &layout.guest_map,
+        rsdp,
+        vga_text: info.efi_system_table == 0,
+    };
+    // SAFETY: page aligned and as large as a boot area, which any bytes are; the planner keeps it apart from everything
+    // that is read here.
+    let area = unsafe { &mut *(plan.boot_area.start as *mut BootArea) };
+    area.build(plan.boot_area.start, &contents)
+}
+
+/// SLB, launch record and runtime, where `launch.rs` says.
+fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestStart) {
+    let reserve = layout.plan.reserve;
+    let front = Range { start: reserve.start, end: reserve.start + RUNTIME_END };
+    // SAFETY: the planner keeps the reserve apart from everything that is read here; the slice ends with the statement.
+    unsafe { physical::area(front) }.fill(0);
+    copy(reserve, 0, layout.image.slb);
+    copy(reserve, RUNTIME_OFFSET, layout.image.runtime);
+
+    let regions = info.map.regions();
+    let cmdline = info.cmdline.as_bytes();
+    let mut record = LaunchInfo {
+        magic: INFO_MAGIC,
+        reserve_base: reserve.start,
+        reserve_size: reserve.len(),
+        rsdp,
+        skinit_missing: 0,
+        cmdline_len: cmdline.len() as u32,
+        region_count: regions.len() as u32,
+        reserved: 0,
+        guest,
+        cmdline: [0; MAX_CMDLINE],
+        regions: [MemoryRegion::default(); MAX_REGIONS],
+    };
+    record.cmdline[..cmdline.len()].copy_from_slice(cmdline);
+    record.regions[..regions.len()].copy_from_slice(regions);
+    // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
+    unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };
+}
+
+/// SKINIT wants the other processors in INIT and the TPM with no active locality.
+fn quiesce(options: &Options) {
+    processors::init_others();
+    if options.tpm == Tpm::Required {
+        tpm::relinquish();
+    }
+}
+
+fn copy(to: Range, offset: u64, bytes: &[u8]) {
+    let to = Range { start: to.start + offset, end: to.start + offset + bytes.len() as u64 };
+    if !to.is_empty() {
+        // SAFETY: a part of what the planner keeps apart from all sources; the slice ends with the statement.
+        unsafe { physical::area(to) }.copy_from_slice(bytes);
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    serial::refuse(format_args!("internal error: {}", info.message()))
+}
+
+const _: () = assert!(offset_of!(LaunchInfo, skinit_missing).is_multiple_of(4));

@@ -1,0 +1,187 @@
+//! From what the boot loader says to what is to be done: modules taken apart, options judged, a place for everything. Reads
+//! and decides, writes nothing.
+
+use hypervisor::launch::MAX_CMDLINE;
+use hypervisor::options::{Console, Options};
+
+use crate::bytes::Memory;
+use crate::bzimage::BzImage;
+use crate::guest::BootArea;
+use crate::image::Image;
+use crate::line::Line;
+use crate::map::MemoryMap;
+use crate::multiboot::{BootInfo, MAX_MODULES, Module};
+use crate::plan::{Needs, Plan, plan};
+use crate::range::Range;
+use crate::refusal::Refusal;
+
+/// What is to be done.
+pub struct Layout<'a> {
+    /// The hypervisor.
+    pub image: Image<'a>,
+    /// The guest's kernel.
+    pub kernel: BzImage<'a>,
+    /// Its command line.
+    pub cmdline: &'a [u8],
+    /// Its initrd, empty if there is none.
+    pub initrd: &'a [u8],
+    /// Where everything goes.
+    pub plan: Plan,
+    /// The guest's memory map, in which the reserve is reserved.
+    pub guest_map: MemoryMap,
+}
+
+/// The options, if they can be used.
+pub fn options(line: &Line<MAX_CMDLINE>) -> Result<Options, Refusal<'_>> {
+    let text = str::from_utf8(line.as_bytes()).map_err(|_| Refusal::NotText)?;
+    let options = Options::parse(text).map_err(Refusal::Options)?;
+    options.dma.ok_or(Refusal::Dma)?;
+    Ok(options)
+}
+
+/// Where to say so if they cannot.
+pub fn console(line: &Line<MAX_CMDLINE>) -> Console {
+    let words = line.as_bytes().split(u8::is_ascii_whitespace).filter_map(|word| str::from_utf8(word).ok());
+    let mut consoles =
+        words.filter(|word| word.starts_with("console=")).filter_map(|w| Options::parse(w).ok());
+    consoles.next().unwrap_or_default().console
+}
+
+/// Takes the modules apart and finds a place for everything. `loader` is where the loader itself lies.
+pub fn lay_out<'a>(
+    memory: &'a impl Memory,
+    info: &'a BootInfo,
+    loader: Range,
+    options: &Options,
+) -> Result<Layout<'a>, Refusal<'a>> {
+    let modules = info.modules();
+    let module = |index: usize, what| modules.get(index).ok_or(Refusal::NoModule(index + 1, what));
+    let bytes = |module: &Module| memory.bytes(module.range.start, module.range.len()).unwrap_or(&[]);
+
+    let image = Image::parse(bytes(module(0, "the hypervisor image")?))?;
+    let kernel_module = module(1, "the kernel")?;
+    let kernel = BzImage::parse(bytes(kernel_module))?;
+    let cmdline = kernel_module.line.as_bytes();
+    if cmdline.len() > kernel.cmdline_max {
+        return Err(Refusal::KernelLine { max: kernel.cmdline_max, len: cmdline.len() });
+    }
+    let initrd = modules.get(2).map_or(&[][..], bytes);
+
+    let mut taken = [loader; 1 + MAX_MODULES];
+    for (taken, module) in taken[1..].iter_mut().zip(modules) {
+        *taken = module.range;
+    }
+    let needs = Needs {
+        reserve: options.reserve,
+        kernel: kernel.needs,
+        initrd: initrd.len() as u64,
+        initrd_max: kernel.initrd_max,
+        boot_area: size_of::<BootArea>() as u64,
+    };
+    let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, options.reserve))?;
+    let guest_map = info.map.with_reserved(plan.reserve)?;
+    Ok(Layout { image, kernel, cmdline, initrd, plan, guest_map })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::tests::Pieces;
+    use crate::multiboot::MAGIC_2;
+    use crate::{bzimage, image};
+
+    fn line(text: &str) -> Line<MAX_CMDLINE> {
+        Line::new(text.as_bytes()).unwrap()
+    }
+
+    fn refused(text: &str) -> String {
+        options(&line(text)).unwrap_err().to_string()
+    }
+
+    const RAM: u64 = 0x10_0000;
+    const MODULES: u64 = 0x100_0000;
+
+    /// A machine started by multiboot 2 with these modules, one each 16 MiB, and the lines of the kernel and the loader.
+    fn machine(modules: &[&[u8]], kernel_line: &[u8]) -> (Pieces, BootInfo) {
+        let mut memory = Pieces(vec![(0x1000, Vec::new())]);
+        let mut tags = Vec::new();
+        let mut tag = |kind: u32, body: &[u8]| {
+            tags.extend(kind.to_le_bytes());
+            tags.extend((8 + body.len() as u32).to_le_bytes());
+            tags.extend(body);
+            tags.resize(tags.len().next_multiple_of(8), 0);
+        };
+        let map = [[24, 0, RAM as u32, 0, 0x1ff0_0000, 0, 1, 0].map(u32::to_le_bytes)].concat().concat();
+        tag(6, &map);
+        for (n, module) in modules.iter().enumerate() {
+            let start = MODULES * (n as u64 + 1);
+            let end = start as u32 + module.len() as u32;
+            let line = if n == 1 { kernel_line } else { b"" };
+            tag(3, &[&(start as u32).to_le_bytes()[..], &end.to_le_bytes(), line, b"\0"].concat());
+            memory.0.push((start, module.to_vec()));
+        }
+        tag(0, &[]);
+        let mut block = [(tags.len() as u32 + 8).to_le_bytes(), [0; 4]].concat();
+        block.extend(tags);
+        memory.0[0].1 = block;
+        let info = BootInfo::read(&memory, MAGIC_2, 0x1000).unwrap();
+        (memory, info)
+    }
+
+    #[test]
+    fn modules_find_their_places() {
+        let (hypervisor, kernel) = (image::tests::good(), bzimage::tests::good());
+        let (memory, info) = machine(&[&hypervisor, &kernel, &[7; 5000]], b"quiet");
+        let loader = Range { start: RAM, end: 2 * RAM };
+        let layout = lay_out(&memory, &info, loader, &Options::default()).unwrap();
+        assert_eq!((layout.cmdline, layout.initrd), (&b"quiet"[..], &[7; 5000][..]));
+        assert_eq!(layout.image.slb, &hypervisor[..0x1_0000]);
+        let plan = &layout.plan;
+        assert_eq!(plan.reserve, Range { start: 0x1c00_0000, end: 0x2000_0000 });
+        assert_eq!(plan.kernel.start, 0x320_0000, "behind the modules");
+        assert_eq!((plan.initrd.len(), plan.boot_area.len()), (5000, size_of::<BootArea>() as u64));
+        assert!(layout.guest_map.ram().all(|ram| !ram.overlaps(&plan.reserve)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_modules_is_named() {
+        let (hypervisor, kernel) = (image::tests::good(), bzimage::tests::good());
+        let refused = |modules: &[&[u8]], line: &[u8], reserve: u64| {
+            let (memory, info) = machine(modules, line);
+            let options = Options { reserve, ..Options::default() };
+            lay_out(&memory, &info, Range::default(), &options).err().unwrap().to_string()
+        };
+        let size = 64 << 20;
+        assert_eq!(refused(&[], b"", size), "module 1 is missing: the hypervisor image");
+        assert_eq!(refused(&[&hypervisor], b"", size), "module 2 is missing: the kernel");
+        assert_eq!(refused(&[&kernel, &hypervisor], b"", size), "module 1 is not a TrustVisor image");
+        assert_eq!(refused(&[&hypervisor, &hypervisor], b"", size), "module 2 is not a Linux bzImage");
+        let mut terse = kernel.clone();
+        terse[0x238..0x23c].copy_from_slice(&4u32.to_le_bytes());
+        let line = "the kernel takes a command line of 4 bytes, not 5";
+        assert_eq!(refused(&[&hypervisor, &terse], b"quiet", size), line);
+        let line = "no room for a reserve of 512 MiB below 4 GiB (reserve= sets its size)";
+        assert_eq!(refused(&[&hypervisor, &kernel], b"", 512 << 20), line);
+        let line = "no room for the kernel beside the reserve";
+        assert_eq!(refused(&[&hypervisor, &kernel], b"", 460 << 20), line);
+    }
+
+    #[test]
+    fn options_are_judged() {
+        assert!(options(&line("dma=unprotected console=com2")).is_ok());
+        assert_eq!(refused("dma=unprotected foo"), "unknown option foo");
+        assert_eq!(
+            refused("console=com2"),
+            "DMA protection is not built yet: say dma=unprotected to do without"
+        );
+        assert_eq!(options(&Line::new(b"\xff").unwrap()), Err(Refusal::NotText));
+    }
+
+    #[test]
+    fn refusals_go_where_the_console_is() {
+        assert_eq!(console(&line("foo console=com2 bar")), Console::Com2);
+        assert_eq!(console(&line("foo console=none")), Console::None);
+        assert_eq!(console(&line("console=x")), Console::Com1);
+        assert_eq!(console(&Line::new(b"\xff console=com2").unwrap()), Console::Com2);
+    }
+}

@@ -1,0 +1,137 @@
+//! `bench`: what TrustVisor costs.
+//!
+//! `guest` compares boots with and without it in one run, by wall clock, and counts the exits of a guest that is up.
+//! `pal` counts instructions: under `-icount shift=0` the guest's TSC advances by one an instruction, so its values are exact.
+//! The guest's program `tvtest` measures inside the guest and prints `bench NAME VALUE`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use machine::{Artifacts, Boot, Machine, say};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// What to measure (all by default)
+    #[arg(value_enum)]
+    benches: Vec<Bench>,
+    /// Write the values as one flat JSON object
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Bench {
+    /// The cost to the OS
+    Guest,
+    /// The cost of a PAL
+    Pal,
+}
+
+const ALL: [Bench; 2] = [Bench::Guest, Bench::Pal];
+const LIMIT: Duration = Duration::from_secs(240);
+/// Boots of each kind; a shared machine is noisy.
+const BOOTS: usize = 5;
+
+type Values = BTreeMap<String, f64>;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let built = machine::artifacts()?;
+    let benches = if arguments.benches.is_empty() { &ALL[..] } else { &arguments.benches };
+    let mut values = Values::new();
+    for bench in benches {
+        match bench {
+            Bench::Guest => guest(&built, &mut values)?,
+            Bench::Pal => pal(&built, &mut values)?,
+        }
+    }
+    let width = values.keys().map(String::len).max().unwrap_or(0);
+    for (name, value) in &values {
+        println!("{name:width$}  {value:>14}");
+    }
+    if let Some(file) = &arguments.json {
+        let json = serde_json::to_vec_pretty(&values)?;
+        std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn guest(built: &Artifacts, values: &mut Values) -> Result<()> {
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for round in 1..=BOOTS {
+        say(format_args!("guest: boots with and without TrustVisor, {round} of {BOOTS}"));
+        for (there, times) in [(true, &mut with), (false, &mut without)] {
+            let boot = Boot::new("bench-boot", built).with_hypervisor(there).run("true");
+            times.push(boot_time(&boot.start()?)?.as_secs_f64());
+        }
+    }
+    let (with, without) = (median(&mut with), median(&mut without));
+    values.insert("boot_wall_s".into(), round(with));
+    values.insert("boot_wall_bare_s".into(), round(without));
+    values.insert("boot_wall_ratio".into(), round(with / without));
+    say("guest: exits of a guest that is up");
+    // The guest's seconds are virtual here, as the issue of exit counts wants them.
+    measure(Boot::new("bench-guest", built).qemu(&ICOUNT).run("tvtest,bench-guest"), values)
+}
+
+const ICOUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
+
+fn pal(built: &Artifacts, values: &mut Values) -> Result<()> {
+    say("pal: instructions, counted");
+    measure(Boot::new("bench-pal", built).qemu(&ICOUNT).run("tvtest,bench-pal"), values)
+}
+
+fn measure(boot: Boot, values: &mut Values) -> Result<()> {
+    let machine = boot.limit(LIMIT).start()?;
+    let exit = machine.wait_for("guest: exit ", LIMIT)?;
+    ensure!(
+        exit.text.ends_with("guest: exit 0"),
+        "the measuring program failed: {} (log: {})",
+        exit.text,
+        machine.log().display()
+    );
+    let found: Vec<_> = machine.lines().iter().filter_map(|l| parse(l)).collect();
+    ensure!(!found.is_empty(), "nothing was measured (log: {})", machine.log().display());
+    values.extend(found);
+    Ok(())
+}
+
+/// From the kernel's first instructions (its decompressor speaks first) to its userland.
+fn boot_time(machine: &Machine) -> Result<Duration> {
+    let limit = Duration::from_secs(120);
+    let start = machine.wait_for("early console in extract_kernel", limit)?;
+    let end = machine.wait_for("guest: userland", limit)?;
+    Ok(end.at - start.at)
+}
+
+fn parse(line: &str) -> Option<(String, f64)> {
+    let mut words = line.strip_prefix("bench ")?.split_whitespace();
+    Some((words.next()?.into(), words.next()?.parse().ok()?))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_prints() {
+        assert_eq!(parse("bench pal_call_exits 2"), Some(("pal_call_exits".into(), 2.0)));
+        assert_eq!(parse("bench x"), None);
+        assert_eq!(parse("guest: exit 0"), None);
+    }
+
+    #[test]
+    fn the_middle_one() {
+        assert!((median(&mut [3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,262 @@
+//! Builds everything a boot needs: the loader, the hypervisor module, the guest; and `build/boot/`, the folder for an AMD
+//! machine's /boot.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use hypervisor::launch::{
+    RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC, RUNTIME_OFFSET, SLB_MAGIC, SLB_MAGIC_OFFSET, SLB_MAX_LENGTH,
+    SLB_SIZE,
+};
+
+use crate::files;
+use crate::flatten::flatten;
+use crate::guest::{self, Guest};
+use crate::paths::{build_dir, root, target_dir};
+use crate::pcr::{self, BootPcrs, measured_length};
+use crate::process::{self, say};
+
+const CARGO_LIMIT: Duration = Duration::from_secs(15 * 60);
+const BARE_TARGET: &str = "x86_64-trustvisor";
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The command line of the menu entry, and of a boot that names none.
+pub(crate) const DEFAULT_OPTIONS: &str = "dma=unprotected console=com1";
+
+/// What was built.
+#[derive(Debug)]
+pub struct Artifacts {
+    /// The multiboot kernel (ELF).
+    pub loader: Vec<u8>,
+    /// The hypervisor module: SLB, then runtime.
+    pub hypervisor: Vec<u8>,
+    /// What runs above.
+    pub guest: Guest,
+    /// What the PCRs must hold after a launch with the default options.
+    pub pcrs: BootPcrs,
+}
+
+/// Builds what is not up to date, once in a process.
+pub fn artifacts() -> Result<Arc<Artifacts>> {
+    static BUILT: LazyLock<Result<Arc<Artifacts>, String>> =
+        LazyLock::new(|| build().map(Arc::new).map_err(|e| format!("{e:#}")));
+    BUILT.clone().map_err(|e| anyhow!("{e}"))
+}
+
+fn build() -> Result<Artifacts> {
+    let _lock = files::lock(&build_dir())?;
+    say("building the loader");
+    let loader = Sources::here().loader()?;
+    say("building the hypervisor (SLB and runtime)");
+    let hypervisor = Sources::here().hypervisor(&[])?;
+    let pcrs = pcr::predict(&hypervisor, DEFAULT_OPTIONS)?;
+    let slb = measured_length(&hypervisor);
+    say(format_args!(
+        "SLB {slb} bytes of {SLB_MAX_LENGTH}, runtime {} bytes",
+        hypervisor.len() - SLB_SIZE as usize
+    ));
+    for (register, expected) in [(17, pcrs.pcr17), (18, pcrs.pcr18)] {
+        say(format_args!("expected PCR {register} sha1 {} sha256 {}", expected.sha1(), expected.sha256()));
+    }
+    let guest = guest::build()?;
+    let artifacts = Artifacts { loader, hypervisor, guest, pcrs };
+    artifacts.write_boot_folder(&build_dir().join("boot"))?;
+    Ok(artifacts)
+}
+
+/// The hypervisor module, built with features of the crate `hypervisor`.
+pub fn hypervisor_with(features: &[&str]) -> Result<Vec<u8>> {
+    let _lock = files::lock(&build_dir())?;
+    say(format_args!("building the hypervisor with {}", features.join(", ")));
+    Sources { root: root().into(), target: target_dir().join("variant") }.hypervisor(features)
+}
+
+impl Artifacts {
+    fn write_boot_folder(&self, folder: &Path) -> Result<()> {
+        files::write(&folder.join("loader"), &self.loader)?;
+        files::write(&folder.join("hypervisor"), &self.hypervisor)?;
+        files::write(&folder.join("trustvisor.cfg"), include_bytes!("trustvisor.cfg"))?;
+        let mut expected = serde_json::to_vec_pretty(&self.pcrs)?;
+        expected.push(b'\n');
+        files::write(&folder.join("expected-pcrs.json"), &expected)
+    }
+}
+
+/// A copy of the sources, and where it is built.
+pub(crate) struct Sources {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Sources {
+    fn here() -> Self {
+        Self { root: root().into(), target: target_dir() }
+    }
+
+    fn loader(&self) -> Result<Vec<u8>> {
+        self.bare("loader", &["-p", "loader", "--bin", "loader", "--features", "bare", "--release"])?;
+        files::read(&self.binary("release", "loader"))
+    }
+
+    fn hypervisor(&self, features: &[&str]) -> Result<Vec<u8>> {
+        let features = [&["bare"], features].concat().join(",");
+        let flags = |name| ["-p", "hypervisor", "--bin", name, "--features", &features];
+        self.bare("SLB", &[&flags("slb")[..], &["--profile", "slb"]].concat())?;
+        self.bare("runtime", &[&flags("runtime")[..], &["--release"]].concat())?;
+        let slb = flatten(&files::read(&self.binary("slb", "slb"))?, RESERVE_VA, SLB_SIZE).context("SLB")?;
+        let room = RUNTIME_END - RUNTIME_OFFSET;
+        let runtime = files::read(&self.binary("release", "runtime"))?;
+        let runtime = flatten(&runtime, RESERVE_VA + RUNTIME_OFFSET, room).context("runtime")?;
+        hypervisor_module(slb, &runtime)
+    }
+
+    /// A PAL's ELF, for the guest.
+    pub(crate) fn pal(package: &str) -> Result<PathBuf> {
+        let sources = Self::here();
+        sources.bare(package, &["-p", package, "--release"])?;
+        Ok(sources.binary("release", package))
+    }
+
+    fn binary(&self, profile: &str, name: &str) -> PathBuf {
+        self.target.join(BARE_TARGET).join(profile).join(name)
+    }
+
+    /// PCR 17 must not depend on where the sources lie, so no path of the building machine gets into the binary.
+    fn bare(&self, what: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = cargo(&self.root, &self.target);
+        command.arg("bare").args(arguments).env("RUSTFLAGS", self.remapped_paths()?);
+        process::run(&format!("building {what}"), command, CARGO_LIMIT)
+    }
+
+    fn remapped_paths(&self) -> Result<String> {
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+        rustc.args(["--print", "sysroot"]);
+        let sysroot = process::output("rustc --print sysroot", rustc, Duration::from_secs(30))?;
+        let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo"));
+        let cargo_home =
+            std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home).context("no home folder")?;
+        let remap = |from: &Path, to| format!("--remap-path-prefix={}={to}", from.display());
+        Ok([
+            remap(&self.root, "/trustvisor"),
+            remap(&cargo_home, "/cargo"),
+            remap(Path::new(sysroot.trim()), "/sysroot"),
+        ]
+        .join(" "))
+    }
+}
+
+/// Builds the hypervisor from a copy of the sources in another folder, from nothing.
+pub fn hypervisor_elsewhere(folder: &Path) -> Result<Vec<u8>> {
+    let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
+    for file in source_files()? {
+        let copy = sources.root.join(&file);
+        fs::create_dir_all(copy.parent().context("a file lies in a folder")?)?;
+        fs::copy(root().join(&file), copy)?;
+    }
+    sources.hypervisor(&[])
+}
+
+/// The workspace's own files, relative to [`root`].
+pub fn source_files() -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder))? {
+            let entry = entry?;
+            let path = folder.join(entry.file_name());
+            let skipped = [".git", ".ci", "target", "build"].iter().any(|s| path == Path::new(s));
+            match entry.file_type()? {
+                _ if skipped || root().join(&path) == target_dir() => {}
+                kind if kind.is_dir() => folders.push(path),
+                kind if kind.is_file() => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn cargo(root: &Path, target: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root).env("CARGO_TARGET_DIR", target);
+    command
+}
+
+/// A static Linux program for the guest; `images` are the PAL images its sources include, by variable.
+pub(crate) fn linux_program(package: &str, images: &[(&str, PathBuf)]) -> Result<PathBuf> {
+    let target = target_dir();
+    let mut command = cargo(root(), &target);
+    command.args(["build", "--release", "-p", package, "--bin", package, "--target", GUEST_TARGET]);
+    command
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .envs(images.iter().map(|(variable, image)| (variable, image)));
+    process::run(&format!("building {package}"), command, CARGO_LIMIT)?;
+    Ok(target.join(GUEST_TARGET).join("release").join(package))
+}
+
+fn hypervisor_module(mut slb: Vec<u8>, runtime: &[u8]) -> Result<Vec<u8>> {
+    ensure!(slb.len() > SLB_MAGIC_OFFSET + SLB_MAGIC.len(), "the SLB has no header");
+    ensure!(
+        slb[SLB_MAGIC_OFFSET..].starts_with(&SLB_MAGIC),
+        "the SLB's magic is not at offset {SLB_MAGIC_OFFSET}"
+    );
+    let (entry, length) = (usize::from(u16::from_le_bytes([slb[0], slb[1]])), measured_length(&slb));
+    ensure!(
+        length as u64 <= SLB_MAX_LENGTH,
+        "the SLB is too large: {length} bytes are measured, {SLB_MAX_LENGTH} fit"
+    );
+    ensure!(entry < length, "the SLB's entry {entry:#x} lies outside its {length} measured bytes");
+    ensure!(slb.len() <= length, "the SLB has {} bytes of contents, but {length} are measured", slb.len());
+    ensure!(runtime.starts_with(&RUNTIME_MAGIC), "the runtime does not start with its magic");
+    let field = |offset: usize| runtime[offset..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    let (image, memory) = (field(8), field(16));
+    ensure!(
+        image == runtime.len() as u64,
+        "the runtime's header says {image} bytes, there are {}",
+        runtime.len()
+    );
+    let room = RUNTIME_END - RUNTIME_OFFSET;
+    ensure!(memory >= image && memory <= room, "the runtime is too large: {memory} bytes, {room} fit");
+    slb.resize(SLB_SIZE as usize, 0);
+    slb.extend_from_slice(runtime);
+    Ok(slb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slb(length: u16) -> Vec<u8> {
+        let mut slb = vec![0x20, 0, 0, 0, 0, 0, 0, 0];
+        slb[2..4].copy_from_slice(&length.to_le_bytes());
+        slb.extend(SLB_MAGIC);
+        slb.resize(length.into(), 0x90);
+        slb
+    }
+
+    fn runtime(memory: u64) -> Vec<u8> {
+        [&RUNTIME_MAGIC[..], &32u64.to_le_bytes(), &memory.to_le_bytes(), &RESERVE_VA.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn the_module_is_the_padded_slb_and_the_runtime() {
+        let module = hypervisor_module(slb(0x100), &runtime(4096)).unwrap();
+        assert_eq!(module.len(), 0x1_0000 + 32);
+        assert!(module[0x100..0x1_0000].iter().all(|b| *b == 0));
+        assert!(module[0x1_0000..].starts_with(&RUNTIME_MAGIC));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let reason = |slb, runtime: &[u8]| hypervisor_module(slb, runtime).unwrap_err().to_string();
+        assert!(reason(slb(0x9001), &runtime(4096)).starts_with("the SLB is too large: 36865 bytes"));
+        assert!(reason(slb(0x18), &runtime(4096)).contains("entry 0x20 lies outside"));
+        assert!(reason(slb(0x100), &runtime(RUNTIME_END)).starts_with("the runtime is too large"));
+        assert!(reason(slb(0x100), &runtime(4096)[1..]).contains("magic"));
+        assert!(reason([slb(0x100), vec![1]].concat(), &runtime(4096)).contains("257 bytes of contents"));
+    }
+}

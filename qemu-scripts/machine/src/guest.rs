@@ -1,0 +1,194 @@
+//! The guest: Debian's unmodified cloud kernel, and an initrd of busybox, our programs, Debian's virtio modules and the
+//! attack modules of the tests. Nothing of it is installed on this machine but the kernel's headers, which the attack
+//! modules are built with; the kernel is of the same version.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::{Sources, linux_program};
+use crate::files;
+use crate::initrd::Initrd;
+use crate::paths::{build_dir, root};
+use crate::process::{self, run, say};
+
+const HEADERS: &str = "linux-headers-cloud-amd64";
+/// In the order in which they need one another.
+const VIRTIO: [&str; 6] = [
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "drivers/block/virtio_blk.ko",
+];
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Kernel and initrd.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// The kernel's release, as `uname -r` says it.
+    pub release: String,
+    /// The bzImage.
+    pub kernel: Vec<u8>,
+    /// The initrd.
+    pub initrd: Vec<u8>,
+}
+
+pub(crate) fn build() -> Result<Guest> {
+    let debian = Debian::fetch()?;
+    let mut initrd = Initrd::default();
+    for folder in ["bin", "dev", "proc", "sys", "lib", "lib/virtio", "modules"] {
+        initrd.folder(folder);
+    }
+    initrd.console();
+    initrd.program("init", include_bytes!("init.sh"));
+    initrd.program("bin/busybox", &files::read(Path::new("/bin/busybox"))?);
+    initrd.link("bin/sh", "busybox");
+    let mut order = String::new();
+    for module in VIRTIO {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        initrd.program(&format!("lib/virtio/{name}"), &files::read(&debian.modules().join(module))?);
+        order += &format!("{name}\n");
+    }
+    initrd.program("lib/virtio/order", order.as_bytes());
+    say("building the guest's programs and PALs");
+    for program in programs()? {
+        let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
+        initrd.program(&format!("bin/{name}"), &files::read(&program)?);
+    }
+    for module in attack_modules(&debian.release)? {
+        let name = module.file_name().context("a module has a name")?.to_string_lossy().into_owned();
+        initrd.program(&format!("modules/{name}"), &files::read(&module)?);
+    }
+    Ok(Guest { kernel: files::read(&debian.kernel())?, initrd: initrd.finish(), release: debian.release })
+}
+
+/// The SDK's command, the example and the tests' program, each with its PAL inside.
+fn programs() -> Result<Vec<PathBuf>> {
+    let sdk = linux_program("trustvisor", &[])?;
+    let images = pal_images(&sdk)?;
+    Ok(vec![sdk, linux_program("hello", &images)?, linux_program("tvtest", &images)?])
+}
+
+/// Makes the PAL images; the variables by which the programs' sources find them.
+pub(crate) fn pal_images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
+    let image = |package: &str| -> Result<PathBuf> {
+        let elf = Sources::pal(package)?;
+        let folder = build_dir().join("pal");
+        fs::create_dir_all(&folder)?;
+        // A new file would have its program compiled again.
+        let new = tempfile::NamedTempFile::new_in(&folder)?;
+        let mut convert = Command::new(sdk);
+        convert.arg("image").arg(elf).arg("-o").arg(new.path());
+        run(&format!("image of {package}"), convert, LIMIT)?;
+        files::write(&folder.join(package), &files::read(new.path())?)?;
+        Ok(folder.join(package))
+    };
+    Ok([("HELLO_PAL", image("hello-pal")?), ("TVTEST_PAL", image("tvtest-pal")?)])
+}
+
+/// The modules of `tests/guest/modules`, built out of tree by the kernel's own makefiles in a copy of the folder.
+fn attack_modules(release: &str) -> Result<Vec<PathBuf>> {
+    let sources = root().join("tests/guest/modules");
+    if !sources.exists() {
+        return Ok(Vec::new());
+    }
+    let copy = build_dir().join("modules");
+    for entry in fs::read_dir(&sources)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            files::write(&copy.join(entry.file_name()), &files::read(&entry.path())?)?;
+        }
+    }
+    let mut make = Command::new("make");
+    make.arg("-C").arg(format!("/usr/src/linux-headers-{release}"));
+    make.arg(format!("M={}", copy.display())).arg("modules");
+    run("building the attack modules", make, LIMIT)?;
+    let mut modules = Vec::new();
+    for entry in fs::read_dir(&copy)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "ko") {
+            modules.push(path);
+        }
+    }
+    modules.sort();
+    Ok(modules)
+}
+
+/// Debian's kernel package, unpacked below `build/`.
+struct Debian {
+    release: String,
+    folder: PathBuf,
+}
+
+impl Debian {
+    fn fetch() -> Result<Self> {
+        let (release, version) = installed_headers()?;
+        let folder = build_dir().join("kernel").join(format!("{release}_{version}"));
+        let debian = Self { release, folder };
+        if !debian.kernel().exists() {
+            debian.download(&version)?;
+        }
+        Ok(debian)
+    }
+
+    fn download(&self, version: &str) -> Result<()> {
+        let package = format!("linux-image-{}={version}", self.release);
+        say(format_args!("fetching {package}"));
+        fs::create_dir_all(build_dir().join("kernel"))?;
+        let folder = tempfile::tempdir_in(build_dir().join("kernel"))?;
+        let mut download = Command::new("apt-get");
+        download.arg("download").arg(&package).current_dir(&folder);
+        run("fetching the guest's kernel", download, LIMIT)?;
+        let mut archives = fs::read_dir(&folder)?.filter_map(|e| Some(e.ok()?.path()));
+        let archive = archives.find(|p| p.extension().is_some_and(|e| e == "deb"));
+        let unpacked = folder.path().join("unpacked");
+        let mut unpack = Command::new("dpkg");
+        unpack.arg("-x").arg(archive.context("apt-get downloaded nothing")?).arg(&unpacked);
+        run("unpacking the guest's kernel", unpack, LIMIT)?;
+        fs::rename(&unpacked, &self.folder)?;
+        Ok(())
+    }
+
+    fn kernel(&self) -> PathBuf {
+        self.folder.join("boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    fn modules(&self) -> PathBuf {
+        self.folder.join("lib/modules").join(&self.release).join("kernel")
+    }
+}
+
+/// Release and Debian version of the installed headers, from what the meta-package depends on:
+/// `linux-headers-RELEASE (= VERSION)`.
+fn installed_headers() -> Result<(String, String)> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f=${Depends}", HEADERS]);
+    let depends = process::output("dpkg-query", query, LIMIT)?;
+    parse_headers(&depends).with_context(|| format!("{HEADERS} is not installed"))
+}
+
+fn parse_headers(depends: &str) -> Result<(String, String)> {
+    let (package, version) = depends.split_once(" (= ").context("no version")?;
+    let release = package.strip_prefix("linux-headers-").context("no headers")?;
+    let version = version.split(')').next().unwrap_or_default();
+    ensure!(!release.is_empty() && !version.is_empty(), "no version");
+    Ok((release.into(), version.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_headers_package_depends_on() {
+        let (release, version) = parse_headers("linux-headers-6.1.0-9-cloud-amd64 (= 6.1.27-1)").unwrap();
+        assert_eq!((release.as_str(), version.as_str()), ("6.1.0-9-cloud-amd64", "6.1.27-1"));
+        assert!(parse_headers("").is_err());
+        assert!(parse_headers("linux-headers-6.1").is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! `run`: boots the guest under TrustVisor, shows the console, and runs the example in it.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use machine::{Accel, Artifacts, Boot, Family, Machine, Multiboot, say};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Family of the machine's TPM
+    #[arg(long, value_enum, default_value_t = Family::V20)]
+    tpm: Family,
+    /// Let SKINIT be #UD, as on a CPU without it
+    #[arg(long)]
+    no_skinit: bool,
+    /// Boot the same guest without TrustVisor
+    #[arg(long)]
+    no_hypervisor: bool,
+    /// A shell in the guest instead of the example (Ctrl-] leaves it)
+    #[arg(long)]
+    shell: bool,
+    /// How QEMU executes the guest
+    #[arg(long, value_enum, default_value_t = Accel::Tcg)]
+    accel: Accel,
+    /// Number of processors
+    #[arg(long, default_value_t = 1)]
+    smp: u32,
+    /// The protocol between GRUB and the loader
+    #[arg(long, value_enum, default_value_t = Multiboot::Two)]
+    multiboot: Multiboot,
+    /// The loader's command line
+    #[arg(long, default_value = "dma=unprotected console=com1")]
+    options: String,
+}
+
+/// From power on to the guest's last word.
+const LIMIT: Duration = Duration::from_secs(240);
+const QUIET: &str = "console=ttyS0 quiet panic=-1";
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let built = machine::artifacts()?;
+    let boot = boot(arguments, &built);
+    if arguments.shell {
+        return shell(boot.interactive().run("shell").limit(Duration::MAX).start()?);
+    }
+    // Without TrustVisor there is nothing for the example to talk to.
+    let what = if arguments.no_hypervisor { "uname,-a" } else { "hello" };
+    say("starting the machine");
+    let machine = boot.shown().run(what).limit(LIMIT).start()?;
+    let exit = machine.wait_for("guest: exit ", LIMIT)?;
+    machine.wait_until_off(Duration::from_secs(30))?;
+    if !exit.text.ends_with("guest: exit 0") {
+        bail!("the guest's program failed: {} (log: {})", exit.text, machine.log().display());
+    }
+    say(format_args!("done (log: {})", machine.log().display()));
+    Ok(())
+}
+
+fn boot(arguments: &Arguments, built: &Artifacts) -> Boot {
+    Boot::new("run", built)
+        .kernel_options(QUIET)
+        .options(&arguments.options)
+        .tpm(arguments.tpm)
+        .skinit(!arguments.no_skinit)
+        .with_hypervisor(!arguments.no_hypervisor)
+        .accel(arguments.accel)
+        .processors(arguments.smp)
+        .multiboot(arguments.multiboot)
+}
+
+/// Passes standard input to the machine until the machine is off, the input ends, or Ctrl-] is typed.
+fn shell(machine: Machine) -> Result<()> {
+    const LEAVE: u8 = 0x1d;
+    let _terminal = RawTerminal::enter()?;
+    let machine = std::sync::Arc::new(machine);
+    let typed = machine.clone();
+    let (leave, left) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 256];
+        loop {
+            match io::stdin().read(&mut buffer) {
+                Ok(count) if count > 0 && !buffer[..count].contains(&LEAVE) => {
+                    if typed.send_bytes(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+                Ok(0) => return,
+                _ => break,
+            }
+        }
+        let _ = leave.send(());
+    });
+    while !machine.is_off() && left.recv_timeout(Duration::from_millis(100)).is_err() {
+        if left.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            // Input has ended: what was typed still runs.
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+    machine.switch_off();
+    Ok(())
+}
+
+/// Keys go to the guest as they are typed, while this exists.
+struct RawTerminal(Option<Termios>);
+
+impl RawTerminal {
+    fn enter() -> Result<Self> {
+        let stdin = io::stdin();
+        if !isatty(stdin.as_fd()) {
+            return Ok(Self(None));
+        }
+        let before = tcgetattr(&stdin)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+            let _ = io::stdout().write_all(b"\r\n");
+        }
+    }
+}

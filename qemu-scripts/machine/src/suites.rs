@@ -1,0 +1,114 @@
+//! `test`: the test suites, each announced, timed, and an ordinary cargo command that can be run by hand.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use machine::{root, run_shown, say, target_dir};
+
+use crate::tcb;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The suites to run
+    #[arg(value_enum)]
+    suites: Vec<Suite>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// Formatting, lints, unit tests, size of the trusted code
+    Host,
+    /// From GRUB to the guest's first instruction: measurements and refusals
+    Launch,
+    /// Linux under TrustVisor
+    Guest,
+    /// PALs and the hypercall boundary
+    Pal,
+}
+
+const ALL: [Suite; 4] = [Suite::Host, Suite::Launch, Suite::Guest, Suite::Pal];
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+/// What only makes sense on the bare-metal target.
+const BARE: [(&str, &[&str]); 4] = [
+    ("hypervisor", &["--features", "bare"]),
+    ("loader", &["--features", "bare"]),
+    ("hello-pal", &[]),
+    ("tvtest-pal", &[]),
+];
+/// Crates of the bare-metal target that do not build on a host.
+const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let suites = if arguments.suites.is_empty() { &ALL[..] } else { &arguments.suites };
+    if suites.iter().any(|s| *s != Suite::Host) {
+        machine::artifacts()?;
+    }
+    let mut failed = Vec::new();
+    for suite in suites {
+        let start = Instant::now();
+        say(format_args!("suite {suite:?}"));
+        let result = suite.run();
+        let minutes = start.elapsed().as_secs_f64() / 60.0;
+        match result {
+            Ok(()) => say(format_args!("suite {suite:?} passed in {minutes:.1} minutes")),
+            Err(error) => {
+                say(format_args!("suite {suite:?} FAILED in {minutes:.1} minutes: {error:#}"));
+                failed.push(format!("{suite:?}"));
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+impl Suite {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Host => host(),
+            Self::Launch => system("launch"),
+            Self::Guest => system("guest"),
+            Self::Pal => system("pal"),
+        }
+    }
+}
+
+fn host() -> Result<()> {
+    cargo("formatting", &["fmt", "--all", "--check"])?;
+    let excluded = NOT_ON_A_HOST.iter().flat_map(|p| ["--exclude", p]);
+    let lint = ["clippy", "-q", "--workspace", "--all-targets"].into_iter().chain(excluded);
+    cargo("lints, host", &lint.chain(["--", "-D", "warnings"]).collect::<Vec<_>>())?;
+    for (package, features) in BARE {
+        let target = [
+            "clippy",
+            "-q",
+            "--target",
+            "x86_64-trustvisor.json",
+            "-Zjson-target-spec",
+            "-Zbuild-std=core,alloc,compiler_builtins",
+            "-Zbuild-std-features=compiler-builtins-mem",
+            "-p",
+            package,
+        ];
+        let lint = [&target[..], features, &["--", "-D", "warnings"]].concat();
+        cargo(&format!("lints, bare-metal {package}"), &lint)?;
+    }
+    cargo("unit tests", &["test", "--lib", "--bins", "--tests", "--exclude", "trustvisor-tests"])?;
+    say("size of the trusted code");
+    tcb::check()
+}
+
+fn system(test: &str) -> Result<()> {
+    let arguments =
+        ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=1"];
+    cargo(&format!("system tests: {test}"), &arguments)
+}
+
+fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
+    say(format_args!("{what}: cargo {}", arguments.join(" ")));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.current_dir(root()).args(arguments).env("CARGO_TARGET_DIR", target_dir());
+    run_shown(what, command, LIMIT)
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * /dev/tvattack: what a hostile kernel can try against TrustVisor, one ioctl an attempt. The program `tvtest` decides what
+ * is tried and judges what comes of it; its src/attack.rs mirrors this file.
+ */
+#ifndef TVATTACK_H
+#define TVATTACK_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* In `vector`: no exception. */
+#define TV_NO_FAULT 0xffffffff
+
+/* Instructions of TV_EXECUTE. */
+enum { TV_VMRUN, TV_VMLOAD, TV_VMSAVE, TV_STGI, TV_CLGI, TV_SKINIT, TV_INVLPGA };
+
+struct tv_execute {
+	__u32 instruction;
+	__u32 vector;
+	__u64 rax;
+};
+
+/* VMMCALL at CPL 0. */
+struct tv_vmmcall {
+	__u64 rax;
+	__u64 rdi;
+	__u64 rsi;
+	__u64 rdx;
+	__u32 vector;
+	__u32 reserved;
+};
+
+/* RDMSR, or WRMSR and then RDMSR. */
+struct tv_msr {
+	__u32 msr;
+	__u32 write;
+	__u64 value;
+	__s32 read_error;
+	__s32 write_error;
+};
+
+/* An aligned 8-byte read or write of physical memory. */
+struct tv_physical {
+	__u64 address;
+	__u64 value;
+	__u32 write;
+	__u32 vector;
+};
+
+/* Sets or clears bits of the caller's RFLAGS. */
+struct tv_flags {
+	__u64 set;
+	__u64 clear;
+};
+
+/* Replaces an entry of the caller's page tables, level 1 (PTE) or 2 (PMD), by `entry`; answers what was there. */
+struct tv_table {
+	__u64 address;
+	__u64 entry;
+	__u32 level;
+	__u32 reserved;
+};
+
+/* Writes both halves of the local APIC's interrupt command register. */
+struct tv_icr {
+	__u32 high;
+	__u32 low;
+	__u32 vector;
+	__u32 reserved;
+};
+
+#define TV_NEEDLES 16
+
+/* Looks for any of the words (each XORed with `mask`) in a range of physical memory. */
+struct tv_scan {
+	__u64 start;
+	__u64 length;
+	__u64 mask;
+	__u64 needles[TV_NEEDLES];
+	__u64 words;
+	__u64 hits;
+	__u64 first_hit;
+};
+
+#define TV_EXECUTE _IOWR('T', 1, struct tv_execute)
+#define TV_VMMCALL _IOWR('T', 2, struct tv_vmmcall)
+#define TV_MSR _IOWR('T', 3, struct tv_msr)
+#define TV_PHYSICAL _IOWR('T', 4, struct tv_physical)
+#define TV_FLAGS _IOWR('T', 5, struct tv_flags)
+#define TV_TABLE _IOWR('T', 6, struct tv_table)
+#define TV_ICR _IOWR('T', 7, struct tv_icr)
+#define TV_SCAN _IOWR('T', 8, struct tv_scan)
+
+#ifdef __KERNEL__
+struct file;
+struct vm_area_struct;
+
+int tv_execute(struct tv_execute *request);
+int tv_vmmcall(struct tv_vmmcall *request);
+int tv_msr(struct tv_msr *request);
+int tv_flags(struct tv_flags *request);
+int tv_physical(struct tv_physical *request);
+int tv_table(struct tv_table *request);
+int tv_mmap(struct file *file, struct vm_area_struct *vma);
+int tv_icr(struct tv_icr *request);
+int tv_scan(struct tv_scan *request);
+#endif
+
+#endif

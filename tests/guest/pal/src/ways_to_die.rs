@@ -1,0 +1,35 @@
+//! The forbidden things that the S of the tests can be told to do, and what TrustVisor says of each: an exception's vector, or
+//! 0x100 + an intercept's code (AMD APM vol. 2, appendix C). This file is part of S and of the program that tests it.
+
+/// Name and permitted details, by number.
+pub const WAYS: &[(&str, &[u64])] = &[
+    ("divide", &[0]),
+    ("breakpoint", &[3]),
+    ("invalid opcode", &[6]),
+    ("panic", &[6]),
+    ("jump to address 0", &[14]),
+    ("jump to an unmapped page", &[14]),
+    ("jump to the stack", &[14]),
+    ("jump to the return address with another stack", &[14]),
+    ("jump to a non-canonical address", &[13]),
+    ("read outside", &[14]),
+    ("read at a kernel address", &[14]),
+    ("write to code", &[14]),
+    ("stack overflow", &[14]),
+    ("SYSCALL", &[6]),
+    ("SYSENTER", &[6, 13]),
+    ("INT 0x80", &[13, 0x175]),
+    ("HLT", &[13]),
+    ("CLI", &[13]),
+    ("single step", &[1]),
+    ("CPUID", &[0x172]),
+    ("RDMSR", &[13, 0x17c]),
+    ("RDPMC", &[13, 0x16f]),
+    ("IN", &[13, 0x17b]),
+    ("OUT", &[13, 0x17b]),
+    ("MOV from CR0", &[13]),
+    ("XGETBV", &[6]),
+    ("SSE", &[7]),
+    ("VMRUN", &[6, 13, 0x180]),
+    ("far return", &[13, 14]),
+];

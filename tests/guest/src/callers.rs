@@ -1,0 +1,101 @@
+//! Callers that are not CPL 3 in 64-bit mode with interrupts on: a status, whatever they ask.
+
+use crate::attack::{Flags, Kernel, NO_FAULT, Vmmcall};
+use crate::support::{Mapping, NO_HANDLE, expect, leaving_nothing, raw, register};
+use anyhow::ensure;
+use std::arch::asm;
+use trustvisor::abi::{Status, number};
+
+/// 32-bit code: MOV EAX, 1 (INFO); XOR EDI, EDI; XOR ESI, ESI; VMMCALL; a far JMP, whose target follows.
+const CODE_32: [u8; 13] = [0xb8, 1, 0, 0, 0, 0x31, 0xff, 0x31, 0xf6, 0x0f, 0x01, 0xd9, 0xea];
+/// 64-bit code: JMP R15.
+const CODE_64: [u8; 3] = [0x41, 0xff, 0xe7];
+/// Linux: `__USER32_CS` and `__USER_CS`.
+const USER32_CS: u64 = 0x23;
+const USER_CS: u8 = 0x33;
+
+/// A program that has switched to 32-bit code (compatibility mode).
+pub fn compat() -> anyhow::Result<()> {
+    trustvisor::info()?;
+    let code = Mapping::low(1)?;
+    let back = code.address() as u32 + 64;
+    code.fill(&CODE_32);
+    for (i, byte) in back.to_le_bytes().into_iter().chain([USER_CS, 0]).enumerate() {
+        code.write(CODE_32.len() + i, byte);
+    }
+    CODE_64.iter().enumerate().for_each(|(i, byte)| code.write(64 + i, *byte));
+    code.protect(0, 1, libc::PROT_READ | libc::PROT_EXEC)?;
+    let status: u64;
+    // SAFETY: the far return enters the 32-bit code above, which makes one hypercall without an address and comes back to
+    // R15 by the 64-bit code. R14 keeps the stack pointer, whose upper half 32-bit code may lose.
+    unsafe {
+        asm!(
+            "mov r14, rsp",
+            "lea r15, [rip + 2f]",
+            "push {selector}",
+            "push {code}",
+            "retfq",
+            "2:",
+            "mov rsp, r14",
+            selector = in(reg) USER32_CS,
+            code = in(reg) code.address(),
+            out("rax") _,
+            out("rcx") _,
+            out("rdx") status,
+            out("rsi") _,
+            out("rdi") _,
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+            out("r14") _,
+            out("r15") _,
+        );
+    }
+    ensure!(status as u32 == Status::BadCaller as u32, "a 32-bit caller gets status {status}");
+    Ok(())
+}
+
+const INTERRUPTS: u64 = 1 << 9;
+
+/// A program that runs with interrupts off, which only a hostile kernel can arrange.
+pub fn interrupts_off() -> anyhow::Result<()> {
+    let s = register()?;
+    let kernel = Kernel::open()?;
+    let handle = s.pal().handle();
+    leaving_nothing(|_| {
+        kernel.ask(Flags { set: 0, clear: INTERRUPTS })?;
+        let statuses = [number::INFO, number::CALL, number::UNREGISTER, number::COLLECT]
+            .map(|call| raw(call.into(), handle, &[]).1);
+        kernel.ask(Flags { set: INTERRUPTS, clear: 0 })?;
+        for status in statuses {
+            expect("a caller with interrupts off", status, Status::BadCaller)?;
+        }
+        Ok(())
+    })?;
+    ensure!(s.count()? == 1, "S has run, or is gone");
+    Ok(())
+}
+
+/// The kernel itself.
+pub fn kernel() -> anyhow::Result<()> {
+    trustvisor::info()?;
+    let kernel = Kernel::open()?;
+    let target = Mapping::anonymous(1)?;
+    target.write(0, 0);
+    leaving_nothing(|_| {
+        for call in [number::INFO, number::REGISTER, number::CALL, number::COLLECT, 0, 0xffff] {
+            let request = Vmmcall { rax: call.into(), rdi: target.address(), rsi: 64, ..Default::default() };
+            let answer = kernel.ask(request)?;
+            ensure!(answer.vector == NO_FAULT, "VMMCALL of the kernel: exception {}", answer.vector);
+            ensure!(
+                answer.rdx == Status::BadCaller as u64,
+                "call {call} of the kernel: status {}",
+                answer.rdx
+            );
+        }
+        Ok(())
+    })?;
+    ensure!(target.bytes().iter().all(|b| *b == 0), "the kernel's call wrote something");
+    expect("INFO after it", raw(number::INFO.into(), NO_HANDLE, &[]).1, Status::Ok)
+}

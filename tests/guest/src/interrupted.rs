@@ -1,0 +1,166 @@
+//! S computes for long, and the OS goes on meanwhile.
+
+use crate::support::{
+    Child, Mapping, TestPal, call_entry, entry, expect, expect_error, leaving_nothing, pattern, raw,
+    register, system,
+};
+use anyhow::ensure;
+use std::mem::zeroed;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use trustvisor::abi::{Handle, Status, number};
+
+/// A second of S and more, in rounds.
+fn rounds_for(s: &TestPal, duration: Duration) -> anyhow::Result<u64> {
+    let start = Instant::now();
+    let trial = 1_000_000;
+    s.compute(trial)?;
+    Ok((duration.as_secs_f64() / start.elapsed().as_secs_f64() * trial as f64) as u64)
+}
+
+static ALARMS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn count_alarm(_: i32) {
+    ALARMS.fetch_add(1, Relaxed);
+}
+
+/// S runs for 3 s in one call: a timer's signals reach the caller, another process keeps working, and the result is right.
+pub fn run() -> anyhow::Result<()> {
+    let s = register()?;
+    let rounds = rounds_for(&s, Duration::from_secs(3))?;
+    let ticks = Mapping::shared_anonymous(1)?;
+    let ticker = Child::fork(|| {
+        for tick in 0u64.. {
+            ticks.slice()[..8].copy_from_slice(&tick.to_le_bytes());
+            sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    })?;
+    let ticked = || ticks.bytes()[..8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let (ticks_before, exits_before) = (ticked(), trustvisor::info()?.exits);
+
+    let alarm = Alarm::every(Duration::from_millis(20), count_alarm)?;
+    let start = Instant::now();
+    let value = s.compute(rounds)?;
+    let took = start.elapsed();
+    drop(alarm);
+
+    let (ticks, alarms) = (ticked() - ticks_before, ALARMS.load(Relaxed));
+    ticker.kill()?;
+    let exits = trustvisor::info()?.exits;
+    let freezes = exits[trustvisor::abi::exit::PAL] - exits_before[trustvisor::abi::exit::PAL];
+    println!(
+        "tvtest: S ran {:.1} s, {freezes} exits, {alarms} signals, another process ticked {ticks} times",
+        took.as_secs_f64()
+    );
+    ensure!(value == pattern::compute(rounds), "S computed something else");
+    ensure!(took > Duration::from_secs(1), "S was too fast for this test");
+    ensure!(alarms >= 20, "only {alarms} signals while S ran");
+    ensure!(ticks >= 20, "another process ticked only {ticks} times while S ran");
+    Ok(())
+}
+
+/// What a signal handler is to call, and what came of it.
+static HANDLE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static OTHER: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static ANSWERS: [AtomicU64; 3] = [const { AtomicU64::new(u64::MAX) }; 3];
+
+fn publish(to: &[AtomicU64; 2], handle: Handle) {
+    to[0].store(handle.low, Relaxed);
+    to[1].store(handle.high, Relaxed);
+}
+
+fn published(from: &[AtomicU64; 2]) -> Handle {
+    Handle { low: from[0].load(Relaxed), high: from[1].load(Relaxed) }
+}
+
+fn answer(at: usize, status: Status) {
+    ANSWERS[at].store(status as u64, Relaxed);
+}
+
+fn answered(at: usize) -> Option<Status> {
+    Status::from_raw(ANSWERS[at].load(Relaxed))
+}
+
+extern "C" fn call_both(_: i32) {
+    answer(0, raw(call_entry(entry::NULL), published(&HANDLE), &[]).1);
+    answer(1, raw(call_entry(entry::NULL), published(&OTHER), &[]).1);
+    answer(2, raw(number::UNREGISTER.into(), published(&HANDLE), &[]).1);
+}
+
+/// A signal handler finds the frozen PAL busy, calls another, and returns into the call.
+pub fn signals() -> anyhow::Result<()> {
+    let (s, other) = (register()?, register()?);
+    let rounds = rounds_for(&s, Duration::from_millis(800))?;
+    publish(&HANDLE, s.pal().handle());
+    publish(&OTHER, other.pal().handle());
+    let alarm = Alarm::every(Duration::from_millis(100), call_both)?;
+    let value = s.compute(rounds)?;
+    drop(alarm);
+    let busy = answered(0).ok_or_else(|| anyhow::anyhow!("no signal came"))?;
+    expect("a call of the frozen PAL", busy, Status::Busy)?;
+    expect("a call of another PAL", answered(1).unwrap_or(Status::Lost), Status::Ok)?;
+    expect("unregistering the frozen PAL", answered(2).unwrap_or(Status::Lost), Status::Busy)?;
+    ensure!(value == pattern::compute(rounds), "S computed something else");
+    Ok(())
+}
+
+extern "C" fn abort(_: i32) {
+    answer(0, raw(number::ABORT.into(), published(&HANDLE), &[]).1);
+}
+
+/// A frozen PAL that is aborted is gone at once; who comes back to its call hears so.
+pub fn abandoned() -> anyhow::Result<()> {
+    leaving_nothing(|_| {
+        let s = register()?;
+        let rounds = rounds_for(&s, Duration::from_millis(800))?;
+        publish(&HANDLE, s.pal().handle());
+        answer(0, Status::Unsupported);
+        let alarm = Alarm::once(Duration::from_millis(100), abort)?;
+        let result = s.compute(rounds);
+        drop(alarm);
+        expect("abort of a frozen PAL", answered(0).unwrap_or(Status::Lost), Status::Ok)?;
+        expect_error("the call that was aborted", result, Status::Lost)?;
+        expect_error("a call after abort", s.count(), Status::NoSuchPal)
+    })
+}
+
+/// A timer that sends SIGALRM; stopped when dropped.
+struct Alarm;
+
+impl Alarm {
+    fn every(interval: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
+        Self::start(interval, interval, handler)
+    }
+
+    fn once(delay: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
+        Self::start(delay, Duration::ZERO, handler)
+    }
+
+    fn start(delay: Duration, interval: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
+        // SAFETY: an all-zero `sigaction` is valid.
+        let mut action: libc::sigaction = unsafe { zeroed() };
+        action.sa_sigaction = handler as extern "C" fn(i32) as usize;
+        action.sa_flags = libc::SA_RESTART;
+        // SAFETY: the handlers here only use atomics and hypercalls.
+        system("sigaction", unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) })?;
+        set_timer(delay, interval)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let _ = set_timer(Duration::ZERO, Duration::ZERO);
+    }
+}
+
+fn set_timer(delay: Duration, interval: Duration) -> anyhow::Result<()> {
+    let time =
+        |d: Duration| libc::timeval { tv_sec: d.as_secs() as i64, tv_usec: i64::from(d.subsec_micros()) };
+    let timer = libc::itimerval { it_interval: time(interval), it_value: time(delay) };
+    // SAFETY: a valid timer value.
+    system("setitimer", unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) }).map(drop)
+}

@@ -1,0 +1,121 @@
+//! The platform configuration registers of one PAL.
+
+use core::fmt;
+
+use abi::Digests;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+/// Eight registers in a SHA-1 and a SHA-256 bank. Register 0 is the PAL's measurement; 1 to 7 start at zero and belong to
+/// the PAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pcrs([Digests; Pcrs::COUNT]);
+
+/// What S asked for is not there or not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PcrError {
+    /// There is no register of this number.
+    NoSuchRegister,
+    /// Register 0 holds the measurement and cannot be extended.
+    Measurement,
+}
+
+impl fmt::Display for PcrError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchRegister => "no such micro-PCR",
+            Self::Measurement => "micro-PCR 0 holds the measurement",
+        })
+    }
+}
+
+impl Pcrs {
+    /// Number of registers.
+    pub const COUNT: usize = 8;
+
+    /// The registers of a PAL that has just been registered.
+    pub fn new(measurement: Digests) -> Self {
+        let mut pcrs = [Digests { sha1: [0; 20], sha256: [0; 32] }; Self::COUNT];
+        pcrs[0] = measurement;
+        Self(pcrs)
+    }
+
+    /// What register `index` holds.
+    pub fn read(&self, index: u64) -> Result<&Digests, PcrError> {
+        usize::try_from(index).ok().and_then(|i| self.0.get(i)).ok_or(PcrError::NoSuchRegister)
+    }
+
+    /// Extends register `index` (1 to 7): in each bank, the new value is the hash of the old one and the digest.
+    pub fn extend(&mut self, index: u64, digests: &Digests) -> Result<(), PcrError> {
+        if index == 0 {
+            return Err(PcrError::Measurement);
+        }
+        let index = usize::try_from(index).map_err(|_| PcrError::NoSuchRegister)?;
+        let pcr = self.0.get_mut(index).ok_or(PcrError::NoSuchRegister)?;
+        *pcr = Digests {
+            sha1: Sha1::new().chain_update(pcr.sha1).chain_update(digests.sha1).finalize().into(),
+            sha256: Sha256::new().chain_update(pcr.sha256).chain_update(digests.sha256).finalize().into(),
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{digest, tests::hex};
+
+    const ZERO: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+
+    #[test]
+    fn the_measurement_stands_in_register_0() {
+        let pcrs = Pcrs::new(digest(b"S"));
+        assert_eq!(pcrs.read(0), Ok(&digest(b"S")));
+        for index in 1..8 {
+            assert_eq!(pcrs.read(index), Ok(&ZERO));
+        }
+    }
+
+    /// SHA-1 of 40 and SHA-256 of 64 zero bytes, computed with coreutils.
+    #[test]
+    fn extending_zero_by_zero() {
+        let mut pcrs = Pcrs::new(ZERO);
+        pcrs.extend(3, &ZERO).unwrap();
+        let pcr = pcrs.read(3).unwrap();
+        assert_eq!(hex(&pcr.sha1), "b80de5d138758541c5f05265ad144ab9fa86d1db");
+        assert_eq!(hex(&pcr.sha256), "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b");
+        assert_eq!(pcrs.read(2), Ok(&ZERO));
+        assert_eq!(pcrs.read(4), Ok(&ZERO));
+    }
+
+    #[test]
+    fn only_1_to_7_can_be_extended() {
+        let before = Pcrs::new(digest(b"S"));
+        let mut pcrs = before.clone();
+        assert_eq!(pcrs.extend(0, &ZERO), Err(PcrError::Measurement));
+        for index in [8, 9, 1 << 32, (1 << 32) + 1, u64::MAX] {
+            assert_eq!(pcrs.extend(index, &ZERO), Err(PcrError::NoSuchRegister));
+            assert_eq!(pcrs.read(index), Err(PcrError::NoSuchRegister));
+        }
+        assert_eq!(pcrs, before);
+    }
+
+    proptest! {
+        #[test]
+        fn extending_is_hashing_old_and_new(data: Vec<Vec<u8>>, index in 1..8u64) {
+            let mut pcrs = Pcrs::new(digest(b"S"));
+            let mut expected = ZERO;
+            for bytes in &data {
+                let new = digest(bytes);
+                pcrs.extend(index, &new).unwrap();
+                expected = Digests {
+                    sha1: digest(&[&expected.sha1[..], &new.sha1].concat()).sha1,
+                    sha256: digest(&[&expected.sha256[..], &new.sha256].concat()).sha256,
+                };
+            }
+            prop_assert_eq!(pcrs.read(index), Ok(&expected));
+        }
+    }
+}
