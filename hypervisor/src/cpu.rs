@@ -2,9 +2,9 @@
 
 use crate::addr::{Gva, Hpa};
 use crate::caller::Caller;
+use crate::gprs::Gprs;
 use crate::guest_memory::Space;
 use crate::memory::{DirectMap, RamMap};
-use crate::svm::Gprs;
 use crate::vmcb::{EVENT_VALID, Vmcb, exception, vector};
 
 /// What the processor offers, by CPUID.
@@ -55,12 +55,12 @@ const MAX_REPEATED: u8 = 3;
 
 impl Cpu {
     /// Before its VMCB is initialised.
-    pub const fn new(features: Features, os_hpa: Hpa, tsc_per_ms: u64) -> Self {
+    pub const fn new(features: Features, tsc_per_ms: u64) -> Self {
         Self {
             os: Vmcb::zeroed(),
             regs: Gprs::zeroed(),
             features,
-            os_hpa,
+            os_hpa: Hpa(0),
             held_max: 0,
             tsc_per_ms,
             repeated: Repeated { spot: Spot { cr3: 0, rip: 0, gva: Gva(0) }, times: 0 },
@@ -128,12 +128,16 @@ mod tests {
     use super::*;
 
     fn cpu() -> Box<Cpu> {
-        let features = Features { nrip: false, flush_by_asid: true, asids: 16, phys_bits: 40,
+        let features = Features {
+            nrip: false,
+            flush_by_asid: true,
+            asids: 16,
+            phys_bits: 40,
             pku: false,
             writable_efer: 0,
             apic_base: 0,
         };
-        Box::new(Cpu::new(features, Hpa(0), 1000))
+        Box::new(Cpu::new(features, 1000))
     }
 
     #[test]

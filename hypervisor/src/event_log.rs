@@ -2,8 +2,10 @@
 //!
 //! Formats: TPM 2.0 the crypto-agile one (TCG PC Client Platform Firmware Profile 1.05, 10.2 and 10.4.5.1), TPM 1.2 the SHA-1 one
 //! (10.2.1, TCG_PCR_EVENT). Guarantees: an event is in the log as a whole or not at all, and never beyond the buffer. The
-//! log is not trusted by anyone; replaying it gives the PCRs, or it is wrong. PCR 17 and 18 start at zero if there is an
-//! [`SLB`] event in PCR 17, else (no dynamic launch) at all ones.
+//! log is trusted by nobody: replaying it gives the PCRs, or it is wrong. PCR 17 and 18 start at zero if there is an
+//! [`SLB`] event, else (no dynamic launch) at all ones. In banks other than SHA-1 and SHA-256 the log shows
+//! [`crate::tpm::Algorithm::CAP`], also for the SLB, of which the CPU extended the true digest there: such a bank's PCR 17
+//! is capped, not replayed.
 
 use core::fmt;
 

@@ -181,7 +181,9 @@ fn lapic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, offse
         Source::Register(number) => register(cpu, number) as u32,
         Source::Immediate(value) => value,
     };
-    if store.exchange && let Source::Register(number) = store.source {
+    if store.exchange
+        && let Source::Register(number) = store.source
+    {
         let old = processor.lapic_read(offset & !0xf);
         set_register(cpu, number, old.into());
     }

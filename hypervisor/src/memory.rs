@@ -28,7 +28,7 @@ impl DirectMap {
 
     /// Where `len` bytes at `at` are mapped. An address beyond the mapping is a bug of the hypervisor: addresses named by the
     /// guest pass [`RamMap::contains`] first.
-    pub(crate) fn pointer(&self, at: Hpa, len: u64) -> *mut u8 {
+    pub fn pointer(&self, at: Hpa, len: u64) -> *mut u8 {
         assert!(
             at.0.checked_add(len).is_some_and(|end| end <= self.limit),
             "physical address beyond the direct map"

@@ -301,7 +301,8 @@ impl Vmcb {
         save.cs = Segment::flat(0x10, KERNEL_CODE);
         let data = Segment::flat(0x18, KERNEL_DATA);
         (save.ss, save.ds, save.es, save.fs, save.gs) = (data, data, data, data, data);
-        save.gdtr = Segment { base: start.gdt_base, limit: start.gdt_limit as u32 & 0xffff, ..Segment::default() };
+        save.gdtr =
+            Segment { base: start.gdt_base, limit: start.gdt_limit as u32 & 0xffff, ..Segment::default() };
         save.tr = Segment { attributes: BUSY_TSS, limit: 0x67, ..Segment::default() };
         save.ldtr = Segment { attributes: LDT, ..Segment::default() };
         save.efer = EFER_LME | EFER_LMA | EFER_SVME;

@@ -8,8 +8,8 @@ use super::{Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcom
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::caller::Caller;
+use crate::gprs::Gprs;
 use crate::guest_memory::{Access, Fault};
-use crate::svm::Gprs;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
 use abi::{Digests, Handle, Status, number};
@@ -73,7 +73,14 @@ pub struct Call {
 impl Call {
     pub(super) const fn none() -> Self {
         const EMPTY: Buffer = Buffer { kind: arg::NONE, gva: Gva(0), length: 0, param: 0 };
-        Self { incarnation: 0, entry: 0, args: [0; MAX_ARGS], buffers: [EMPTY; MAX_ARGS / 2], total: 0, value: 0 }
+        Self {
+            incarnation: 0,
+            entry: 0,
+            args: [0; MAX_ARGS],
+            buffers: [EMPTY; MAX_ARGS / 2],
+            total: 0,
+            value: 0,
+        }
     }
 }
 
@@ -266,7 +273,9 @@ impl Pals {
         let access = if step == Step::Fetch { Access::Read } else { Access::Write };
         let hpa = caller.memory.translate(gva, access, true)?;
         // `capture` kept every buffer inside the parameter section.
-        let Some(frame) = pal.frames.param_frame(self.mem, param) else { return Err(Fault::BadAddress { gva }) };
+        let Some(frame) = pal.frames.param_frame(self.mem, param) else {
+            return Err(Fault::BadAddress { gva });
+        };
         let frame = frame + param % PAGE_SIZE;
         match step {
             Step::Fetch => {
@@ -390,7 +399,9 @@ impl Pals {
         let header = self.header(pal);
         for (i, byte) in digests.sha1.iter().chain(&digests.sha256).enumerate() {
             let addr = pointer.wrapping_add(i as u64);
-            let Some((frame, true)) = pal.frames.resolve(self.mem, &header, addr) else { return Status::BadAddress };
+            let Some((frame, true)) = pal.frames.resolve(self.mem, &header, addr) else {
+                return Status::BadAddress;
+            };
             self.mem.copy_to(frame + addr % PAGE_SIZE, core::slice::from_ref(byte));
         }
         Status::Ok

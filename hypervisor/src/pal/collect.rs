@@ -54,7 +54,9 @@ impl Pals {
 
     pub(super) fn resume_collect(&self, hardware: &mut impl Hardware, token: u64) -> Outcome {
         match self.collector.try_lock() {
-            Some(mut collector) if collector.token() == token => self.continue_collect(hardware, &mut collector),
+            Some(mut collector) if collector.token() == token => {
+                self.continue_collect(hardware, &mut collector)
+            }
             _ => Outcome::status(Status::Lost),
         }
     }

@@ -27,10 +27,10 @@ use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;
 use crate::caller::Caller;
 use crate::frames::{Frames, Owner};
+use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, Space};
 use crate::memory::{DirectMap, RamMap};
 use crate::random::Random;
-use crate::svm::Gprs;
 use crate::vmcb::Maps;
 use abi::{Handle, Status, TOKEN_BIT};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -269,7 +269,9 @@ impl Pals {
             State::Idle => {}
             State::InCall(_) if in_call_too => {}
             State::InCall(_) => return Outcome::status(Status::Busy),
-            State::Free | State::Registering(_) | State::Wiping(_) => return Outcome::status(Status::NoSuchPal),
+            State::Free | State::Registering(_) | State::Wiping(_) => {
+                return Outcome::status(Status::NoSuchPal);
+            }
         }
         self.start_wipe(index, &mut pal, Outcome::status(Status::Ok))
     }

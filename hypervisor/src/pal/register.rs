@@ -3,8 +3,10 @@
 //! All or nothing: the slot becomes `Idle`, and the handle is written to the owner page, in the last step; every
 //! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
 
-use super::{HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames};
 use super::Hardware;
+use super::{
+    HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames,
+};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::caller::Caller;
 use crate::guest_memory::Fault;

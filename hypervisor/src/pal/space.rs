@@ -207,7 +207,7 @@ impl PalFrames {
     /// Writes S's own page table number `page`.
     fn fill_table(&self, mem: DirectMap, header: &Header, page: u64, frame: Hpa) {
         let link = |index: u64, target: u64| {
-            mem.write_u64(frame + index % ENTRIES * 8, target * PAGE_SIZE | P | W | U | A);
+            mem.write_u64(frame + index % ENTRIES * 8, (target * PAGE_SIZE) | P | W | U | A);
         };
         match page {
             0 => link(WINDOW_BASE >> 39, 1),
@@ -233,7 +233,10 @@ impl PalFrames {
             let end = (section.addr + section.mem_size).min(region + REGION);
             for addr in (start..end.max(start)).step_by(PAGE_SIZE as usize) {
                 let target = page + (addr - section.addr) / PAGE_SIZE;
-                mem.write_u64(frame + (addr - region) / PAGE_SIZE * 8, target * PAGE_SIZE | P | U | A | D | rights);
+                mem.write_u64(
+                    frame + (addr - region) / PAGE_SIZE * 8,
+                    (target * PAGE_SIZE) | P | U | A | D | rights,
+                );
             }
             page += section.mem_size / PAGE_SIZE;
         }

@@ -150,7 +150,9 @@ impl Machine {
             let space = Space::new(1 << 31 | 1 << 16, cr3 + op.cr3_offset, 0x20, 0xd01, 0, 40).unwrap();
             let caller = Caller::new(memory, &pals.ram, space);
             match op.call {
-                What::Register(length) => pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner)),
+                What::Register(length) => {
+                    pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
+                }
                 What::Call(handle, entry, args) => pals.call(&mut hardware, &caller, handle, entry, args),
                 What::Resume(token) => pals.resume(&mut hardware, &caller, token),
                 What::Unregister(handle, abort) => pals.unregister(&caller, handle, abort),
@@ -253,7 +255,8 @@ fn an_interrupt_freezes_s_and_only_its_token_goes_on() {
     let Outcome::Again(first) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
     assert_eq!(m.one(What::Call(handle, 0, [0; 6])), Outcome::status(Status::Busy));
     assert_eq!(m.one(What::Unregister(handle, false)), Outcome::status(Status::Busy));
-    let stranger = m.with(|run| run(&mut Op { call: What::Resume(first), owner: OWNER, cr3_offset: PAGE_SIZE }));
+    let stranger =
+        m.with(|run| run(&mut Op { call: What::Resume(first), owner: OWNER, cr3_offset: PAGE_SIZE }));
     assert_eq!(stranger, Outcome::status(Status::Lost));
     assert_eq!(m.one(What::Resume(first ^ 1 << 20)), Outcome::status(Status::Lost));
     let Outcome::Again(second) = m.one(What::Resume(first)) else { panic!("not frozen") };
@@ -390,7 +393,8 @@ fn an_image_page_is_paged_in_once() {
 fn collect_takes_the_dead_and_spares_the_living() {
     let mut m = Machine::new();
     let free = m.free();
-    let (dead, alive, swapped) = (m.register(OWNER), m.register(OWNER + PAGE_SIZE), m.register(OWNER + 2 * PAGE_SIZE));
+    let (dead, alive, swapped) =
+        (m.register(OWNER), m.register(OWNER + PAGE_SIZE), m.register(OWNER + 2 * PAGE_SIZE));
     m.map(OWNER, 0, 0);
     m.map(OWNER + 2 * PAGE_SIZE, 0x1234_5000, 0x2);
     m.now += 2_000;

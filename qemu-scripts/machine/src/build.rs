@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{
     RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC, RUNTIME_OFFSET, SLB_MAGIC, SLB_MAGIC_OFFSET, SLB_MAX_LENGTH,
     SLB_SIZE,
@@ -110,7 +111,7 @@ impl Sources {
         let room = RUNTIME_END - RUNTIME_OFFSET;
         let runtime = files::read(&self.binary("release", "runtime"))?;
         let runtime = flatten(&runtime, RESERVE_VA + RUNTIME_OFFSET, room).context("runtime")?;
-        hypervisor_module(slb, &runtime)
+        hypervisor_module(slb, runtime)
     }
 
     /// A PAL's ELF, for the guest.
@@ -198,7 +199,7 @@ pub(crate) fn linux_program(package: &str, images: &[(&str, PathBuf)]) -> Result
     Ok(target.join(GUEST_TARGET).join("release").join(package))
 }
 
-fn hypervisor_module(mut slb: Vec<u8>, runtime: &[u8]) -> Result<Vec<u8>> {
+fn hypervisor_module(mut slb: Vec<u8>, mut runtime: Vec<u8>) -> Result<Vec<u8>> {
     ensure!(slb.len() > SLB_MAGIC_OFFSET + SLB_MAGIC.len(), "the SLB has no header");
     ensure!(
         slb[SLB_MAGIC_OFFSET..].starts_with(&SLB_MAGIC),
@@ -214,15 +215,18 @@ fn hypervisor_module(mut slb: Vec<u8>, runtime: &[u8]) -> Result<Vec<u8>> {
     ensure!(runtime.starts_with(&RUNTIME_MAGIC), "the runtime does not start with its magic");
     let field = |offset: usize| runtime[offset..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
     let (image, memory) = (field(8), field(16));
+    // The linker leaves out zeroes at the end.
+    let left_out = image.checked_sub(runtime.len() as u64).filter(|left_out| *left_out < PAGE_SIZE);
     ensure!(
-        image == runtime.len() as u64,
+        left_out.is_some(),
         "the runtime's header says {image} bytes, there are {}",
         runtime.len()
     );
     let room = RUNTIME_END - RUNTIME_OFFSET;
     ensure!(memory >= image && memory <= room, "the runtime is too large: {memory} bytes, {room} fit");
+    runtime.resize(image as usize, 0);
     slb.resize(SLB_SIZE as usize, 0);
-    slb.extend_from_slice(runtime);
+    slb.append(&mut runtime);
     Ok(slb)
 }
 
@@ -244,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_module_is_the_padded_slb_and_the_runtime() {
-        let module = hypervisor_module(slb(0x100), &runtime(4096)).unwrap();
+        let module = hypervisor_module(slb(0x100), runtime(4096)).unwrap();
         assert_eq!(module.len(), 0x1_0000 + 32);
         assert!(module[0x100..0x1_0000].iter().all(|b| *b == 0));
         assert!(module[0x1_0000..].starts_with(&RUNTIME_MAGIC));
@@ -252,11 +256,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let reason = |slb, runtime: &[u8]| hypervisor_module(slb, runtime).unwrap_err().to_string();
-        assert!(reason(slb(0x9001), &runtime(4096)).starts_with("the SLB is too large: 36865 bytes"));
-        assert!(reason(slb(0x18), &runtime(4096)).contains("entry 0x20 lies outside"));
-        assert!(reason(slb(0x100), &runtime(RUNTIME_END)).starts_with("the runtime is too large"));
-        assert!(reason(slb(0x100), &runtime(4096)[1..]).contains("magic"));
-        assert!(reason([slb(0x100), vec![1]].concat(), &runtime(4096)).contains("257 bytes of contents"));
+        let reason = |slb, runtime| hypervisor_module(slb, runtime).unwrap_err().to_string();
+        assert!(reason(slb(0x9001), runtime(4096)).starts_with("the SLB is too large: 36865 bytes"));
+        assert!(reason(slb(0x18), runtime(4096)).contains("entry 0x20 lies outside"));
+        assert!(reason(slb(0x100), runtime(RUNTIME_END)).starts_with("the runtime is too large"));
+        assert!(reason(slb(0x100), runtime(4096)[1..].to_vec()).contains("magic"));
+        assert!(reason([slb(0x100), vec![1]].concat(), runtime(4096)).contains("257 bytes of contents"));
     }
 }

@@ -14,14 +14,20 @@ pub fn run() -> anyhow::Result<()> {
     let s = register()?;
     s.set_secret(random()?)?;
     let needles = Needles::of(&s)?;
-    let info = trustvisor::info()?;
-    println!("tvtest: pool {:#x} {:#x}", info.pool_base, info.frames_total * 4096);
+    pool()?;
     let words: String = needles.words.iter().map(|word| format!(" {word:#x}")).collect();
     println!("tvtest: holds {:#x}{words}", needles.mask);
     wait()?;
     s.unregister()?;
     println!("tvtest: released");
     wait()
+}
+
+/// Says where the pool is.
+pub fn pool() -> anyhow::Result<()> {
+    let info = trustvisor::info()?;
+    println!("tvtest: pool {:#x} {:#x}", info.pool_base, info.frames_total * 4096);
+    Ok(())
 }
 
 fn wait() -> anyhow::Result<()> {

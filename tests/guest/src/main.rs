@@ -66,6 +66,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bench-guest", bench::guest),
     ("bench-pal", bench::pal),
     ("hold", hold::run),
+    ("pool", hold::pool),
 ];
 
 fn main() -> ExitCode {

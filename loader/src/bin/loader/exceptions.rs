@@ -7,7 +7,7 @@ use hypervisor::serial;
 
 /// Vectors reserved for exceptions (AMD APM vol. 2, 8.2).
 const VECTORS: usize = 32;
-/// Bytes between two entries of `exception_stubs`.
+/// Bytes between two entries of `loader_exception_stubs`.
 const STUB: u64 = 16;
 /// Vectors whose frame begins with an error code (AMD APM vol. 2, 8.4).
 const WITH_ERROR_CODE: u32 =
@@ -30,12 +30,12 @@ unsafe impl<const N: usize> Sync for Table<N> {}
 static IDT_64: Table<{ 2 * VECTORS }> = Table(UnsafeCell::new([0; 2 * VECTORS]));
 /// `skinit.s` loads it.
 #[unsafe(no_mangle)]
-static IDT_32: Table<VECTORS> = Table(UnsafeCell::new([0; VECTORS]));
+static LOADER_IDT_32: Table<VECTORS> = Table(UnsafeCell::new([0; VECTORS]));
 
 unsafe extern "C" {
-    static exception_stubs: u8;
-    static on_undefined_opcode_32: u8;
-    static on_exception_32: u8;
+    static loader_exception_stubs: u8;
+    static loader_on_undefined_opcode_32: u8;
+    static loader_on_exception_32: u8;
 }
 
 #[repr(C, packed)]
@@ -46,14 +46,14 @@ struct Pointer {
 
 /// Fills both tables and loads the 64-bit one.
 pub fn install() {
-    let stubs = &raw const exception_stubs as u64;
+    let stubs = &raw const loader_exception_stubs as u64;
     // SAFETY: nobody else refers to the tables yet.
-    let (idt_64, idt_32) = unsafe { (&mut *IDT_64.0.get(), &mut *IDT_32.0.get()) };
+    let (idt_64, idt_32) = unsafe { (&mut *IDT_64.0.get(), &mut *LOADER_IDT_32.0.get()) };
     for (vector, gate_64) in idt_64.chunks_exact_mut(2).enumerate() {
         gate_64.copy_from_slice(&[gate(stubs + STUB * vector as u64, CODE_64), 0]);
     }
-    idt_32.fill(gate(&raw const on_exception_32 as u64, CODE_32));
-    idt_32[UNDEFINED_OPCODE] = gate(&raw const on_undefined_opcode_32 as u64, CODE_32);
+    idt_32.fill(gate(&raw const loader_on_exception_32 as u64, CODE_32));
+    idt_32[UNDEFINED_OPCODE] = gate(&raw const loader_on_undefined_opcode_32 as u64, CODE_32);
 
     let pointer = Pointer { limit: (size_of_val(idt_64) - 1) as u16, base: IDT_64.0.get() as u64 };
     // SAFETY: the table is complete and stays; its handlers do not return.
@@ -67,7 +67,7 @@ fn gate(handler: u64, selector: u64) -> u64 {
 
 /// Called by the stubs of `boot.s` with the vector and the frame as the processor pushed it.
 #[unsafe(no_mangle)]
-extern "C" fn on_exception(vector: u32, frame: &[u64; 2]) -> ! {
+extern "C" fn loader_on_exception(vector: u32, frame: &[u64; 2]) -> ! {
     let rip = frame[(WITH_ERROR_CODE >> vector & 1) as usize];
     serial::refuse(format_args!("exception {vector} at {rip:#x} in the loader"))
 }

@@ -15,7 +15,6 @@ mod skinit;
 mod tpm;
 
 use core::convert::Infallible;
-use core::mem::offset_of;
 
 use hypervisor::launch::{
     GuestStart, INFO_MAGIC, INFO_OFFSET, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MemoryRegion, RUNTIME_END,
@@ -29,7 +28,7 @@ use loader::layout::{self, Layout};
 use loader::multiboot::BootInfo;
 use loader::range::Range;
 use loader::refusal::Refusal;
-use log::{LevelFilter, info};
+use log::{LevelFilter, info, warn};
 
 use crate::physical::Identity;
 
@@ -62,12 +61,16 @@ fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
     }
     let layout = layout::lay_out(&Identity, info, physical::loader(), &options)?;
     let plan = &layout.plan;
-    match plan.initrd.is_empty() {
-        true => info!("kernel at {}, no initrd", plan.kernel),
-        false => info!("kernel at {}, initrd at {}", plan.kernel, plan.initrd),
+    if plan.initrd.is_empty() {
+        info!("kernel at {}, no initrd", plan.kernel);
+    } else {
+        info!("kernel at {}, initrd at {}", plan.kernel, plan.initrd);
     }
 
     let rsdp = find_rsdp(&Identity, info.efi_system_table);
+    if rsdp == 0 {
+        warn!("no ACPI root pointer found (under UEFI only multiboot2 tells where it is)");
+    }
     let start = prepare_guest(info, &layout, rsdp);
     fill_reserve(info, &layout, rsdp, start);
     quiesce(&options);
@@ -150,5 +153,3 @@ fn copy(to: Range, offset: u64, bytes: &[u8]) {
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     serial::refuse(format_args!("internal error: {}", info.message()))
 }
-
-const _: () = assert!(offset_of!(LaunchInfo, skinit_missing).is_multiple_of(4));

@@ -13,7 +13,7 @@ core::arch::global_asm!(
 );
 
 unsafe extern "C" {
-    fn skinit(slb: u32, entry: u32, port: u32) -> !;
+    fn loader_skinit(slb: u32, entry: u32, port: u32) -> !;
 }
 
 /// Ends the loader: the SLB at `slb` starts at its offset `entry`, or a line on the console says why not.
@@ -24,5 +24,5 @@ pub fn execute(slb: u32, entry: u16, console: Console) -> ! {
         Console::None => 0,
     };
     // SAFETY: the caller has laid out the SLB; the loader needs nothing afterwards.
-    unsafe { skinit(slb, slb + u32::from(entry), port) }
+    unsafe { loader_skinit(slb, slb + u32::from(entry), port) }
 }

@@ -2,30 +2,32 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
-use crate::asid::Incarnation;
-use crate::cpu::{Cpu, Features};
-use crate::cpuid::Registers;
 use crate::entry::{Idt, parts};
-use crate::exit::{self, Next, Processor};
-use crate::frames::Frames;
-use crate::hypervisor::{Facts, Hypervisor};
-use crate::launch::{Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, tpm_family};
-use crate::memory::{DirectMap, RamMap};
-use crate::options::{Console, Dma, Options};
-use crate::pal::{Hardware, Pals, Slots, free_slots};
-use crate::paging::{self, PHYS_VA, Reserve};
-use crate::random::Random;
-use crate::svm::{self, Gprs};
-use crate::tables::TableArea;
-use crate::tpm::clock::{Clock, TscClock};
-use crate::tpm::mmio::Mmio;
-use crate::tpm::tis::Tis;
-use crate::tpm::{self, Tpm};
-use crate::vmcb::{Maps, Vmcb, tlb};
-use crate::{lapic, msr, npt, serial, smp};
-use core::arch::x86_64::{CpuidResult, __cpuid_count, _rdrand64_step, _rdtsc};
+use crate::{smp, svm};
+use core::arch::x86_64::{__cpuid_count, _rdrand64_step, _rdtsc, CpuidResult};
 use core::fmt;
+use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use hypervisor::asid::Incarnation;
+use hypervisor::cpu::{Cpu, Features};
+use hypervisor::cpuid::Registers;
+use hypervisor::exit::{self, Next, Processor};
+use hypervisor::frames::Frames;
+use hypervisor::gprs::Gprs;
+use hypervisor::hypervisor::{Facts, Hypervisor};
+use hypervisor::launch::{GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, tpm_family};
+use hypervisor::memory::{DirectMap, RamMap};
+use hypervisor::options::{Console, Dma, Options};
+use hypervisor::paging::{self, PHYS_VA, Reserve};
+use hypervisor::pal::{Hardware, Pals, Slots, free_slots};
+use hypervisor::place::Place;
+use hypervisor::random::Random;
+use hypervisor::tables::TableArea;
+use hypervisor::tpm::clock::{Clock, TscClock};
+use hypervisor::tpm::mmio::Mmio;
+use hypervisor::tpm::tis::Tis;
+use hypervisor::tpm::{self, Tpm};
+use hypervisor::vmcb::{Maps, Vmcb, tlb};
+use hypervisor::{lapic, msr, npt, serial};
 use log::LevelFilter;
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
@@ -42,9 +44,9 @@ const VM_HSAVE_PA: u32 = 0xc001_0117;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_SIZE as usize]);
 
-static mut HOST_SAVE: Page = Page([0; PAGE_SIZE as usize]);
-static mut IDT: Idt = Idt::new();
-static mut CPU: core::mem::MaybeUninit<Cpu> = core::mem::MaybeUninit::uninit();
+static HOST_SAVE: Place<Page> = Place::new();
+static IDT: Place<Idt> = Place::new();
+static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
 /// What a panic wipes: the pool's first frame and its frames.
@@ -52,8 +54,7 @@ static POOL: Once<(Hpa, u64)> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
-    // SAFETY: `main` runs once, before anything else uses the table.
-    unsafe { (*(&raw mut IDT)).load() };
+    IDT.put(Idt::new()).load();
     let cmdline = command_line(&handover.info);
     let options = match Options::parse(cmdline) {
         Ok(options) => options,
@@ -64,7 +65,7 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
     };
     serial::init(options.console, "runtime", options.log);
     match start(handover, &options) {
-        Ok(cpu) => run(cpu),
+        Ok(guest) => run(enter_svm(&guest)),
         Err(reason) => serial::refuse(reason),
     }
 }
@@ -99,8 +100,17 @@ fn command_line(info: &LaunchInfo) -> &str {
     core::str::from_utf8(bytes).unwrap_or("(not UTF-8)")
 }
 
-/// Sets everything up; what is left is VMRUN.
-fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut Cpu, Refusal> {
+/// What the OS is started with.
+struct Guest {
+    reserve: Reserve,
+    features: Features,
+    maps: Maps,
+    start: GuestStart,
+    tsc_per_ms: u64,
+}
+
+/// Sets everything up but for SVM itself.
+fn start(handover: &Handover, options: &Options) -> Result<Guest, Refusal> {
     let info = &handover.info;
     let (reserve, ram) = check(info)?;
     let features = features();
@@ -110,7 +120,8 @@ fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut 
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let maps = permission_maps(&mut area)?;
-    let nested = npt::build(&mut area, (reserve.base, reserve.end), features.phys_bits).map_err(|_| Refusal::Area)?;
+    let nested =
+        npt::build(&mut area, (reserve.base, reserve.end), features.phys_bits).map_err(|_| Refusal::Area)?;
     let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
@@ -127,8 +138,9 @@ fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut 
     POOL.call_once(|| (frames.base(), frames.total().into()));
     let apic = local_apic(features.apic_base)?;
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let parked = smp::park_others(mem, &ram, reserve.base, root, |low| apic.send(mem, low), |ms| wait(clock, ms))
-        .ok_or(Refusal::NoTrampoline)?;
+    let parked =
+        smp::park_others(mem, &ram, reserve.base, root, |low| apic.send(mem, low), |ms| wait(clock, ms))
+            .ok_or(Refusal::NoTrampoline)?;
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
@@ -141,9 +153,6 @@ fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut 
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked);
         Hypervisor::new(pals, facts)
     });
-    let cpu = enter_svm(reserve, features, handover.tsc_per_ms);
-    cpu.os.init_os(Maps { nested_cr3: nested, ..maps.os }, &info.guest);
-    cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::zeroed() };
     log::info!(
         "{} free frames for PALs; starting the guest at {:#x}",
         hypervisor.pals.pool.lock().free_count(),
@@ -152,7 +161,8 @@ fn start(handover: &'static Handover, options: &Options) -> Result<&'static mut 
     if options.log < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
-    Ok(cpu)
+    let maps = Maps { nested_cr3: nested, ..maps.os };
+    Ok(Guest { reserve, features, maps, start: info.guest, tsc_per_ms: handover.tsc_per_ms })
 }
 
 /// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
@@ -163,7 +173,10 @@ fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
     let (base, size) = (info.reserve_base, info.reserve_size);
     let aligned = base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE);
     let bounded = base.checked_add(size).is_some_and(|end| end <= 4 << 30);
-    if !aligned || !bounded || !(crate::launch::MIN_RESERVE..=crate::launch::MAX_RESERVE).contains(&size) {
+    if !aligned
+        || !bounded
+        || !(hypervisor::launch::MIN_RESERVE..=hypervisor::launch::MAX_RESERVE).contains(&size)
+    {
         return Err(Refusal::Info("reserve"));
     }
     // The SLB's mapping, through which this runs, is what the processor started: the record must agree with it.
@@ -190,7 +203,7 @@ fn area_size(top: Hpa) -> u64 {
 /// Where [`RESERVE_VA`] is mapped by the SLB's tables.
 fn own_address() -> u64 {
     let root = Cr3::read().0.start_address().as_u64();
-    root - crate::launch::SLB_TABLES
+    root - hypervisor::launch::SLB_TABLES
 }
 
 fn cpuid(leaf: u32, subleaf: u32) -> Registers {
@@ -199,7 +212,9 @@ fn cpuid(leaf: u32, subleaf: u32) -> Registers {
 }
 
 fn features() -> Features {
-    let leaf = |leaf: u32| if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { Registers::default() };
+    let leaf = |leaf: u32| {
+        if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { Registers::default() }
+    };
     let svm = leaf(0x8000_000a);
     let sizes = leaf(0x8000_0008);
     Features {
@@ -322,18 +337,21 @@ fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Res
 }
 
 /// Enables SVM on this processor and gives it its VMCB.
-fn enter_svm(reserve: Reserve, features: Features, tsc_per_ms: u64) -> &'static mut Cpu {
-    let physical = |va: u64| Hpa(va - RESERVE_VA + reserve.base.0);
+fn enter_svm(guest: &Guest) -> &'static mut Cpu {
+    let physical = |va: u64| Hpa(va - RESERVE_VA + guest.reserve.base.0);
+    let host_save = HOST_SAVE.put(Page([0; PAGE_SIZE as usize]));
     // SAFETY: loader and SLB have checked that the processor has SVM and that firmware did not lock it; the host save area is a
-    // page of the runtime's that nothing else uses. `enter_svm` is called once, so the reference to CPU is the only one.
+    // page of the runtime's that nothing else uses.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         svm::clgi();
-        Msr::new(VM_HSAVE_PA).write(physical((&raw const HOST_SAVE) as u64).0);
-        let cpu = &mut *(&raw mut CPU);
-        let place = cpu.as_ptr() as u64 + core::mem::offset_of!(Cpu, os) as u64;
-        cpu.write(Cpu::new(features, physical(place), tsc_per_ms))
+        Msr::new(VM_HSAVE_PA).write(physical(host_save as *const Page as u64).0);
     }
+    let cpu = CPU.put(Cpu::new(guest.features, guest.tsc_per_ms));
+    cpu.os_hpa = physical(&raw const cpu.os as u64);
+    cpu.os.init_os(guest.maps, &guest.start);
+    cpu.regs = Gprs { rsi: guest.start.rsi, ..Gprs::zeroed() };
+    cpu
 }
 
 /// The processor that the OS runs on.
@@ -343,7 +361,7 @@ struct ThisProcessor {
     clock: TscClock,
     held_since: u64,
     held_max: u64,
-    asids: crate::asid::Asids,
+    asids: hypervisor::asid::Asids,
     machine_check: bool,
 }
 
@@ -418,7 +436,9 @@ impl Processor for ThisProcessor {
     fn pkru(&self) -> u32 {
         let value: u32;
         // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
-        unsafe { core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack)) };
+        unsafe {
+            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
+        };
         value
     }
 
@@ -436,7 +456,7 @@ fn run(cpu: &'static mut Cpu) -> ! {
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
         held_since: 0,
         held_max: 0,
-        asids: crate::asid::Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
+        asids: hypervisor::asid::Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
         machine_check: false,
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.

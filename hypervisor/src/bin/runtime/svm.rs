@@ -4,52 +4,9 @@
 //! system-call MSRs are switched by VMLOAD and VMSAVE, and only when a PAL runs: the host uses none of them. Neither does it
 //! use the FPU.
 
-#[cfg(target_os = "none")]
-use crate::addr::Hpa;
+use hypervisor::addr::Hpa;
+use hypervisor::gprs::Gprs;
 
-/// A guest's general registers but for RAX and RSP.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct Gprs {
-    pub rbx: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub rbp: u64,
-    pub r8: u64,
-    pub r9: u64,
-    pub r10: u64,
-    pub r11: u64,
-    pub r12: u64,
-    pub r13: u64,
-    pub r14: u64,
-    pub r15: u64,
-}
-
-impl Gprs {
-    /// All zero.
-    pub const fn zeroed() -> Self {
-        Self {
-            rbx: 0,
-            rcx: 0,
-            rdx: 0,
-            rsi: 0,
-            rdi: 0,
-            rbp: 0,
-            r8: 0,
-            r9: 0,
-            r10: 0,
-            r11: 0,
-            r12: 0,
-            r13: 0,
-            r14: 0,
-            r15: 0,
-        }
-    }
-}
-
-#[cfg(target_os = "none")]
 core::arch::global_asm!(
     r#"
     // fn enter(rdi: physical address of the VMCB, rsi: *mut Gprs)
@@ -103,12 +60,6 @@ trustvisor_enter:
 "#
 );
 
-const _: () = {
-    use core::mem::offset_of;
-    assert!(offset_of!(Gprs, rsi) == 24 && offset_of!(Gprs, rdi) == 32 && offset_of!(Gprs, r15) == 104);
-};
-
-#[cfg(target_os = "none")]
 unsafe extern "C" {
     fn trustvisor_enter(vmcb: u64, regs: *mut Gprs);
 }
@@ -118,7 +69,6 @@ unsafe extern "C" {
 /// # Safety
 /// `vmcb` is the physical address of a VMCB whose nested tables and permission maps keep the guest away from everything that is
 /// not its own; EFER.SVME is set, VM_HSAVE_PA names this processor's host save area, and GIF is 0.
-#[cfg(target_os = "none")]
 pub unsafe fn enter(vmcb: Hpa, regs: &mut Gprs) {
     // SAFETY: the routine saves what the calling convention asks for; the rest is the caller's contract.
     unsafe { trustvisor_enter(vmcb.0, regs) }
@@ -128,7 +78,6 @@ pub unsafe fn enter(vmcb: Hpa, regs: &mut Gprs) {
 ///
 /// # Safety
 /// As [`enter`].
-#[cfg(target_os = "none")]
 pub unsafe fn enter_interruptible(vmcb: Hpa, regs: &mut Gprs) {
     // SAFETY: GIF is 0, so no interrupt is taken while the flag is set here; VMRUN keeps it for the time of the guest and the
     // exit restores it.
@@ -143,7 +92,6 @@ pub unsafe fn enter_interruptible(vmcb: Hpa, regs: &mut Gprs) {
 ///
 /// # Safety
 /// `vmcb` is the physical address of a VMCB; the host uses none of these registers.
-#[cfg(target_os = "none")]
 pub unsafe fn vmload(vmcb: Hpa) {
     // SAFETY: the caller's contract.
     unsafe { core::arch::asm!("vmload rax", in("rax") vmcb.0, options(nostack)) }
@@ -153,7 +101,6 @@ pub unsafe fn vmload(vmcb: Hpa) {
 ///
 /// # Safety
 /// `vmcb` is the physical address of a VMCB that no other processor uses.
-#[cfg(target_os = "none")]
 pub unsafe fn vmsave(vmcb: Hpa) {
     // SAFETY: the caller's contract.
     unsafe { core::arch::asm!("vmsave rax", in("rax") vmcb.0, options(nostack)) }
@@ -163,7 +110,6 @@ pub unsafe fn vmsave(vmcb: Hpa) {
 ///
 /// # Safety
 /// EFER.SVME is set.
-#[cfg(target_os = "none")]
 pub unsafe fn clgi() {
     // SAFETY: the caller's contract.
     unsafe { core::arch::asm!("clgi", options(nomem, nostack)) }

@@ -3,11 +3,11 @@
 //!
 //! They start in real mode, in a page below 1 MiB that belongs to the OS; its contents are put back before the OS starts.
 
-use crate::addr::{Hpa, PAGE_SIZE};
-use crate::lapic;
-use crate::launch::SLB_TABLES;
-use crate::memory::{DirectMap, RamMap};
 use core::sync::atomic::{AtomicU32, Ordering};
+use hypervisor::addr::{Hpa, PAGE_SIZE};
+use hypervisor::lapic;
+use hypervisor::launch::SLB_TABLES;
+use hypervisor::memory::{DirectMap, RamMap};
 
 core::arch::global_asm!(
     r#"

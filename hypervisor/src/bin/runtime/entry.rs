@@ -1,9 +1,9 @@
 //! The runtime's first instructions, its descriptor tables, and what happens to an exception in the hypervisor itself: it is a
 //! bug, and ends like a panic.
 
-use crate::launch::{RUNTIME_MAGIC, RuntimeHeader};
-use crate::paging::{Part, Use};
 use core::mem::size_of;
+use hypervisor::launch::{RUNTIME_MAGIC, RuntimeHeader};
+use hypervisor::paging::{Part, Use};
 
 core::arch::global_asm!(
     r#"
@@ -74,7 +74,7 @@ trustvisor_stubs:
     magic = const u64::from_le_bytes(RUNTIME_MAGIC),
     code = const CODE,
     data = const 0x10,
-    main = sym crate::runtime::main,
+    main = sym crate::start::main,
     exception = sym exception,
 );
 
@@ -105,23 +105,24 @@ struct TablePointer {
 pub struct Idt([Gate; VECTORS]);
 
 impl Idt {
-    pub const fn new() -> Self {
-        Self([Gate([0; 2]); VECTORS])
-    }
-
-    /// Fills the table and makes the processor use it.
-    pub fn load(&'static mut self) {
+    /// A gate for each exception.
+    pub fn new() -> Self {
         unsafe extern "C" {
             static trustvisor_stubs: u64;
         }
         // SAFETY: a constant of the assembly above.
         let stubs = unsafe { trustvisor_stubs };
-        for (vector, gate) in self.0.iter_mut().enumerate() {
+        Self(core::array::from_fn(|vector| {
             let target = stubs + 16 * vector as u64;
             let low = target & 0xffff | u64::from(CODE) << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48;
-            *gate = Gate([low, target >> 32]);
-        }
-        let pointer = TablePointer { limit: (size_of::<Self>() - 1) as u16, base: self as *const _ as u64 };
+            Gate([low, target >> 32])
+        }))
+    }
+
+    /// Makes the processor use the table.
+    pub fn load(&'static self) {
+        let pointer =
+            TablePointer { limit: (size_of::<Self>() - 1) as u16, base: (&raw const self.0) as u64 };
         // SAFETY: the table lives for ever and all its gates lead to the stubs.
         unsafe { core::arch::asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack)) }
     }

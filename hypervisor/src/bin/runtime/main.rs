@@ -1,0 +1,13 @@
+//! The runtime: its first instruction is in [`entry`], its first line of Rust in [`start`].
+#![no_std]
+#![no_main]
+
+mod entry;
+mod smp;
+mod start;
+mod svm;
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    start::panic(info)
+}

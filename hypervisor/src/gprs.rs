@@ -1,0 +1,48 @@
+//! The general registers that VMRUN does not switch.
+
+/// A guest's general registers but for RAX and RSP.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Gprs {
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub rbp: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+}
+
+impl Gprs {
+    /// All zero.
+    pub const fn zeroed() -> Self {
+        Self {
+            rbx: 0,
+            rcx: 0,
+            rdx: 0,
+            rsi: 0,
+            rdi: 0,
+            rbp: 0,
+            r8: 0,
+            r9: 0,
+            r10: 0,
+            r11: 0,
+            r12: 0,
+            r13: 0,
+            r14: 0,
+            r15: 0,
+        }
+    }
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Gprs, rsi) == 24 && offset_of!(Gprs, rdi) == 32 && offset_of!(Gprs, r15) == 104);
+};

@@ -1,0 +1,102 @@
+//! PALs on a real Linux: their life, their memory, their owners, and everything a caller can do wrong. What happens inside is
+//! `tvtest`'s (tests/guest); what only somebody outside the machine can see, its memory, is looked at here.
+
+mod shared;
+
+use anyhow::{Context, Result, ensure};
+use machine::{Boot, Machine};
+use shared::{Shared, tvtest};
+use std::sync::MutexGuard;
+use std::time::Duration;
+use trustvisor_tests::{SOON, built};
+
+static MACHINE: Shared = Shared::new();
+
+const LIMIT: Duration = Duration::from_secs(180);
+const DISK_SIZE: u64 = 64 << 20;
+
+fn machine() -> Result<MutexGuard<'static, Machine>> {
+    MACHINE.lend(|| {
+        let disk = tempfile::NamedTempFile::new()?;
+        disk.as_file().set_len(DISK_SIZE)?;
+        let boot = Boot::new("pal", built()?.as_ref()).disk(disk.path()).limit(Duration::from_secs(1_500));
+        // QEMU opens the disk when it starts; the name is not needed after that.
+        Ok((boot, disk))
+    })
+}
+
+macro_rules! in_the_guest {
+    ($($(#[$doc:meta])* $name:ident: $tests:literal;)*) => {$(
+        $(#[$doc])*
+        #[test]
+        fn $name() -> Result<()> {
+            tvtest(&*machine()?, $tests, LIMIT).map(drop)
+        }
+    )*};
+}
+
+in_the_guest! {
+    functions_of_s_are_called_as_ordinary_functions: "calls registers pcrs";
+    several_pals_live_at_once: "several";
+    a_full_pool_is_a_status: "full-pool";
+    a_forked_child_and_a_stranger_get_a_status: "fork stranger";
+    two_collects_free_what_a_killed_owner_leaves: "killed-owner";
+    an_owner_page_that_is_swapped_out_still_owns: "swapped-owner";
+    buffers_may_be_absent_or_shared: "absent-pages copy-on-write large-buffers";
+    a_result_for_memory_that_is_not_the_caller_s_is_sigsegv: "read-only half-outside";
+    results_in_clean_shared_pages_survive_reclaim: "shared-memory shared-file";
+    whatever_s_does_only_s_dies: "deaths";
+    an_interrupted_s_goes_on: "interrupted signals abandoned";
+    bad_images_and_addresses_are_a_status: "bad-images bad-addresses";
+    bad_handles_and_numbers_are_a_status: "bad-handles bad-numbers";
+    callers_in_other_modes_are_refused: "compat-caller masked-caller kernel-caller";
+    page_tables_into_the_reserve_or_devices_are_refused: "tables";
+    nobody_in_the_guest_finds_what_s_keeps: "proc-mem physical-memory";
+}
+
+/// The pool as `tvtest hold` or `tvtest info` names it.
+fn pool(line: &str) -> Result<(u64, u64)> {
+    let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
+    let mut words = line.split_whitespace().skip(2);
+    let (base, size) = (words.next().context("no base")?, words.next().context("no size")?);
+    Ok((number(base)?, number(size)?))
+}
+
+/// How many of the words, which are known masked, lie in a dump.
+fn found(dump: &[u8], line: &str) -> Result<usize> {
+    let words = line.split_whitespace().skip(2).map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
+    let words = words.collect::<Result<Vec<_>, _>>()?;
+    let (mask, words) = words.split_first().context("no mask")?;
+    ensure!(words.len() == 16, "16 words are to be found, not {}", words.len());
+    let here = |wanted: u64| dump.as_chunks::<8>().0.iter().any(|word| u64::from_le_bytes(*word) == wanted);
+    Ok(words.iter().filter(|word| here(**word ^ mask)).count())
+}
+
+#[test]
+fn from_outside_the_secret_is_in_the_pool_until_s_is_unregistered() -> Result<()> {
+    let machine = machine()?;
+    machine.send("tvtest hold &")?;
+    let (base, size) = pool(&machine.wait_for("tvtest: pool ", SOON)?.text)?;
+    let needles = machine.wait_for("tvtest: holds ", SOON)?.text;
+    ensure!(found(&machine.memory_dump(base, size)?, &needles)? == 16, "the secret is not in the pool");
+    machine.send("touch /tmp/release")?;
+    machine.wait_for("tvtest: released", SOON)?;
+    let dump = machine.memory_dump(base, size)?;
+    ensure!(found(&dump, &needles)? == 0, "the secret is still in the pool");
+    ensure!(dump.iter().all(|byte| *byte == 0), "the pool is not zero without a PAL");
+    machine.send("touch /tmp/release")?;
+    machine.wait_for("tvtest: ok hold", SOON).map(drop)
+}
+
+#[test]
+fn a_thousand_lives_leave_a_pool_of_zeroes() -> Result<()> {
+    let machine = machine()?;
+    let lines = tvtest(&machine, "cycles pool", LIMIT)?;
+    let line = lines.iter().find(|line| line.starts_with("tvtest: pool ")).context("no pool")?;
+    let (base, size) = pool(line)?;
+    let dump = machine.memory_dump(base, size)?;
+    ensure!(dump.len() > 1 << 20, "a pool of {} bytes", dump.len());
+    let left = dump.iter().position(|byte| *byte != 0);
+    ensure!(left.is_none(), "byte {:#x} of the pool is not zero", left.unwrap_or_default());
+    Ok(())
+}
