@@ -217,11 +217,7 @@ fn hypervisor_module(mut slb: Vec<u8>, mut runtime: Vec<u8>) -> Result<Vec<u8>> 
     let (image, memory) = (field(8), field(16));
     // The linker leaves out zeroes at the end.
     let left_out = image.checked_sub(runtime.len() as u64).filter(|left_out| *left_out < PAGE_SIZE);
-    ensure!(
-        left_out.is_some(),
-        "the runtime's header says {image} bytes, there are {}",
-        runtime.len()
-    );
+    ensure!(left_out.is_some(), "the runtime's header says {image} bytes, there are {}", runtime.len());
     let room = RUNTIME_END - RUNTIME_OFFSET;
     ensure!(memory >= image && memory <= room, "the runtime is too large: {memory} bytes, {room} fit");
     runtime.resize(image as usize, 0);

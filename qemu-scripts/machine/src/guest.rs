@@ -70,12 +70,17 @@ pub(crate) fn build() -> Result<Guest> {
 /// The SDK's command, the example and the tests' program, each with its PAL inside.
 fn programs() -> Result<Vec<PathBuf>> {
     let sdk = linux_program("trustvisor", &[])?;
-    let images = pal_images(&sdk)?;
+    let images = images(&sdk)?;
     Ok(vec![sdk, linux_program("hello", &images)?, linux_program("tvtest", &images)?])
 }
 
-/// Makes the PAL images; the variables by which the programs' sources find them.
-pub(crate) fn pal_images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
+/// Makes the PAL images that the guest's programs include, by the variables that name them to the compiler.
+pub fn pal_images() -> Result<[(&'static str, PathBuf); 2]> {
+    let _lock = files::lock(&build_dir())?;
+    images(&linux_program("trustvisor", &[])?)
+}
+
+fn images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
     let image = |package: &str| -> Result<PathBuf> {
         let elf = Sources::pal(package)?;
         let folder = build_dir().join("pal");

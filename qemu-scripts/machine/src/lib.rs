@@ -29,7 +29,7 @@ mod tpm;
 pub use boot::{Accel, Boot, Module, Multiboot};
 pub use build::{Artifacts, artifacts, hypervisor_elsewhere, hypervisor_with, source_files};
 pub use console::Line;
-pub use guest::Guest;
+pub use guest::{Guest, pal_images};
 pub use machine::{Machine, Output};
 pub use paths::{build_dir, root, target_dir};
 pub use pcr::{BootPcrs, Pcr, predict};

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -39,13 +41,15 @@ pub(crate) struct Arguments {
 
 /// From power on to the guest's last word.
 const LIMIT: Duration = Duration::from_secs(240);
+const SHELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+const POLL: Duration = Duration::from_millis(100);
 const QUIET: &str = "console=ttyS0 quiet panic=-1";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let built = machine::artifacts()?;
     let boot = boot(arguments, &built);
     if arguments.shell {
-        return shell(boot.interactive().run("shell").limit(Duration::MAX).start()?);
+        return shell(boot.interactive().run("shell").limit(SHELL_LIMIT).start()?);
     }
     // Without TrustVisor there is nothing for the example to talk to.
     let what = if arguments.no_hypervisor { "uname,-a" } else { "hello" };
@@ -72,36 +76,39 @@ fn boot(arguments: &Arguments, built: &Artifacts) -> Boot {
         .multiboot(arguments.multiboot)
 }
 
-/// Passes standard input to the machine until the machine is off, the input ends, or Ctrl-] is typed.
+/// Passes standard input to the machine until the machine is off or Ctrl-] is typed.
 fn shell(machine: Machine) -> Result<()> {
-    const LEAVE: u8 = 0x1d;
+    machine.wait_for("guest: shell", LIMIT)?;
     let _terminal = RawTerminal::enter()?;
-    let machine = std::sync::Arc::new(machine);
+    let machine = Arc::new(machine);
     let typed = machine.clone();
-    let (leave, left) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        let mut buffer = [0; 256];
-        loop {
-            match io::stdin().read(&mut buffer) {
-                Ok(count) if count > 0 && !buffer[..count].contains(&LEAVE) => {
-                    if typed.send_bytes(&buffer[..count]).is_err() {
-                        break;
-                    }
-                }
-                Ok(0) => return,
-                _ => break,
-            }
-        }
-        let _ = leave.send(());
-    });
-    while !machine.is_off() && left.recv_timeout(Duration::from_millis(100)).is_err() {
-        if left.try_recv() == Err(std::sync::mpsc::TryRecvError::Disconnected) {
-            // Input has ended: what was typed still runs.
-            thread::sleep(Duration::from_millis(100));
+    let (leave, left) = mpsc::channel();
+    thread::spawn(move || pass_input(&typed, &leave));
+    while !machine.is_off() {
+        match left.recv_timeout(POLL) {
+            Ok(()) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            // Input has ended, what was typed still runs.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
         }
     }
     machine.switch_off();
     Ok(())
+}
+
+fn pass_input(machine: &Machine, leave: &mpsc::Sender<()>) {
+    const LEAVE: u8 = 0x1d;
+    let mut buffer = [0; 256];
+    while let Ok(count) = io::stdin().read(&mut buffer) {
+        if count == 0 {
+            return;
+        }
+        if buffer[..count].contains(&LEAVE) || machine.send_bytes(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    // Nobody to tell: the machine is off already.
+    let _ = leave.send(());
 }
 
 /// Keys go to the guest as they are typed, while this exists.

@@ -36,6 +36,15 @@ const BARE: [(&str, &[&str]); 4] = [
     ("hello-pal", &[]),
     ("tvtest-pal", &[]),
 ];
+const BARE_LINT: &[&str] = &[
+    "clippy",
+    "-q",
+    "--target",
+    "x86_64-trustvisor.json",
+    "-Zjson-target-spec",
+    "-Zbuild-std=core,alloc,compiler_builtins",
+    "-Zbuild-std-features=compiler-builtins-mem",
+];
 /// Crates of the bare-metal target that do not build on a host.
 const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
 
@@ -77,25 +86,15 @@ impl Suite {
 
 fn host() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"])?;
-    let excluded = NOT_ON_A_HOST.iter().flat_map(|p| ["--exclude", p]);
-    let lint = ["clippy", "-q", "--workspace", "--all-targets"].into_iter().chain(excluded);
+    let others = NOT_ON_A_HOST.iter().flat_map(|package| ["--exclude", package]);
+    let lint = ["clippy", "-q", "--workspace", "--all-targets"].into_iter().chain(others.clone());
     cargo("lints, host", &lint.chain(["--", "-D", "warnings"]).collect::<Vec<_>>())?;
     for (package, features) in BARE {
-        let target = [
-            "clippy",
-            "-q",
-            "--target",
-            "x86_64-trustvisor.json",
-            "-Zjson-target-spec",
-            "-Zbuild-std=core,alloc,compiler_builtins",
-            "-Zbuild-std-features=compiler-builtins-mem",
-            "-p",
-            package,
-        ];
-        let lint = [&target[..], features, &["--", "-D", "warnings"]].concat();
+        let lint = [BARE_LINT, &["-p", package], features, &["--", "-D", "warnings"]].concat();
         cargo(&format!("lints, bare-metal {package}"), &lint)?;
     }
-    cargo("unit tests", &["test", "--lib", "--bins", "--tests", "--exclude", "trustvisor-tests"])?;
+    let test = ["test", "-q", "--workspace", "--exclude", "trustvisor-tests"].into_iter().chain(others);
+    cargo("unit tests", &test.collect::<Vec<_>>())?;
     say("size of the trusted code");
     tcb::check()
 }
@@ -110,5 +109,7 @@ fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
     say(format_args!("{what}: cargo {}", arguments.join(" ")));
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root()).args(arguments).env("CARGO_TARGET_DIR", target_dir());
+    // The guest's programs include them.
+    command.envs(machine::pal_images()?);
     run_shown(what, command, LIMIT)
 }

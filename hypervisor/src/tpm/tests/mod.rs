@@ -179,6 +179,48 @@ fn an_answer_longer_than_announced_is_refused() {
     assert!(matches!(over(Model::v20(&ALL_BANKS), quirks), Err(Error::Timeout("end of the answer"))));
 }
 
+/// Answers that are well formed but for one field that only its meaning gives away.
+#[test]
+fn fields_that_make_no_sense_are_refused() {
+    type Lies = Box<dyn FnMut(&[u8]) -> Vec<u8>>;
+    type Use = fn(&mut Tpm<Liar<Lies>>) -> Result<(), Error>;
+    let read: Use = |t| t.read(17).map(|_| ());
+    let random: Use = |t| t.random(&mut [0; 8]);
+    let extend: Use = |t| t.extend(17, &digest(b"x"));
+    // Command code, offset in its answer, value there, what to do, what is said about it.
+    let lies = [
+        (0x17a, 10, 1, read, "PCR allocation"),
+        (0x17a, 14, 6, read, "PCR allocation"),
+        (0x17e, 17, 2, read, "PCR selection"),
+        (0x17e, 19, 0x0c, read, "PCR selection"),
+        (0x17e, 23, 1, read, "PCR selection"),
+        (0x17e, 27, 2, read, "PCR digest"),
+        (0x17e, 29, 19, read, "PCR digest"),
+        (0x17e, 1, 2, read, "tag"),
+        (0x17b, 11, 0, random, "random bytes"),
+        (0x17b, 11, 9, random, "random bytes"),
+        (0x182, 13, 1, extend, "session"),
+        (0x182, 15, 1, extend, "session"),
+        (0x182, 18, 1, extend, "session"),
+        (0x46, 13, 0, random, "random bytes"),
+        (0x46, 13, 9, random, "random bytes"),
+        (0x15, 1, 0xc1, read, "tag"),
+    ];
+    for (code, at, value, action, complaint) in lies {
+        let mut model = if code < 0x100 { Model::v12() } else { Model::v20(&ALL_BANKS) };
+        let liar: Lies = Box::new(move |command| {
+            let mut answer = model.execute(command);
+            if command[6..10] == u32::to_be_bytes(code) && answer[6..10] == [0; 4] {
+                assert_ne!(answer[at], value);
+                answer[at] = value;
+            }
+            answer
+        });
+        let result = Tpm::open(Liar(liar)).and_then(|mut tpm| action(&mut tpm));
+        assert_eq!(result, Err(Error::Malformed(complaint)), "{code:#x} {at}");
+    }
+}
+
 /// A bus on which every byte reads the same.
 struct Constant(u8);
 
@@ -244,18 +286,44 @@ proptest! {
         use_it(Liar(|_: &[u8]| answer.clone()));
     }
 
-    /// True answers with one byte changed, cut off or added to: never a panic, and a wrong length is never accepted.
     #[test]
-    fn changed_answers_do_no_harm(v12: bool, at: usize, xor: u8, cut in 0..3usize, added in 0..3usize) {
+    fn changed_answers_do_no_harm(v12: bool, at: usize, xor: u8) {
         let mut model = if v12 { Model::v12() } else { Model::v20(&ALL_BANKS) };
         use_it(Liar(move |command: &[u8]| {
             let mut answer = model.execute(command);
             let at = at % answer.len();
             answer[at] ^= xor;
-            answer.truncate(answer.len() - cut);
-            answer.resize(answer.len() + added, 0);
             answer
         }));
+    }
+
+    /// Whether the header knows of the bytes that are missing or too many, or not.
+    #[test]
+    fn a_wrong_length_is_never_accepted(v12: bool, change in prop::sample::select(vec![-3, -1, 1, 2]), told: bool) {
+        for which in 0..4 {
+            let mut model = if v12 { Model::v12() } else { Model::v20(&ALL_BANKS) };
+            let mut number = 0;
+            let mut tpm = Tpm::open(Liar(move |command: &[u8]| {
+                number += 1;
+                let mut answer = model.execute(command);
+                // The first answer of a 1.2 TPM is an error, whose length does not matter to the driver if it is told.
+                if number - 1 == which + usize::from(v12) {
+                    answer.resize(answer.len().strict_add_signed(change), 0);
+                    if told {
+                        let size = (answer.len() as u32).to_be_bytes();
+                        answer[2..6].copy_from_slice(&size);
+                    }
+                }
+                answer
+            }));
+            let result = match &mut tpm {
+                Ok(tpm) => tpm.extend(17, &digest(b"x")).and_then(|()| tpm.read(17)).map(|_| ()),
+                Err(error) => Err(*error),
+            };
+            // Four answers: 2.0 allocation, extend, read, read; 1.2 read, extend, read, and none.
+            prop_assert_eq!(result.is_err(), !(v12 && which == 3), "{:?}", result);
+            prop_assert!(told || result.is_ok() || result == Err(Error::Malformed("length")), "{:?}", result);
+        }
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Model {
         self.pcrs.entry((bank, pcr)).or_insert_with(|| vec![first; size(bank)])
     }
 
-    fn extend(&mut self, bank: u16, pcr: u32, new: &[u8]) {
+    /// Extends one bank alone, as any software can.
+    pub fn extend(&mut self, bank: u16, pcr: u32, new: &[u8]) {
         assert_eq!(new.len(), size(bank));
         self.extended.entry((bank, pcr)).or_default().push(new.to_vec());
         let old = self.pcr(bank, pcr);
