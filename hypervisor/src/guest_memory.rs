@@ -83,8 +83,8 @@ const CR4_PKE: u64 = 1 << 22;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-/// An address space of the guest, from the registers at the exit. Holds register values only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An address space of the guest, from the registers at the exit. Holds register values only. The default stands for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     root: Hpa,
     five_levels: bool,
@@ -111,6 +111,18 @@ impl Space {
             pkru: (cr4 & CR4_PKE != 0).then_some(pkru),
             reserved: entry::ADDRESS & !((1u64 << physical_bits.clamp(32, 52)) - 1),
         })
+    }
+
+    /// No address space: all zero.
+    pub const fn none() -> Self {
+        Self {
+            root: Hpa(0),
+            five_levels: false,
+            no_execute: false,
+            write_protect: false,
+            pkru: None,
+            reserved: 0,
+        }
     }
 
     /// CR3 bits 51:12: what identifies the address space.

@@ -310,9 +310,7 @@ impl Pals {
     /// Puts S at its entry.
     fn start(&self, pal: &mut Pal) {
         let rsp = entry_rsp(pal);
-        if let Some((frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), rsp) {
-            self.mem.write_u64(frame + rsp % PAGE_SIZE, SENTINEL);
-        }
+        self.mem.write_u64(pal.frames.stack_frame + rsp % PAGE_SIZE, SENTINEL);
         // What S may write counts as used, whether it does or not.
         let used = pal.call.buffers.iter().map(|b| b.param + b.length).max().unwrap_or(0);
         pal.param_used = pal.param_used.max(used);

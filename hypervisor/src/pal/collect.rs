@@ -120,9 +120,8 @@ impl Pals {
 
     /// Follows the tables that were the owner's when it registered down to its owner page.
     fn owner_lives(&self, index: usize, pal: &Pal) -> bool {
-        let Some(space) = pal.owner.space else { return false };
         let mut found = [0; 16];
-        match GuestMemory::new(self.mem, &self.ram, space).peek(pal.owner.page, &mut found) {
+        match GuestMemory::new(self.mem, &self.ram, pal.owner.space).peek(pal.owner.page, &mut found) {
             Peek::Away => true,
             Peek::Nothing => false,
             // Before the handle is there, a mapped owner page is all that can be asked for.

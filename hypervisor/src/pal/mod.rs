@@ -140,12 +140,14 @@ pub struct Pal {
 /// Where the owner keeps the handle.
 #[derive(Clone, Copy, Default)]
 struct OwnerPage {
-    space: Option<Space>,
+    space: Space,
     page: Gva,
 }
 
+/// A tag of its own makes the free slot all zero, which needs no bytes in the measured image.
+#[repr(u8)]
 enum State {
-    Free,
+    Free = 0,
     Registering(register::Registration),
     Idle,
     InCall(call::Progress),
@@ -157,7 +159,7 @@ impl Pal {
         Self {
             state: State::Free,
             tokens: 0,
-            owner: OwnerPage { space: None, page: Gva(0) },
+            owner: OwnerPage { space: Space::none(), page: Gva(0) },
             frames: space::PalFrames::none(),
             regs: Gprs::zeroed(),
             pcrs: None,
@@ -241,7 +243,7 @@ impl Pals {
         let index = slot as usize - 1;
         let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
         let Some(mut pal) = entry.pal.try_lock() else { return Outcome::status(Status::Lost) };
-        if pal.token(index) != token || pal.owner.space.map(|s| s.root()) != Some(caller.space.root()) {
+        if pal.token(index) != token || pal.owner.space.root() != caller.space.root() {
             return Outcome::status(Status::Lost);
         }
         match pal.state {

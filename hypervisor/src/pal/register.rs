@@ -72,7 +72,7 @@ impl Pals {
             return Outcome::Restart;
         }
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: Some(caller.space), page: owner_page };
+        pal.owner = OwnerPage { space: caller.space, page: owner_page };
         pal.last_used_ms = hardware.now_ms();
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
@@ -178,6 +178,11 @@ impl Pals {
 
     /// Everything is in place: the identity, the VMCB, the handle.
     fn finish_registration(&self, caller: &Caller, index: usize, pal: &mut Pal) -> Outcome {
+        let top = pal.frames.stack_top - 1;
+        let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
+            return self.start_wipe(index, pal, Outcome::status(Status::BadImage));
+        };
+        pal.frames.stack_frame = stack_frame;
         let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
             return Outcome::status(Status::Lost);
         };

@@ -36,6 +36,8 @@ pub struct PalFrames {
     /// The first page of the first section.
     first_section_page: u64,
     pub stack_top: u64,
+    /// The frame of the stack's highest page.
+    pub stack_frame: Hpa,
     /// The parameter section: address, bytes, first guest-physical page.
     pub param_addr: u64,
     pub param_size: u64,
@@ -57,6 +59,7 @@ impl PalFrames {
             pages: 0,
             first_section_page: 0,
             stack_top: 0,
+            stack_frame: Hpa(0),
             param_addr: 0,
             param_size: 0,
             param_page: 0,

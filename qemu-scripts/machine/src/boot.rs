@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::build::{Artifacts, DEFAULT_OPTIONS};
 use crate::console::{Console, Echo};
+use crate::files;
 use crate::flatten::symbol;
 use crate::iso::{self, Start};
 use crate::machine::{Machine, Parts};
@@ -254,7 +255,7 @@ impl Boot {
 
     /// Switches it on.
     pub fn start(self) -> Result<Machine> {
-        let folder = tempfile::Builder::new().prefix("trustvisor-").tempdir()?;
+        let folder = files::run_folder()?;
         let iso = self.iso(folder.path())?;
         let tpm = self.tpm.map(|family| Tpm::start(family, folder.path())).transpose()?;
         let log = self.log_path();
