@@ -16,6 +16,9 @@ use crate::vmcb::{ATTR_LONG, EFER_LMA, EVENT_VALID, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
+#[cfg(test)]
+mod tests;
+
 /// What exits need of the processor besides running PALs.
 pub trait Processor: Hardware {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;

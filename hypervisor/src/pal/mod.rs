@@ -21,7 +21,7 @@ pub mod space;
 pub mod wipe;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;

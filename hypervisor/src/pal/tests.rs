@@ -9,9 +9,9 @@ use abi::image::{self, Entry, HEADER_SIZE, Header, SENTINEL, Section, arg, kind}
 use proptest::prelude::*;
 use std::vec::Vec;
 
-const OS_RAM: u64 = 0x10_0000;
-const POOL: u64 = 0x20_0000;
-const END: u64 = 0x60_0000;
+pub(crate) const OS_RAM: u64 = 0x10_0000;
+pub(crate) const POOL: u64 = 0x20_0000;
+pub(crate) const END: u64 = 0x60_0000;
 /// User addresses of the test: an image, an owner page, buffers.
 const IMAGE: u64 = 0x40_0000;
 const OWNER: u64 = 0x50_0000;
@@ -95,20 +95,25 @@ fn image_bytes(header: &Header) -> Vec<u8> {
     bytes.into_iter().chain((0..contents).map(|i| i as u8)).collect()
 }
 
+/// No PALs yet, over memory of at least [`END`] bytes.
+pub(crate) fn pals(memory: &TestMemory) -> Pals {
+    let regions = [MemoryRegion { base: OS_RAM, size: END - OS_RAM, kind: region::RAM, reserved: 0 }];
+    let ram = RamMap::new(&regions, Hpa(POOL), END - POOL).unwrap();
+    let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(END));
+    let mut seed = 0;
+    let random = Random::seeded(|| {
+        seed += 1;
+        Some(seed)
+    });
+    let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
+    let slots = Box::leak(Box::new(free_slots()));
+    Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, slots)
+}
+
 impl Machine {
     fn new() -> Self {
         let memory = TestMemory::new(END / PAGE_SIZE);
-        let regions = [MemoryRegion { base: OS_RAM, size: END - OS_RAM, kind: region::RAM, reserved: 0 }];
-        let ram = RamMap::new(&regions, Hpa(POOL), END - POOL).unwrap();
-        let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(END));
-        let mut seed = 0;
-        let random = Random::seeded(|| {
-            seed += 1;
-            Some(seed)
-        });
-        let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
-        let slots = Box::leak(Box::new(free_slots()));
-        let pals = Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, slots);
+        let pals = pals(&memory);
         let mut machine = Self {
             memory,
             pals: Box::leak(Box::new(pals)),

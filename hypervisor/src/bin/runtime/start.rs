@@ -331,8 +331,11 @@ fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Res
     tpm.extend(19, &digests).map_err(Refusal::Tpm)?;
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
     tpm.close().map_err(Refusal::Tpm)?;
-    let shown: &[u8] = if handover.tpm_family == tpm_family::V12 { &pcr.sha1 } else { &pcr.sha256 };
-    log::info!("PCR 19 {}: separator only, no identity keys yet", serial::Hex(shown));
+    let (bank, value): (_, &[u8]) = match handover.tpm_family {
+        tpm_family::V12 => ("sha1", &pcr.sha1),
+        _ => ("sha256", &pcr.sha256),
+    };
+    log::info!("PCR 19 {bank} {}: its separator only, no identity keys yet", serial::Hex(value));
     Ok(())
 }
 

@@ -1,0 +1,270 @@
+//! Exits as a hostile guest makes them, on a host.
+
+use super::*;
+use crate::addr::Hpa;
+use crate::asid::Incarnation;
+use crate::cpu::Features;
+use crate::gprs::Gprs;
+use crate::hypervisor::Facts;
+use crate::memory::TestMemory;
+use crate::pal::tests::{END, OS_RAM, POOL, pals};
+use crate::vmcb::{self, EVENT_VALID, exception};
+use abi::{Digests, Status, TOKEN_BIT, number};
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::vec::Vec;
+
+/// Records what reaches the hardware.
+#[derive(Default)]
+struct Recorder {
+    lapic: RefCell<Vec<(u32, u32)>>,
+    msrs: RefCell<Vec<(u32, u64)>>,
+    written_back: RefCell<u32>,
+}
+
+impl Hardware for Recorder {
+    fn run_pal(&mut self, _: Hpa, _: &mut Gprs, _: Incarnation) {
+        panic!("no PAL is registered");
+    }
+    fn now_ms(&self) -> u64 {
+        0
+    }
+    fn raise_machine_check(&mut self) {}
+}
+
+impl Processor for Recorder {
+    fn cpuid(&self, _: u32, _: u32) -> Registers {
+        Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX }
+    }
+    fn tsc(&self) -> u64 {
+        1000
+    }
+    fn lapic_read(&self, _: u32) -> u32 {
+        0x77
+    }
+    fn lapic_write(&self, offset: u32, value: u32) {
+        self.lapic.borrow_mut().push((offset, value));
+    }
+    fn write_msr(&self, msr: u32, value: u64) {
+        self.msrs.borrow_mut().push((msr, value));
+    }
+    fn write_back_caches(&self) {
+        *self.written_back.borrow_mut() += 1;
+    }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn take_machine_check(&mut self) -> bool {
+        false
+    }
+}
+
+const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+/// Where the guest's code is, mapped by identity.
+const CODE: u64 = 0x18_0000;
+
+struct Guest {
+    memory: TestMemory,
+    hv: Hypervisor,
+    cpu: Box<Cpu>,
+    processor: Recorder,
+}
+
+impl Guest {
+    /// A kernel in 64-bit mode whose tables map the first 2 MiB by identity.
+    fn new() -> Self {
+        let memory = TestMemory::new(END / crate::addr::PAGE_SIZE);
+        let mem = memory.map();
+        mem.write_u64(Hpa(OS_RAM), 0x10_1067);
+        mem.write_u64(Hpa(0x10_1000), 0x10_2067);
+        mem.write_u64(Hpa(0x10_2000), 0xe7);
+        let facts = Facts {
+            reserve_base: POOL,
+            reserve_size: END - POOL,
+            flags: 0,
+            parked_cpus: 0,
+            pcr17: NONE,
+            pcr18: NONE,
+        };
+        let hv = Hypervisor::new(pals(&memory), facts);
+        let features = Features {
+            nrip: false,
+            flush_by_asid: true,
+            asids: 16,
+            phys_bits: 40,
+            pku: false,
+            writable_efer: 0xd01,
+            apic_base: 0xfee0_0900,
+        };
+        let mut cpu = Box::new(Cpu::new(features, 1));
+        let maps = vmcb::Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
+        let start = crate::launch::GuestStart { rip: CODE, cr3: OS_RAM, ..Default::default() };
+        cpu.os.init_os(maps, &start);
+        Self { memory, hv, cpu, processor: Recorder::default() }
+    }
+
+    fn user(mut self) -> Self {
+        self.cpu.os.save.cpl = 3;
+        self.cpu.os.save.rflags |= vmcb::RFLAGS_IF;
+        self
+    }
+
+    fn exit(&mut self, code: u32, info_1: u64, info_2: u64) -> Next {
+        let control = &mut self.cpu.os.control;
+        control.exit_code = code.into();
+        (control.exit_info_1, control.exit_info_2) = (info_1, info_2);
+        handle(&self.hv, &mut self.cpu, &mut self.processor)
+    }
+
+    fn injected(&self) -> u64 {
+        self.cpu.os.control.event_inject
+    }
+
+    fn status(&self) -> Option<Status> {
+        Status::from_raw(self.cpu.regs.rdx)
+    }
+}
+
+#[test]
+fn svm_instructions_do_not_exist() {
+    let codes = (exit_code::VMRUN..=exit_code::SKINIT).filter(|code| *code != exit_code::VMMCALL);
+    for code in codes.chain([exit_code::INVLPGA, exit_code::INVLPGB, exit_code::TLBSYNC]) {
+        let mut guest = Guest::new();
+        assert_eq!(guest.exit(code, 0, 0), Next::Resume);
+        assert_eq!(guest.injected(), exception(vector::UD, None), "{code:#x}");
+        assert_eq!(guest.cpu.os.save.rip, CODE, "a fault does not skip the instruction");
+    }
+}
+
+#[test]
+fn invd_writes_caches_back() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.exit(exit_code::INVD, 0, 0), Next::Resume);
+    assert_eq!((*guest.processor.written_back.borrow(), guest.cpu.os.save.rip), (1, CODE + 2));
+}
+
+#[test]
+fn guarded_registers() {
+    let mut guest = Guest::new();
+    let mut access = |number: u32, write: bool, value: u64| {
+        guest.cpu.regs.rcx = 0xffff_ffff_0000_0000 | u64::from(number);
+        guest.cpu.os.save.rax = value & 0xffff_ffff;
+        guest.cpu.regs.rdx = value >> 32;
+        guest.cpu.os.save.rip = CODE;
+        guest.exit(exit_code::MSR, write.into(), 0);
+        (guest.injected(), guest.cpu.regs.rdx << 32 | guest.cpu.os.save.rax, guest.cpu.os.save.efer)
+    };
+    let gp = exception(vector::GP, Some(0));
+    assert_eq!(access(msr::EFER, false, 0).1, 0x500, "SVME does not show");
+    assert_eq!(access(msr::EFER, true, 0xd01).2, 0x1d01);
+    assert_eq!(access(msr::EFER, true, 0x1d01).0, gp);
+    for number in [0xc001_0114, 0xc001_0117, 0x4000_0000, 0x4b56_4d00] {
+        assert_eq!(access(number, true, 5).0, gp, "{number:#x}");
+        assert_eq!(access(number, false, 0).0, gp, "{number:#x}");
+    }
+    access(msr::TSC, true, 400);
+    assert_eq!(guest.cpu.os.control.tsc_offset, 400u64.wrapping_sub(1000));
+    assert!(guest.processor.msrs.borrow().is_empty());
+}
+
+/// A write of the local APIC by `mov [rdi], eax`.
+fn lapic_write(guest: &mut Guest, offset: u64, value: u64) -> Next {
+    guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
+    guest.cpu.os.save.rax = value;
+    guest.cpu.os.save.rip = CODE;
+    guest.exit(exit_code::NPF, 1 << 32 | 7, npt::LAPIC.0 + offset)
+}
+
+#[test]
+fn interrupts_between_processors() {
+    let mut guest = Guest::new();
+    for refused in [0x4500, 0x0c_4500, 0x4608, 0x4200, 0x8500] {
+        assert_eq!(lapic_write(&mut guest, 0x300, refused), Next::Resume);
+        assert_eq!(guest.cpu.os.save.rip, CODE + 2);
+    }
+    assert!(guest.processor.lapic.borrow().is_empty());
+    assert_eq!(guest.hv.counters.ipis_refused.load(Ordering::Relaxed), 5);
+    lapic_write(&mut guest, 0x300, 0x40fd);
+    lapic_write(&mut guest, 0xb0, 0);
+    assert_eq!(*guest.processor.lapic.borrow(), [(0x300, 0x40fd), (0xb0, 0)]);
+    assert_eq!(guest.hv.counters.exits[exit::LAPIC].load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn hidden_pages_refuse_writes() {
+    let mut guest = Guest::new();
+    for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, 1 << 41] {
+        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Next::Resume);
+        assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
+    }
+    // Page tables in the local APIC's page: not decoded as an instruction.
+    assert_eq!(guest.exit(exit_code::NPF, 1 << 33 | 7, npt::LAPIC.0), Next::Resume);
+    assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
+    assert!(guest.processor.lapic.borrow().is_empty());
+}
+
+#[test]
+fn an_interrupted_delivery_is_made_up_for() {
+    let mut guest = Guest::new();
+    let pending = EVENT_VALID | 0x20;
+    guest.cpu.os.control.exit_int_info = pending;
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Next::Resume);
+    assert_eq!(guest.injected(), pending);
+    // A fault while a double fault is delivered is the end.
+    guest.cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
+    assert!(matches!(guest.exit(exit_code::NPF, 1 << 32 | 7, POOL), Next::Shutdown(_)));
+}
+
+#[test]
+fn who_may_call() {
+    let call = |change: &dyn Fn(&mut Cpu)| {
+        let mut guest = Guest::new().user();
+        guest.cpu.os.save.rax = number::COLLECT.into();
+        change(&mut guest.cpu);
+        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+        assert_eq!(guest.cpu.os.save.rip, CODE + 3);
+        guest.status()
+    };
+    assert_eq!(call(&|cpu| cpu.os.save.rax = 99), Some(Status::UnknownCall));
+    assert_eq!(call(&|cpu| cpu.os.save.rax = 1 << 32 | 1), Some(Status::UnknownCall));
+    assert_eq!(call(&|cpu| cpu.os.save.rax = 1 << 16 | 1), Some(Status::UnknownCall));
+    assert_eq!(call(&|cpu| cpu.os.save.rax = TOKEN_BIT | 77), Some(Status::Lost));
+    assert_eq!(call(&|cpu| cpu.os.save.rax = u64::MAX), Some(Status::Lost));
+    assert_eq!(call(&|cpu| cpu.os.save.cpl = 0), Some(Status::BadCaller));
+    assert_eq!(call(&|cpu| cpu.os.save.rflags &= !vmcb::RFLAGS_IF), Some(Status::BadCaller));
+    assert_eq!(call(&|cpu| cpu.os.save.cs.attributes &= !ATTR_LONG), Some(Status::BadCaller));
+    assert_eq!(call(&|cpu| cpu.os.save.cr0 &= !CR0_PG), Some(Status::BadCaller));
+}
+
+#[test]
+fn the_end_of_the_guest() {
+    for code in [exit_code::SHUTDOWN, exit_code::INVALID, 0x12345] {
+        assert!(matches!(Guest::new().exit(code, 0, 0), Next::Shutdown(_)));
+    }
+}
+
+proptest! {
+    /// Whatever an exit says, it is answered without a panic, and nothing but what the filter passes reaches the hardware.
+    #[test]
+    fn any_exit_is_answered(
+        code in prop_oneof![0x40u32..0xa8, Just(0x400), any::<u32>()],
+        info_1: u64, gpa in prop_oneof![npt::LAPIC.0..npt::LAPIC.0 + 4096, any::<u64>()],
+        bytes in proptest::array::uniform16(any::<u8>()),
+        rax: u64, rcx: u64, rip in prop_oneof![Just(CODE), any::<u64>()], cr3: u64, pending: u64, user: bool,
+    ) {
+        let mut guest = if user { Guest::new().user() } else { Guest::new() };
+        guest.memory.map().copy_to(Hpa(CODE), &bytes);
+        let save = &mut guest.cpu.os.save;
+        (save.rax, save.rip) = (rax, rip);
+        if pending & 2 != 0 {
+            save.cr3 = cr3;
+        }
+        guest.cpu.regs.rcx = rcx;
+        guest.cpu.os.control.exit_int_info = pending;
+        guest.exit(code, info_1, gpa);
+        for (offset, value) in guest.processor.lapic.borrow().iter() {
+            prop_assert_eq!(lapic::filter(*offset, *value), Verdict::Pass);
+        }
+        prop_assert!(guest.cpu.os.save.efer & vmcb::EFER_SVME != 0);
+    }
+}
