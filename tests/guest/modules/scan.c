@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Searches physical memory for words that this file knows only XORed with a mask, so that it does not find itself. RAM is read
- * through the kernel's direct map, everything else through mappings made for it.
+ * Searches physical memory for words that this file knows only XORed with a mask, so that it does not find itself. RAM and the first
+ * MiB are read through the kernel's direct map, everything else through mappings made for it.
  */
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 
 #include "tvattack.h"
 
@@ -41,7 +42,7 @@ int tv_scan(struct tv_scan *scan)
 	scan->words = 0;
 	scan->hits = 0;
 	for (address = scan->start; address < end; address += PAGE_SIZE) {
-		if (page_is_ram(PHYS_PFN(address))) {
+		if (address < SZ_1M || page_is_ram(PHYS_PFN(address))) {
 			look(__va(address), address, scan, low_byte);
 		} else {
 			void *mapping = memremap(address, PAGE_SIZE, MEMREMAP_WB);

@@ -11,34 +11,37 @@ const CODE_32: [u8; 13] = [0xb8, 1, 0, 0, 0, 0x31, 0xff, 0x31, 0xf6, 0x0f, 0x01,
 /// 64-bit code: JMP R15.
 const CODE_64: [u8; 3] = [0x41, 0xff, 0xe7];
 /// Linux: `__USER32_CS` and `__USER_CS`.
-const USER32_CS: u64 = 0x23;
-const USER_CS: u8 = 0x33;
+const USER32_CS: u16 = 0x23;
+const USER_CS: u16 = 0x33;
+
+/// A far address: offset, then selector (AMD APM vol. 3, JMP (Far)).
+fn far(offset: u64, selector: u16) -> [u8; 6] {
+    let mut bytes = [0; 6];
+    bytes[..4].copy_from_slice(&(offset as u32).to_le_bytes());
+    bytes[4..].copy_from_slice(&selector.to_le_bytes());
+    bytes
+}
 
 /// A program that has switched to 32-bit code (compatibility mode).
 pub fn compat() -> anyhow::Result<()> {
     trustvisor::info()?;
-    let code = Mapping::low(1)?;
-    let back = code.address() as u32 + 64;
-    code.fill(&CODE_32);
-    for (i, byte) in back.to_le_bytes().into_iter().chain([USER_CS, 0]).enumerate() {
-        code.write(CODE_32.len() + i, byte);
+    let memory = Mapping::low(1)?;
+    let code_32 = [&CODE_32[..], &far(memory.address() + 64, USER_CS)].concat();
+    for (at, bytes) in [(0, &code_32[..]), (64, &CODE_64[..]), (128, &far(memory.address(), USER32_CS)[..])] {
+        bytes.iter().enumerate().for_each(|(i, byte)| memory.write(at + i, *byte));
     }
-    CODE_64.iter().enumerate().for_each(|(i, byte)| code.write(64 + i, *byte));
-    code.protect(0, 1, libc::PROT_READ | libc::PROT_EXEC)?;
+    memory.protect(0, 1, libc::PROT_READ | libc::PROT_EXEC)?;
     let status: u64;
-    // SAFETY: the far return enters the 32-bit code above, which makes one hypercall without an address and comes back to
+    // SAFETY: the far jump enters the 32-bit code above, which makes one hypercall without an address and comes back to
     // R15 by the 64-bit code. R14 keeps the stack pointer, whose upper half 32-bit code may lose.
     unsafe {
         asm!(
             "mov r14, rsp",
             "lea r15, [rip + 2f]",
-            "push {selector}",
-            "push {code}",
-            "retfq",
+            "ljmp [{far}]",
             "2:",
             "mov rsp, r14",
-            selector = in(reg) USER32_CS,
-            code = in(reg) code.address(),
+            far = in(reg) memory.address() + 128,
             out("rax") _,
             out("rcx") _,
             out("rdx") status,

@@ -20,6 +20,7 @@ pub fn run() -> anyhow::Result<()> {
     let handle = s.pal().handle();
     // A page table of its own: 2 MiB, aligned, nothing else in it.
     let room = Mapping::anonymous(2 * (LARGE as usize) / PAGE)?;
+    room.advise(libc::MADV_NOHUGEPAGE)?;
     let at = room.address().next_multiple_of(LARGE);
     room.write((at - room.address()) as usize, 1);
 

@@ -4,7 +4,7 @@
 /// Name and permitted details, by number.
 pub const WAYS: &[(&str, &[u64])] = &[
     ("divide", &[0]),
-    ("breakpoint", &[3]),
+    ("breakpoint", &[3, 0x175]),
     ("invalid opcode", &[6]),
     ("panic", &[6]),
     ("jump to address 0", &[14]),
