@@ -38,11 +38,11 @@ pub fn compat() -> anyhow::Result<()> {
         asm!(
             "mov r14, rsp",
             "lea r15, [rip + 2f]",
-            "ljmp [{far}]",
+            // JMP FAR, m16:32 at RAX.
+            ".byte 0xff, 0x28",
             "2:",
             "mov rsp, r14",
-            far = in(reg) memory.address() + 128,
-            out("rax") _,
+            inlateout("rax") memory.address() + 128 => _,
             out("rcx") _,
             out("rdx") status,
             out("rsi") _,

@@ -3,7 +3,7 @@
 
 use crate::attack::{Kernel, NEEDLES, Scan};
 use crate::reserve::memory_map;
-use crate::support::{Child, Pipe, TestPal, pattern, random, register};
+use crate::support::{Child, Mapping, Pipe, TestPal, pattern, random, register};
 use anyhow::{Context, ensure};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -114,18 +114,21 @@ pub fn physical_memory() -> anyhow::Result<()> {
     ensure!(hits == 0, "the secret is in the OS's memory");
 
     // S is frozen with its secret in its registers again and again while the kernel reads.
+    let done = Mapping::shared_anonymous(1)?;
     let stirrer = Child::fork(|| {
         let s = register()?;
         s.set_secret(seed)?;
-        loop {
+        while done.read(0) == 0 {
             s.stir_secret(2_000)?;
         }
+        Ok(s.unregister()?)
     })?;
     sleep(Duration::from_millis(200));
     let (_, hits) = read_physical(&kernel, &needles)?;
     println!("tvtest: while S runs, {hits}");
     ensure!(hits == 0, "the secret of a running S is in the OS's memory");
-    stirrer.kill()?;
+    done.write(0, 1);
+    stirrer.join(LIMIT)?;
 
     let control = control(seed)?;
     let (_, hits) = read_physical(&kernel, &needles)?;

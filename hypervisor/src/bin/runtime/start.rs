@@ -1,16 +1,15 @@
-//! The runtime from its first line of Rust to the OS's first instruction, and the loop after that.
+//! The runtime from its first line of Rust to the OS's first instruction, and its end.
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
 use crate::entry::{Idt, parts};
+use crate::processor::{self, cpuid};
 use crate::{smp, svm};
-use core::arch::x86_64::{__cpuid_count, _rdrand64_step, _rdtsc, CpuidResult};
+use core::arch::x86_64::_rdrand64_step;
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
-use hypervisor::asid::Incarnation;
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::Registers;
-use hypervisor::exit::{self, Next, Processor};
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::{Facts, Hypervisor};
@@ -18,7 +17,7 @@ use hypervisor::launch::{GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_V
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
-use hypervisor::pal::{Hardware, Pals, Slots, free_slots};
+use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::place::Place;
 use hypervisor::random::Random;
 use hypervisor::tables::TableArea;
@@ -26,7 +25,7 @@ use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Tpm};
-use hypervisor::vmcb::{Maps, Vmcb, tlb};
+use hypervisor::vmcb::Maps;
 use hypervisor::{lapic, msr, npt, serial};
 use log::LevelFilter;
 use spin::Once;
@@ -37,14 +36,15 @@ use x86_64::{PhysAddr, instructions::port::Port};
 
 const APIC_BASE: Msr = Msr::new(0x1b);
 const APIC_BASE_X2APIC: u64 = 1 << 10;
-const X2APIC_ICR: u32 = 0x830;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// The host save area (APM vol. 2, 15.30.4): the processor's own.
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_SIZE as usize]);
 
+/// The host save area (APM vol. 2, 15.30.4): the processor's own.
 static HOST_SAVE: Place<Page> = Place::new();
+/// See [`processor::run`].
+static OS_STATE: Place<Page> = Place::new();
 static IDT: Place<Idt> = Place::new();
 static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
@@ -65,7 +65,13 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
     };
     serial::init(options.console, "runtime", options.log);
     match start(handover, &options) {
-        Ok(guest) => run(enter_svm(&guest)),
+        Ok((hv, guest)) => {
+            let (cpu, os_state) = enter_svm(&guest);
+            let reason = processor::run(hv, cpu, os_state);
+            log::error!("{reason}: wiping and resetting the machine");
+            wipe_pool();
+            reset()
+        }
         Err(reason) => serial::refuse(reason),
     }
 }
@@ -87,7 +93,9 @@ impl fmt::Display for Refusal {
             Self::Info(what) => write!(f, "the loader's record is wrong: {what}"),
             Self::Map(what) => f.write_str(what),
             Self::Area => f.write_str("the table area is too small for this machine"),
-            Self::Apic => f.write_str("the local APIC is not at FEE0_0000"),
+            Self::Apic => f.write_str(
+                "the local APIC is not at FEE0_0000 or in x2APIC mode (turn that off in the firmware)",
+            ),
             Self::NoTrampoline => f.write_str("no RAM below 640 KiB to start the other processors in"),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
             Self::Tpm(error) => write!(f, "the TPM does not extend PCR 19: {error}"),
@@ -110,7 +118,7 @@ struct Guest {
 }
 
 /// Sets everything up but for SVM itself.
-fn start(handover: &Handover, options: &Options) -> Result<Guest, Refusal> {
+fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let info = &handover.info;
     let (reserve, ram) = check(info)?;
     let features = features();
@@ -136,11 +144,17 @@ fn start(handover: &Handover, options: &Options) -> Result<Guest, Refusal> {
     mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
     let frames = Frames::new(mem, reserve.pool, reserve.end);
     POOL.call_once(|| (frames.base(), frames.total().into()));
-    let apic = local_apic(features.apic_base)?;
+    check_local_apic(features.apic_base)?;
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let parked =
-        smp::park_others(mem, &ram, reserve.base, root, |low| apic.send(mem, low), |ms| wait(clock, ms))
-            .ok_or(Refusal::NoTrampoline)?;
+    let parked = smp::park_others(
+        mem,
+        &ram,
+        reserve.base,
+        root,
+        |command| send_ipi(mem, command),
+        |ms| wait(clock, ms),
+    )
+    .ok_or(Refusal::NoTrampoline)?;
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
@@ -162,7 +176,7 @@ fn start(handover: &Handover, options: &Options) -> Result<Guest, Refusal> {
         log::set_max_level(LevelFilter::Off);
     }
     let maps = Maps { nested_cr3: nested, ..maps.os };
-    Ok(Guest { reserve, features, maps, start: info.guest, tsc_per_ms: handover.tsc_per_ms })
+    Ok((hypervisor, Guest { reserve, features, maps, start: info.guest, tsc_per_ms: handover.tsc_per_ms }))
 }
 
 /// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
@@ -204,11 +218,6 @@ fn area_size(top: Hpa) -> u64 {
 fn own_address() -> u64 {
     let root = Cr3::read().0.start_address().as_u64();
     root - hypervisor::launch::SLB_TABLES
-}
-
-fn cpuid(leaf: u32, subleaf: u32) -> Registers {
-    let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
-    Registers { eax, ebx, ecx, edx }
 }
 
 fn features() -> Features {
@@ -270,33 +279,21 @@ fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
     Ok(PermissionMaps { os: maps(os_msr, os_io), pal: maps(pal_msr, pal_io) })
 }
 
-/// How IPIs are sent.
-#[derive(Clone, Copy)]
-struct LocalApic {
-    x2apic: bool,
+/// The local APIC must be where the nested tables watch it, and in the mode in which it is mapped.
+fn check_local_apic(base: u64) -> Result<(), Refusal> {
+    let mapped = base & 0x000f_ffff_ffff_f000 == npt::LAPIC.0 && base & APIC_BASE_X2APIC == 0;
+    if mapped { Ok(()) } else { Err(Refusal::Apic) }
 }
 
-fn local_apic(base: u64) -> Result<LocalApic, Refusal> {
-    if base & 0x000f_ffff_ffff_f000 != npt::LAPIC.0 {
-        return Err(Refusal::Apic);
-    }
-    Ok(LocalApic { x2apic: base & APIC_BASE_X2APIC != 0 })
-}
-
-impl LocalApic {
-    fn send(&self, mem: DirectMap, low: u32) {
-        if self.x2apic {
-            // SAFETY: the processor is in x2APIC mode.
-            unsafe { Msr::new(X2APIC_ICR).write(low.into()) };
+/// Writes the APIC's command register and waits until the IPI is on its way.
+fn send_ipi(mem: DirectMap, command: u32) {
+    const COMMAND: Hpa = Hpa(npt::LAPIC.0 + lapic::register::COMMAND_LOW as u64);
+    const PENDING: u32 = 1 << 12;
+    const PATIENCE: u32 = 1_000_000;
+    mem.write_u32(COMMAND, command);
+    for _ in 0..PATIENCE {
+        if mem.read_u32(COMMAND) & PENDING == 0 {
             return;
-        }
-        const COMMAND: Hpa = Hpa(npt::LAPIC.0 + lapic::register::COMMAND_LOW as u64);
-        mem.write_u32(COMMAND, low);
-        // Delivery status: bit 12.
-        for _ in 0..1_000_000 {
-            if mem.read_u32(COMMAND) & 1 << 12 == 0 {
-                return;
-            }
         }
     }
 }
@@ -340,7 +337,7 @@ fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Res
 }
 
 /// Enables SVM on this processor and gives it its VMCB.
-fn enter_svm(guest: &Guest) -> &'static mut Cpu {
+fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     let physical = |va: u64| Hpa(va - RESERVE_VA + guest.reserve.base.0);
     let host_save = HOST_SAVE.put(Page([0; PAGE_SIZE as usize]));
     // SAFETY: loader and SLB have checked that the processor has SVM and that firmware did not lock it; the host save area is a
@@ -354,132 +351,15 @@ fn enter_svm(guest: &Guest) -> &'static mut Cpu {
     cpu.os_hpa = physical(&raw const cpu.os as u64);
     cpu.os.init_os(guest.maps, &guest.start);
     cpu.regs = Gprs { rsi: guest.start.rsi, ..Gprs::zeroed() };
-    cpu
+    let os_state = OS_STATE.put(Page([0; PAGE_SIZE as usize]));
+    (cpu, physical(os_state as *const Page as u64))
 }
 
-/// The processor that the OS runs on.
-struct ThisProcessor {
-    os_hpa: Hpa,
-    mem: DirectMap,
-    clock: TscClock,
-    held_since: u64,
-    held_max: u64,
-    asids: hypervisor::asid::Asids,
-    machine_check: bool,
-}
-
-fn tsc() -> u64 {
-    // SAFETY: RDTSC only reads a counter.
-    unsafe { _rdtsc() }
-}
-
-impl ThisProcessor {
-    /// Interrupts are about to be possible again.
-    fn let_in(&mut self) {
-        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
-    }
-}
-
-impl Hardware for ThisProcessor {
-    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation) {
-        let (asid, flush) = self.asids.assign(incarnation);
-        // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
-        // reference to it now.
-        let control = unsafe { &mut (*self.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>()).control };
-        (control.asid, control.tlb_control) = (asid, flush);
-        self.let_in();
-        // SAFETY: both VMCBs are whole; the PAL's nested tables map its own frames only and its permission maps intercept
-        // everything; the host uses nothing that VMLOAD changes.
-        unsafe {
-            svm::vmsave(self.os_hpa);
-            svm::vmload(vmcb);
-            svm::enter_interruptible(vmcb, regs);
-            svm::vmsave(vmcb);
-            svm::vmload(self.os_hpa);
-        }
-        self.held_since = tsc();
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.clock.ms()
-    }
-
-    fn raise_machine_check(&mut self) {
-        self.machine_check = true;
-    }
-}
-
-impl Processor for ThisProcessor {
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
-        cpuid(leaf, subleaf)
-    }
-
-    fn tsc(&self) -> u64 {
-        tsc()
-    }
-
-    fn lapic_write(&self, offset: u32, value: u32) {
-        self.mem.write_u32(npt::LAPIC + u64::from(offset), value);
-    }
-
-    fn lapic_read(&self, offset: u32) -> u32 {
-        self.mem.read_u32(npt::LAPIC + u64::from(offset))
-    }
-
-    fn write_msr(&self, msr: u32, value: u64) {
-        // SAFETY: the exit handler writes only MSRs that its table passes on.
-        unsafe { Msr::new(msr).write(value) }
-    }
-
-    fn write_back_caches(&self) {
-        // SAFETY: WBINVD loses nothing.
-        unsafe { core::arch::asm!("wbinvd", options(nostack)) }
-    }
-
-    fn pkru(&self) -> u32 {
-        let value: u32;
-        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
-        unsafe {
-            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
-        };
-        value
-    }
-
-    fn take_machine_check(&mut self) -> bool {
-        core::mem::take(&mut self.machine_check)
-    }
-}
-
-/// Runs the OS for ever.
-fn run(cpu: &'static mut Cpu) -> ! {
-    let Some(hv) = HYPERVISOR.get() else { unreachable!("set up before the processor") };
-    let mut processor = ThisProcessor {
-        os_hpa: cpu.os_hpa,
-        mem: hv.pals.mem,
-        clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
-        held_since: 0,
-        held_max: 0,
-        asids: hypervisor::asid::Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
-        machine_check: false,
-    };
-    // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
-    unsafe { svm::vmload(cpu.os_hpa) };
-    loop {
-        // SAFETY: the OS's nested tables map everything but the reserve and what is hidden; SVM is enabled, GIF is 0.
-        unsafe { svm::enter(cpu.os_hpa, &mut cpu.regs) };
-        processor.held_since = tsc();
-        cpu.os.control.tlb_control = tlb::KEEP;
-        match exit::handle(hv, cpu, &mut processor) {
-            Next::Resume => {}
-            Next::Shutdown(reason) => {
-                log::error!("{reason}: wiping and resetting the machine");
-                wipe_pool();
-                reset();
-            }
-        }
-        processor.let_in();
-        cpu.held_max = processor.held_max;
-    }
+/// The hardware TPM at locality 2.
+fn open_tpm(mem: DirectMap, clock: TscClock) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+    // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
+    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
+    Tpm::open(Tis::request(registers, clock, 2)?)
 }
 
 fn wipe_pool() {
@@ -504,11 +384,4 @@ pub fn panic(info: &core::panic::PanicInfo) -> ! {
     wipe_pool();
     serial::say(format_args!("bug: {info}"));
     serial::stop()
-}
-
-/// The hardware TPM at locality 2.
-fn open_tpm(mem: DirectMap, clock: TscClock) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
-    // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
-    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
-    Tpm::open(Tis::request(registers, clock, 2)?)
 }

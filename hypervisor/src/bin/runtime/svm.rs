@@ -6,10 +6,11 @@
 
 use hypervisor::addr::Hpa;
 use hypervisor::gprs::Gprs;
+use hypervisor::vmcb::Vmcb;
 
 core::arch::global_asm!(
     r#"
-    // fn enter(rdi: physical address of the VMCB, rsi: *mut Gprs)
+    // fn trustvisor_enter(rdi: physical address of the VMCB, rsi: *mut Gprs, ..)
     .global trustvisor_enter
 trustvisor_enter:
     push rbx
@@ -61,29 +62,30 @@ trustvisor_enter:
 );
 
 unsafe extern "C" {
-    fn trustvisor_enter(vmcb: u64, regs: *mut Gprs);
+    /// The third argument is not used: it tells the compiler that the VMCB changes.
+    fn trustvisor_enter(vmcb: u64, regs: *mut Gprs, changed: *mut Vmcb);
 }
 
-/// Runs a guest until its next exit.
+/// Runs a guest until its next exit; `changed` is the VMCB at `vmcb`.
 ///
 /// # Safety
 /// `vmcb` is the physical address of a VMCB whose nested tables and permission maps keep the guest away from everything that is
 /// not its own; EFER.SVME is set, VM_HSAVE_PA names this processor's host save area, and GIF is 0.
-pub unsafe fn enter(vmcb: Hpa, regs: &mut Gprs) {
+pub unsafe fn enter(vmcb: Hpa, changed: &mut Vmcb, regs: &mut Gprs) {
     // SAFETY: the routine saves what the calling convention asks for; the rest is the caller's contract.
-    unsafe { trustvisor_enter(vmcb.0, regs) }
+    unsafe { trustvisor_enter(vmcb.0, regs, changed) }
 }
 
 /// As [`enter`], for a guest whose VMCB masks interrupts (V_INTR_MASKING): physical interrupts end its run.
 ///
 /// # Safety
 /// As [`enter`].
-pub unsafe fn enter_interruptible(vmcb: Hpa, regs: &mut Gprs) {
+pub unsafe fn enter_interruptible(vmcb: Hpa, changed: &mut Vmcb, regs: &mut Gprs) {
     // SAFETY: GIF is 0, so no interrupt is taken while the flag is set here; VMRUN keeps it for the time of the guest and the
     // exit restores it.
     unsafe {
         core::arch::asm!("sti", options(nomem, nostack));
-        trustvisor_enter(vmcb.0, regs);
+        trustvisor_enter(vmcb.0, regs, changed);
         core::arch::asm!("cli", options(nomem, nostack));
     }
 }

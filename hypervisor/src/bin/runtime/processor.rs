@@ -1,0 +1,143 @@
+//! The processor as the hypervisor's logic sees it, and the loop that runs the OS on it.
+
+use crate::svm;
+use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use hypervisor::addr::{Hpa, PAGE_SIZE};
+use hypervisor::asid::{Asids, Incarnation};
+use hypervisor::cpu::Cpu;
+use hypervisor::cpuid::Registers;
+use hypervisor::exit::{self, Next, Processor};
+use hypervisor::gprs::Gprs;
+use hypervisor::hypervisor::Hypervisor;
+use hypervisor::memory::DirectMap;
+use hypervisor::npt;
+use hypervisor::pal::Hardware;
+use hypervisor::tpm::clock::{Clock, TscClock};
+use hypervisor::vmcb::{Vmcb, tlb};
+use x86_64::registers::model_specific::Msr;
+
+/// The processor's own answer.
+pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
+    let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
+    Registers { eax, ebx, ecx, edx }
+}
+
+/// The processor that the OS runs on.
+struct ThisProcessor {
+    /// Where the OS's FS, GS, TR, LDTR and system-call MSRs are kept while a PAL runs.
+    os_state: Hpa,
+    mem: DirectMap,
+    clock: TscClock,
+    held_since: u64,
+    held_max: u64,
+    asids: Asids,
+    machine_check: bool,
+}
+
+fn tsc() -> u64 {
+    // SAFETY: RDTSC only reads a counter.
+    unsafe { _rdtsc() }
+}
+
+impl ThisProcessor {
+    /// Interrupts are about to be possible again.
+    fn let_in(&mut self) {
+        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
+    }
+}
+
+impl Hardware for ThisProcessor {
+    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation) {
+        let (asid, flush) = self.asids.assign(incarnation);
+        // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
+        // reference to it now.
+        let pal = unsafe { &mut *self.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        (pal.control.asid, pal.control.tlb_control) = (asid, flush);
+        self.let_in();
+        // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and its permission maps intercept
+        // everything; the host uses nothing that VMLOAD changes.
+        unsafe {
+            svm::vmsave(self.os_state);
+            svm::vmload(vmcb);
+            svm::enter_interruptible(vmcb, pal, regs);
+            svm::vmsave(vmcb);
+            svm::vmload(self.os_state);
+        }
+        self.held_since = tsc();
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.ms()
+    }
+
+    fn raise_machine_check(&mut self) {
+        self.machine_check = true;
+    }
+}
+
+impl Processor for ThisProcessor {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
+        cpuid(leaf, subleaf)
+    }
+
+    fn tsc(&self) -> u64 {
+        tsc()
+    }
+
+    fn lapic_write(&self, offset: u32, value: u32) {
+        self.mem.write_u32(npt::LAPIC + u64::from(offset), value);
+    }
+
+    fn lapic_read(&self, offset: u32) -> u32 {
+        self.mem.read_u32(npt::LAPIC + u64::from(offset))
+    }
+
+    fn write_msr(&self, msr: u32, value: u64) {
+        // SAFETY: the exit handler writes only MSRs that its table passes on.
+        unsafe { Msr::new(msr).write(value) }
+    }
+
+    fn write_back_caches(&self) {
+        // SAFETY: WBINVD loses nothing.
+        unsafe { core::arch::asm!("wbinvd", options(nostack)) }
+    }
+
+    fn pkru(&self) -> u32 {
+        let value: u32;
+        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
+        unsafe {
+            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
+        };
+        value
+    }
+
+    fn take_machine_check(&mut self) -> bool {
+        core::mem::take(&mut self.machine_check)
+    }
+}
+
+/// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
+pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa) -> &'static str {
+    let mut processor = ThisProcessor {
+        os_state,
+        mem: hv.pals.mem,
+        clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
+        held_since: 0,
+        held_max: 0,
+        asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
+        machine_check: false,
+    };
+    // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
+    unsafe { svm::vmload(cpu.os_hpa) };
+    loop {
+        // SAFETY: the OS's nested tables map everything but the reserve and what is hidden; SVM is enabled, GIF is 0.
+        unsafe { svm::enter(cpu.os_hpa, &mut cpu.os, &mut cpu.regs) };
+        processor.held_since = tsc();
+        cpu.os.control.tlb_control = tlb::KEEP;
+        if let Next::Shutdown(reason) = exit::handle(hv, cpu, &mut processor) {
+            return reason;
+        }
+        processor.let_in();
+        cpu.held_max = processor.held_max;
+    }
+}
