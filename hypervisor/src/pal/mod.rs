@@ -46,7 +46,7 @@ const COLLECT_SLOT: u64 = 0;
 /// How many bytes one stay in the hypervisor copies or zeroes before it lets interrupts in.
 pub const SLICE: u64 = 64 << 10;
 /// How many bytes one stay hashes; hashing in software is slower than copying.
-pub const HASH_SLICE: u64 = 16 << 10;
+pub const HASH_SLICE: u64 = 4 << 10;
 /// Page faults on one spot of a call that bring it no further.
 const MAX_FAULTS: u8 = 3;
 

@@ -8,7 +8,7 @@ use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
 use hypervisor::gprs::Gprs;
-use hypervisor::hypervisor::Hypervisor;
+use hypervisor::hypervisor::{Counters, Hypervisor};
 use hypervisor::memory::DirectMap;
 use hypervisor::npt;
 use hypervisor::pal::Hardware;
@@ -23,7 +23,8 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
 }
 
 /// The processor that the OS runs on.
-struct ThisProcessor {
+struct ThisProcessor<'a> {
+    counters: &'a Counters,
     /// Where the OS's FS, GS, TR, LDTR and system-call MSRs are kept while a PAL runs.
     os_state: Hpa,
     mem: DirectMap,
@@ -39,14 +40,14 @@ fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-impl ThisProcessor {
+impl ThisProcessor<'_> {
     /// Interrupts are about to be possible again.
     fn let_in(&mut self) {
         self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
     }
 }
 
-impl Hardware for ThisProcessor {
+impl Hardware for ThisProcessor<'_> {
     fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation) {
         let (asid, flush) = self.asids.assign(incarnation);
         // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
@@ -64,6 +65,7 @@ impl Hardware for ThisProcessor {
             svm::vmload(self.os_state);
         }
         self.held_since = tsc();
+        self.counters.exit(abi::exit::PAL);
     }
 
     fn now_ms(&self) -> u64 {
@@ -75,7 +77,7 @@ impl Hardware for ThisProcessor {
     }
 }
 
-impl Processor for ThisProcessor {
+impl Processor for ThisProcessor<'_> {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         cpuid(leaf, subleaf)
     }
@@ -119,6 +121,7 @@ impl Processor for ThisProcessor {
 /// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
 pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa) -> &'static str {
     let mut processor = ThisProcessor {
+        counters: &hv.counters,
         os_state,
         mem: hv.pals.mem,
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
