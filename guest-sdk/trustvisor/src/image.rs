@@ -12,8 +12,8 @@ pub use elf::{ElfError, from_elf};
 /// The header of an image that obeys the rules.
 pub fn header(image: &[u8]) -> Result<Header, Malformed> {
     let bytes = image.get(..HEADER_SIZE).ok_or(Malformed("shorter than its header"))?;
-    // SAFETY: `bytes` is as long as a header, which is made of integers without padding (abi asserts its size), so every bit
-    // pattern is one; the read does not need alignment.
+    // SAFETY: `bytes` is as long as a header, which is made of integers without padding (abi asserts its
+    // size), so every bit pattern is one; the read does not need alignment.
     let header = unsafe { bytes.as_ptr().cast::<Header>().read_unaligned() };
     header.check(image.len() as u64)?;
     Ok(header)
@@ -30,5 +30,24 @@ pub fn measure(image: &[u8]) -> Digests {
     Digests {
         sha1: Sha1::new().chain_update(MEASUREMENT_PREFIX).chain_update(image).finalize().into(),
         sha256: Sha256::new().chain_update(MEASUREMENT_PREFIX).chain_update(image).finalize().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measurement_covers_prefix_and_image() {
+        // By coreutils: printf 'TrustVisor PAL 1abc' | sha1sum, sha256sum.
+        let digests = measure(b"abc");
+        assert_eq!(digests.sha1[..4], [0x9a, 0x44, 0x98, 0x6c]);
+        assert_eq!(digests.sha256[..4], [0xb7, 0xf5, 0x15, 0x53]);
+    }
+
+    #[test]
+    fn what_is_shorter_than_a_header_or_breaks_a_rule_is_no_image() {
+        assert_eq!(header(&[0; HEADER_SIZE - 1]), Err(Malformed("shorter than its header")));
+        assert_eq!(header(&[0; HEADER_SIZE]), Err(Malformed("magic")));
     }
 }

@@ -34,8 +34,9 @@ impl Pal {
             return Err(Error::Signature(entry));
         }
         let call = u64::from(number::CALL) | u64::from(entry) << 16;
-        // SAFETY: registered, so TrustVisor is there. It treats the registers as the image's signature says, which is what
-        // they were made as: every address is a live buffer that `arguments` borrows, for writing where it is written.
+        // SAFETY: registered, so TrustVisor is there. It treats the registers as the image's signature says,
+        // which is what they were made as: every address is a live buffer that `arguments` borrows, for
+        // writing where it is written.
         Error::check(unsafe { hypercall(call, self.handle(), arguments.values()) })
     }
 
@@ -58,8 +59,8 @@ impl Pal {
         Ok(unsafe { info.assume_init() })
     }
 
-    /// Wipes S in the middle of a call that will never be finished: a signal handler that does not return into it, another thread
-    /// that gives up waiting.
+    /// Wipes S in the middle of a call that will never be finished: a signal handler that does not return
+    /// into it, another thread that gives up waiting.
     pub fn abort(&self) -> Result<(), Error> {
         self.end(number::ABORT)
     }
@@ -100,6 +101,35 @@ impl Drop for Pal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use abi::image::arg;
+    use trustvisor_pal::args::Argument;
+
+    /// Not registered, so whatever reaches TrustVisor is an invalid opcode here.
+    fn pal(signatures: &[[u8; MAX_ARGS]]) -> Pal {
+        Pal { owner: OwnerPage::new().unwrap(), signatures: signatures.into() }
+    }
+
+    #[test]
+    fn only_the_image_s_signature_is_called() {
+        let pal = pal(&[[arg::IN, arg::LEN, 0, 0, 0, 0]]);
+        let mut integers = Registers::default();
+        4096u64.put(&mut integers);
+        8u64.put(&mut integers);
+        assert!(matches!(pal.call(0, integers), Err(Error::Signature(0))));
+        let mut buffer = Registers::default();
+        b"data".as_slice().put(&mut buffer);
+        assert!(matches!(pal.call(1, buffer), Err(Error::Signature(1))));
+        assert!(matches!(pal.call(0, Registers::new([4096, 8, 0, 0, 0, 0])), Err(Error::Signature(0))));
+    }
+
+    #[test]
+    fn stubs_and_image_must_agree_in_all_entries() {
+        let (one, other) = ([arg::INT; 6], [0; 6]);
+        assert!(pal(&[one, other]).has_signatures(&[one, other]).is_ok());
+        assert!(matches!(pal(&[one, other]).has_signatures(&[one]), Err(Error::Signature(1))));
+        assert!(matches!(pal(&[one]).has_signatures(&[one, other]), Err(Error::Signature(1))));
+        assert!(matches!(pal(&[one]).has_signatures(&[other]), Err(Error::Signature(0))));
+    }
 
     #[test]
     fn nothing_is_called_without_trustvisor() {

@@ -231,7 +231,7 @@ mod tests {
         gdb.command("Z1,0,1").unwrap();
         let mut sent = [0; 11];
         stub.read_exact(&mut sent).unwrap();
-        assert_eq!(&sent, b"$Z1,0,1#a4+");
+        assert_eq!(&sent, b"$Z1,0,1#44+");
         stub.write_all(b"+$OK#00").unwrap();
         assert!(gdb.command("Z1,0,1").is_err());
     }

@@ -148,6 +148,12 @@ pub fn addresses() -> anyhow::Result<()> {
         let unaligned = raw(number::REGISTER.into(), NO_HANDLE, &[image, length, owner_page.address() + 8]).1;
         expect("an unaligned owner page", unaligned, Status::BadArgument)?;
 
+        let read_only = Mapping::anonymous(1)?;
+        read_only.protect(0, 1, libc::PROT_READ)?;
+        let arguments = [image, length, read_only.address()];
+        let (_, fault) = faulting(|| raw(number::REGISTER.into(), NO_HANDLE, &arguments))?;
+        ensure!(fault.is_some_and(|f| f.at_vmmcall), "no SIGSEGV for a read-only owner page");
+
         let away = Mapping::anonymous(2)?;
         away.unmap(0, 2)?;
         for address in [0, away.address(), away.address() + 4095] {

@@ -1,5 +1,5 @@
-//! INIT and start-up interrupts that the guest sends itself, with two processors in the machine: the second must neither be reset nor
-//! start to run the guest's code outside SVM.
+//! INIT and start-up interrupts that the guest sends itself, with two processors in the machine: the second
+//! must neither be reset nor start to run the guest's code outside SVM.
 
 use crate::attack::{Icr, Kernel, NO_FAULT};
 use crate::support::register;
@@ -7,8 +7,8 @@ use anyhow::ensure;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Physical page of the real-mode code that a start-up interrupt would begin at. Linux keeps the first MiB to itself and
-/// uses only its end.
+/// Physical page of the real-mode code that a start-up interrupt would begin at. Linux keeps the first MiB
+/// to itself and uses only its end.
 const PAGE: u64 = 0x1_0000;
 const MARKER: u64 = PAGE + 0x100;
 const STARTED: u16 = 0x5654;
@@ -45,19 +45,23 @@ pub fn run() -> anyhow::Result<()> {
         (to_second, startup),
         (0, ALL_BUT_SELF | INIT | ASSERT),
         (0, ALL_BUT_SELF | startup),
+        (to_second, SMI),
+        // Every processor, ourselves too.
         (0xff << 24, INIT | ASSERT),
         (0xff << 24, startup),
-        (to_second, SMI),
     ];
-    for (high, low) in commands {
+    let started = commands.into_iter().try_fold(false, |started, (high, low)| {
+        if started {
+            return Ok(true);
+        }
         kernel.ask(Icr { high, low, ..Default::default() })?;
         sleep(Duration::from_millis(20));
-    }
-    let marker = kernel.read(MARKER)?;
+        Ok::<_, anyhow::Error>(kernel.read(MARKER)? as u16 == STARTED)
+    })?;
     for (at, word) in [0, 8, 0x100].into_iter().zip(before) {
         kernel.write(PAGE + at, word)?;
     }
-    ensure!(marker as u16 != STARTED, "the second processor runs the guest's code outside SVM");
+    ensure!(!started, "the second processor runs the guest's code outside SVM");
 
     let after = trustvisor::info()?;
     let refused = after.ipis_refused - info.ipis_refused;

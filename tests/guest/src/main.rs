@@ -34,7 +34,6 @@ const TESTS: &[(&str, Test)] = &[
     ("full-pool", cycles::full_pool),
     ("fork", owners::fork),
     ("stranger", owners::stranger),
-    ("killed-owner", owners::killed),
     ("absent-pages", buffers::absent),
     ("copy-on-write", buffers::copy_on_write),
     ("read-only", buffers::read_only),
@@ -53,6 +52,7 @@ const TESTS: &[(&str, Test)] = &[
     ("proc-mem", secrecy::proc_mem),
     // These need /modules/tvattack.ko, a disk, or a second processor.
     ("physical-memory", secrecy::physical_memory),
+    ("killed-owner", owners::killed),
     ("masked-caller", callers::interrupts_off),
     ("kernel-caller", callers::kernel),
     ("reserve", reserve::read_and_write),

@@ -1,10 +1,12 @@
 //! A PAL belongs to the process that registered it, and does not outlive it.
 
+use crate::attack::{Kernel, Msr};
 use crate::support::{
     Child, IMAGE, Mapping, NO_HANDLE, PAGE, Pipe, call_entry, entry, expect, expect_error, faulting, raw,
     register,
 };
 use anyhow::{Context, ensure};
+use std::arch::x86_64::_rdtsc;
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -75,7 +77,8 @@ fn nothing_works(who: &str, handle: Handle) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two collects, 10 s apart, free what killed processes left, be it registered or half registered, and nothing of the living.
+/// Two collects, 10 s apart, free what killed processes left, be it registered or half registered, and
+/// nothing of the living.
 pub fn killed() -> anyhow::Result<()> {
     let before = trustvisor::info()?;
     let living = register()?;
@@ -98,6 +101,7 @@ pub fn killed() -> anyhow::Result<()> {
 
     sleep(Duration::from_millis(1_500));
     ensure!(trustvisor::collect()? == 0, "one collect is enough to free a PAL");
+    collect_with_the_tsc_set_forward()?;
     sleep(Duration::from_millis(5_000));
     ensure!(trustvisor::collect()? == 0, "two collects are enough to free a PAL, 5 s apart");
     sleep(Duration::from_millis(5_500));
@@ -108,6 +112,25 @@ pub fn killed() -> anyhow::Result<()> {
     ensure!(living.count()? == 1, "the living owner's PAL is gone");
     living.unregister()?;
     ensure!(trustvisor::info()?.frames_free == before.frames_free, "frames are missing at the end");
+    Ok(())
+}
+
+const TSC: u32 = 0x10;
+
+/// The 10 s are TrustVisor's, not those of a TSC that the guest has set.
+fn collect_with_the_tsc_set_forward() -> anyhow::Result<()> {
+    // SAFETY: reads the time stamp counter.
+    let now = || unsafe { _rdtsc() };
+    let start = now();
+    sleep(Duration::from_millis(100));
+    // 12 s: enough for TrustVisor if it were fooled, not enough for Linux to believe that it hung.
+    let forward = (now() - start) * 120;
+    let before = now();
+    let answer =
+        Kernel::open()?.ask(Msr { msr: TSC, write: 1, value: before + forward, ..Default::default() })?;
+    let moved = now() - before;
+    ensure!(answer.write_error == 0 && moved >= forward, "the TSC has moved by {moved} instead of {forward}");
+    ensure!(trustvisor::collect()? == 0, "a TSC set forward frees a PAL");
     Ok(())
 }
 

@@ -1,8 +1,9 @@
-//! From the ELF file that the linker makes of S (`guest-sdk/pal/pal.ld`, or another linker script with the same
-//! names) to its image: each loadable segment becomes a section, the records of `.tv_entries` become the entries.
+//! From the ELF file that the linker makes of S (`guest-sdk/pal/pal.ld`, or another linker script with the
+//! same names) to its image: each loadable segment becomes a section, the records of `.tv_entries` become
+//! the entries.
 //!
-//! The result is checked by the rules of [`abi::image`]; nothing else of the ELF file reaches the image, so the measurement does not
-//! depend on symbols, debug information or the order of the file.
+//! The result is checked by the rules of [`abi::image`]; nothing else of the ELF file reaches the image, so
+//! the measurement does not depend on symbols, debug information or the order of the file.
 
 use super::{header, header_bytes};
 use abi::image::{Entry, Header, MAGIC, MAX_ARGS, MAX_ENTRIES, MAX_SECTIONS, PAGE_SIZE, Section, kind};
@@ -102,3 +103,6 @@ fn entry(record: &[u8; size_of::<Record>()]) -> Entry {
     args.copy_from_slice(&record[8..8 + MAX_ARGS]);
     Entry { addr: u64::from_le_bytes(addr), args, reserved: 0 }
 }
+
+#[cfg(test)]
+mod tests;
