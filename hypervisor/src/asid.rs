@@ -11,6 +11,9 @@ pub type Incarnation = u64;
 /// ASIDs of PALs that one processor keeps apart at most.
 const MAX_PAL_ASIDS: usize = 64;
 
+/// The host's, the OS's, and one for PALs.
+pub const MIN_ASIDS: u32 = 3;
+
 /// A processor's assignment of ASIDs to incarnations.
 pub struct Asids {
     holders: [Incarnation; MAX_PAL_ASIDS],
@@ -21,9 +24,10 @@ pub struct Asids {
 }
 
 impl Asids {
-    /// `asids` as CPUID 8000_000A EBX says (ASIDs 0 and 1 are the host's and the OS's).
+    /// `asids` as CPUID 8000_000A EBX says, at least [`MIN_ASIDS`].
     pub const fn new(asids: u32, flush_by_asid: bool) -> Self {
         let free = asids.saturating_sub(OS_ASID + 1) as usize;
+        assert!(free > 0, "too few ASIDs");
         let count = if free < MAX_PAL_ASIDS { free } else { MAX_PAL_ASIDS };
         let flush = if flush_by_asid { tlb::FLUSH_ASID } else { tlb::FLUSH_ALL };
         Self { holders: [0; MAX_PAL_ASIDS], count, next: 0, flush }
@@ -34,12 +38,8 @@ impl Asids {
         if let Some(index) = self.holders[..self.count].iter().position(|holder| *holder == incarnation) {
             return (Self::asid(index), tlb::KEEP);
         }
-        let Some(holder) = self.holders[..self.count].get_mut(self.next) else {
-            // No ASID but the OS's: share it, and flush on every switch to the PAL and back.
-            return (OS_ASID, tlb::FLUSH_ALL);
-        };
-        *holder = incarnation;
         let index = self.next;
+        self.holders[index] = incarnation;
         self.next = (self.next + 1) % self.count;
         (Self::asid(index), self.flush)
     }
@@ -58,7 +58,7 @@ mod tests {
         /// A model of the TLB: what each ASID's entries belong to. Running with stale entries of another is the failure.
         #[test]
         fn no_incarnation_meets_anothers_entries(
-            asids in 2u32..70,
+            asids in 3u32..70,
             flush_by_asid in any::<bool>(),
             runs in proptest::collection::vec(1u64..90, 1..500),
         ) {
@@ -71,7 +71,7 @@ mod tests {
                     tlb::FLUSH_ASID => { entries.remove(&asid); }
                     _ => {}
                 }
-                prop_assert!(asid > 0 && asid < asids);
+                prop_assert!(asid > OS_ASID && asid < asids);
                 prop_assert_eq!(*entries.entry(asid).or_insert(incarnation), incarnation);
             }
         }

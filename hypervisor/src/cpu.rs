@@ -4,8 +4,9 @@ use crate::addr::{Gva, Hpa};
 use crate::caller::Caller;
 use crate::gprs::Gprs;
 use crate::guest_memory::Space;
+use crate::ioports::Keyboard;
 use crate::memory::{DirectMap, RamMap};
-use crate::vmcb::{EVENT_VALID, Vmcb, exception, vector};
+use crate::vmcb::{EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector};
 
 /// What the processor offers, by CPUID.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,8 @@ pub struct Cpu {
     /// Longest stretch with interrupts held off.
     pub held_max: u64,
     pub tsc_per_ms: u64,
+    /// What the keyboard controller expects of the guest next.
+    pub keyboard: Keyboard,
     repeated: Repeated,
 }
 
@@ -63,6 +66,7 @@ impl Cpu {
             os_hpa: Hpa(0),
             held_max: 0,
             tsc_per_ms,
+            keyboard: Keyboard::new(),
             repeated: Repeated { spot: Spot { cr3: 0, rip: 0, gva: Gva(0) }, times: 0 },
         }
     }
@@ -83,20 +87,40 @@ impl Cpu {
         self.os.skip(length, self.features.nrip);
     }
 
-    /// Raises #GP(0), or what the processor makes of it while another event is being delivered (APM vol. 2, 8.2.9). False:
+    /// Raises #GP(0), or what the processor makes of it while another exception is being delivered (APM vol. 2, 8.2.9). False:
     /// there is nothing left to raise, the OS shuts down.
     #[must_use]
     pub fn raise_gp(&mut self) -> bool {
         let pending = self.os.control.exit_int_info;
-        if pending & EVENT_VALID == 0 {
-            self.os.inject(vector::GP, Some(0));
-            return true;
-        }
-        if pending & 0x7ff == exception(vector::DF, None) & 0x7ff {
-            return false;
-        }
-        self.os.inject(vector::DF, Some(0));
+        let exception = pending & EVENT_VALID != 0 && pending & EVENT_TYPE == EVENT_EXCEPTION;
+        let vector = if exception {
+            match pending as u8 {
+                vector::DF => return false,
+                vector::DE | vector::TS..=vector::PF => vector::DF,
+                _ => vector::GP,
+            }
+        } else {
+            vector::GP
+        };
+        self.os.inject(vector, Some(0));
         true
+    }
+
+    /// An event whose delivery the exit interrupted is delivered again, unless a new one took its place. A software interrupt
+    /// comes again by itself: its instruction is executed anew.
+    pub fn redeliver(&mut self) {
+        let control = &mut self.os.control;
+        let pending = control.exit_int_info;
+        let software = pending & EVENT_TYPE == EVENT_SOFTWARE;
+        if pending & EVENT_VALID != 0 && !software && control.event_inject & EVENT_VALID == 0 {
+            control.event_inject = pending;
+        }
+    }
+
+    /// The OS's translations are flushed before it goes on.
+    pub fn flush_os(&mut self) {
+        let all = !self.features.flush_by_asid;
+        self.os.control.tlb_control = if all { tlb::FLUSH_ALL } else { tlb::FLUSH_ASID };
     }
 
     /// Raises #PF for user memory named by a hypercall. False: it was raised for this spot too often.
@@ -126,6 +150,7 @@ impl Cpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vmcb::exception;
 
     fn cpu() -> Box<Cpu> {
         let features = Features {
@@ -163,5 +188,8 @@ mod tests {
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b08);
         cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
         assert!(!cpu.raise_gp());
+        cpu.os.control.exit_int_info = EVENT_VALID | 0x0e;
+        assert!(cpu.raise_gp(), "an interrupt is no exception");
+        assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
     }
 }

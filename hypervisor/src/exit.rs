@@ -3,16 +3,18 @@
 //! Everything an exit reports is the guest's word. Whatever it is, the answer is an instruction done for it, an exception that the
 //! same machine without SVM would have raised, or, where nothing is left to raise, the shutdown that the machine would have made.
 
-use crate::addr::{Gva, PAGE_SIZE};
+use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::cpu::Cpu;
 use crate::cpuid::{self, Registers};
 use crate::hypercall;
 use crate::hypervisor::Hypervisor;
+use crate::ioapic;
+use crate::ioports::{self, Write};
 use crate::lapic::{self, Code, Source, Verdict};
 use crate::msr::{self, ReadAnswer, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
-use crate::vmcb::{ATTR_LONG, EFER_LMA, EVENT_VALID, exit_code, vector};
+use crate::vmcb::{ATTR_LONG, EFER_LMA, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -25,8 +27,10 @@ pub trait Processor: Hardware {
     fn tsc(&self) -> u64;
     fn lapic_read(&self, offset: u32) -> u32;
     fn lapic_write(&self, offset: u32, value: u32);
-    /// Only for MSRs that exist on this processor and values that it takes.
-    fn write_msr(&self, msr: u32, value: u64);
+    fn io_apic_read(&self, offset: u32) -> u32;
+    fn io_apic_write(&self, offset: u32, value: u32);
+    fn port_read(&self, port: u16) -> u8;
+    fn port_write(&self, port: u16, value: u8);
     fn write_back_caches(&self);
     /// The guest's PKRU. Only where the guest has enabled protection keys.
     fn pkru(&self) -> u32;
@@ -66,8 +70,13 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
             }
             Ok(())
         }
-        exit_code::MSR => access_msr(hv, cpu, processor),
+        exit_code::MSR => access_msr(cpu, processor),
         exit_code::NPF => nested_page_fault(hv, cpu, processor),
+        exit_code::IOIO => match access_port(cpu, processor) {
+            Ok(true) => Ok(()),
+            Ok(false) => return Next::Shutdown("the guest resets the machine"),
+            Err(dead) => Err(dead),
+        },
         // INVD would undo a wipe that is still in the cache; what it is used for, WBINVD does as well. QEMU reports it so.
         exit_code::INVD | exit_code::WBINVD => {
             processor.write_back_caches();
@@ -89,11 +98,7 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     if done.is_err() {
         return Next::Shutdown("the guest shut down (fault while a double fault was delivered)");
     }
-    // An event whose delivery the exit interrupted is delivered again, unless a new one took its place.
-    let pending = cpu.os.control.exit_int_info;
-    if pending & EVENT_VALID != 0 && cpu.os.control.event_inject & EVENT_VALID == 0 {
-        cpu.os.control.event_inject = pending;
-    }
+    cpu.redeliver();
     Next::Resume
 }
 
@@ -102,8 +107,9 @@ fn kind(cpu: &Cpu, code: u32) -> usize {
         exit_code::CPUID => exit::CPUID,
         exit_code::MSR => exit::MSR,
         exit_code::VMMCALL => exit::VMMCALL,
-        exit_code::NPF if in_lapic(cpu.os.control.exit_info_2) => exit::LAPIC,
+        exit_code::NPF if in_page(npt::LAPIC, cpu.os.control.exit_info_2) => exit::LAPIC,
         exit_code::NPF => exit::NPF,
+        exit_code::IOIO => exit::IO,
         _ => exit::OTHER,
     }
 }
@@ -121,7 +127,7 @@ fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
     Ok(())
 }
 
-fn access_msr(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+fn access_msr(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
     let number = cpu.regs.rcx as u32;
     let guest = msr::Guest {
         efer: cpu.os.save.efer,
@@ -140,19 +146,41 @@ fn access_msr(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Res
     match msr::write(number, value, &guest) {
         WriteAnswer::Drop => {}
         WriteAnswer::Fault => return raise_gp(cpu),
-        WriteAnswer::Efer(value) => cpu.os.save.efer = value,
-        WriteAnswer::Tsc(value) => cpu.os.control.tsc_offset = value.wrapping_sub(processor.tsc()),
-        WriteAnswer::Hardware(value) => processor.write_msr(number, value),
-        WriteAnswer::RefuseIpi => {
-            hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
+        WriteAnswer::Efer(value) => {
+            // A change of paging modes by the hypervisor leaves the guest's translations stale (APM vol. 2, 15.16).
+            cpu.os.save.efer = value;
+            cpu.flush_os();
         }
+        WriteAnswer::Tsc(value) => cpu.os.control.tsc_offset = value.wrapping_sub(processor.tsc()),
     }
     cpu.skip(2);
     Ok(())
 }
 
-fn in_lapic(gpa: u64) -> bool {
-    (npt::LAPIC.0..npt::LAPIC.0 + PAGE_SIZE).contains(&gpa)
+/// An access to a guarded port. False: it resets the machine.
+fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> {
+    let access = ioports::Access::new(cpu.os.control.exit_info_1);
+    if !access.plain_byte {
+        return raise_gp(cpu).map(|()| true);
+    }
+    let rax = cpu.os.save.rax;
+    if access.input {
+        cpu.os.save.rax = rax & !0xff | u64::from(processor.port_read(access.port));
+    } else {
+        match cpu.keyboard.write(access.port, rax as u8) {
+            Write::Byte(value) => processor.port_write(access.port, value),
+            Write::Drop => {}
+            Write::Reset => return Ok(false),
+        }
+    }
+    // For port accesses the exit names the next instruction (EXITINFO2), whatever the processor.
+    cpu.os.save.rip = cpu.os.control.exit_info_2;
+    cpu.os.control.interrupt_shadow = 0;
+    Ok(true)
+}
+
+fn in_page(page: Hpa, gpa: u64) -> bool {
+    gpa & !(PAGE_SIZE - 1) == page.0
 }
 
 /// The OS wrote to a page that is read-only in its nested tables, or to an address that does not exist.
@@ -162,17 +190,18 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
     const TABLE_WALK: u64 = 1 << 33;
     let info = cpu.os.control.exit_info_1;
     let gpa = cpu.os.control.exit_info_2;
-    if info & WRITE == 0 || info & TABLE_WALK != 0 || !in_lapic(gpa) {
+    let watched = in_page(npt::LAPIC, gpa) || in_page(npt::IO_APIC, gpa);
+    if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
         return raise_gp(cpu);
     }
-    match lapic_write(hv, cpu, processor, (gpa - npt::LAPIC.0) as u32) {
+    match apic_write(hv, cpu, processor, gpa) {
         Some(()) => Ok(()),
         None => raise_gp(cpu),
     }
 }
 
-/// Does a write to the local APIC that the filter lets pass. None: the instruction is none that Linux or anybody sane uses there.
-fn lapic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, offset: u32) -> Option<()> {
+/// Does a write to an APIC that the filter lets pass. None: the instruction is none that Linux or anybody sane uses there.
+fn apic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u64) -> Option<()> {
     let save = &cpu.os.save;
     let bits64 = save.cs.attributes & ATTR_LONG != 0 && save.efer & EFER_LMA != 0;
     let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
@@ -184,14 +213,23 @@ fn lapic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, offse
         Source::Register(number) => register(cpu, number) as u32,
         Source::Immediate(value) => value,
     };
+    let offset = gpa as u32 % PAGE_SIZE as u32;
+    let local = in_page(npt::LAPIC, gpa);
     if store.exchange
         && let Source::Register(number) = store.source
     {
-        let old = processor.lapic_read(offset & !0xf);
+        let aligned = offset & !0xf;
+        let old = if local { processor.lapic_read(aligned) } else { processor.io_apic_read(aligned) };
         set_register(cpu, number, old.into());
     }
-    match lapic::filter(offset, value) {
-        Verdict::Pass => processor.lapic_write(offset, value),
+    let verdict = match local {
+        true => lapic::filter(offset, value),
+        false if ioapic::passes(offset, value, processor.io_apic_read(0)) => Verdict::Pass,
+        false => Verdict::RefuseIpi,
+    };
+    match verdict {
+        Verdict::Pass if local => processor.lapic_write(offset, value),
+        Verdict::Pass => processor.io_apic_write(offset, value),
         Verdict::Drop => {}
         Verdict::RefuseIpi => {
             hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);

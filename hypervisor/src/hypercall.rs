@@ -32,11 +32,11 @@ fn may_call(cpu: &Cpu) -> bool {
 fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &Caller) -> Outcome {
     let rax = cpu.os.save.rax;
     let regs = &cpu.regs;
+    let handle = Handle { low: regs.r10, high: regs.r11 };
     if rax & TOKEN_BIT != 0 {
-        return hv.pals.resume(hardware, caller, rax);
+        return hv.pals.resume(hardware, caller, handle, rax);
     }
     let (call, entry, rest) = (rax as u16, (rax >> 16) as u16, rax >> 32);
-    let handle = Handle { low: regs.r10, high: regs.r11 };
     if rest != 0 || (entry != 0 && call != number::CALL) {
         return Outcome::status(Status::UnknownCall);
     }
@@ -82,6 +82,8 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
 }
 
 fn apply(cpu: &mut Cpu, outcome: Outcome) {
+    // A VMMCALL in the shadow of MOV SS would never let the interrupt in that it is to make way for.
+    cpu.os.control.interrupt_shadow = 0;
     match outcome {
         Outcome::Done(value, status) => finish(cpu, value, status),
         Outcome::Again(token) => {

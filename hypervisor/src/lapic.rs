@@ -245,17 +245,6 @@ pub const ICR_INIT_OTHERS: u32 = 0x000c_4500;
 /// Command register: start-up of all other processors, at the page in bits 7:0.
 pub const ICR_STARTUP_OTHERS: u32 = 0x000c_4600;
 
-/// First of the x2APIC's MSRs: register at offset `x` is MSR `800h + x / 16` (APM vol. 2, 16.11).
-pub const X2APIC_FIRST: u32 = 0x800;
-
-/// Judges WRMSR to a register of the x2APIC. The command register is one of 64 bits there; its low half decides.
-pub fn filter_x2apic(msr: u32, value: u64) -> Verdict {
-    match msr.checked_sub(X2APIC_FIRST) {
-        Some(register @ 0..0x100) => filter(register * 16, value as u32),
-        _ => Verdict::Drop,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,7 +398,6 @@ mod tests {
                     prop_assert!(!lvt || value >> 16 & 1 == 1 || [0, 4, 7].contains(&message));
                 }
                 if offset % 16 == 0 {
-                    prop_assert_eq!(filter_x2apic(0x800 + offset / 16, u64::from(value) | 7 << 32), filter(offset, value));
                 }
             }
         }
@@ -438,9 +426,5 @@ mod tests {
         for offset in [0x20, 0x30, 0x100, 0x304, 0x2fe, 0xffc] {
             assert_eq!(filter(offset, 0), Verdict::Drop, "{offset:#x}");
         }
-        assert_eq!(filter_x2apic(0x830, 0x1_0000_4500), Verdict::RefuseIpi);
-        assert_eq!(filter_x2apic(0x830, 0x1_0000_00fd), Verdict::Pass);
-        assert_eq!(filter_x2apic(0x1b, 0), Verdict::Drop);
-        assert_eq!(filter_x2apic(0x900, 0), Verdict::Drop);
     }
 }

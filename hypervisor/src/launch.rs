@@ -36,6 +36,9 @@ pub const RUNTIME_OFFSET: u64 = 0x2_0000;
 /// Image, `.bss` and stacks of the runtime end here at the latest.
 pub const RUNTIME_END: u64 = 0x20_0000;
 
+/// The start page ends here at the latest: a start-up IPI reaches the first MiB, and firmware's data lies above.
+pub const START_PAGE_LIMIT: u64 = 0x9_f000;
+
 /// Size of the reserve when the command line names none, and the least.
 pub const DEFAULT_RESERVE: u64 = 64 << 20;
 /// See [`DEFAULT_RESERVE`].
@@ -131,8 +134,9 @@ pub struct LaunchInfo {
     pub cmdline_len: u32,
     /// Entries of `regions` in use: the machine's memory map, the reserve not yet cut out of it.
     pub region_count: u32,
-    /// 0.
-    pub reserved: u32,
+    /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
+    /// late. Reserved in the guest's memory map.
+    pub start_page: u32,
     /// How the guest starts.
     pub guest: GuestStart,
     /// The loader's command line, without the loader's own name.

@@ -15,6 +15,8 @@ pub mod gprs;
 pub mod guest_memory;
 pub mod hypercall;
 pub mod hypervisor;
+pub mod ioapic;
+pub mod ioports;
 pub mod lapic;
 pub mod launch;
 pub mod memory;

@@ -21,7 +21,7 @@ impl DirectMap {
     /// - every address of `base..base + limit` is mapped read-write to the physical address of the same offset, or its access
     ///   faults (and the processor stops there);
     /// - no Rust object lives in what is mapped there: the runtime's image, `.bss` and stacks must not be reachable
-    ///   through it. This is what makes the methods safe to call.
+    ///   through it (VMCBs of PALs are: see `pal::call::vmcb`). This is what makes the methods safe to call.
     pub const unsafe fn new(base: u64, limit: u64) -> Self {
         Self { base, limit }
     }
@@ -164,6 +164,9 @@ impl BadMap {
     }
 }
 
+/// How often a map may be cut.
+const MAX_CUTS: usize = 2;
+
 /// Bytes `start..end` of RAM, whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Run {
@@ -176,8 +179,8 @@ pub struct Run {
 /// The page frames that are the OS's ordinary memory: RAM of the launch-time memory map without the reserve. Fixed at launch.
 #[derive(Clone)]
 pub struct RamMap {
-    /// Ascending, disjoint. Cutting the reserve out can add one.
-    runs: [Run; MAX_REGIONS + 1],
+    /// Ascending, disjoint. A cut can add one.
+    runs: [Run; MAX_REGIONS + MAX_CUTS],
     count: usize,
 }
 
@@ -188,7 +191,7 @@ impl RamMap {
         if regions.len() > MAX_REGIONS {
             return Err(BadMap::TooMany);
         }
-        let mut map = Self { runs: [Run::default(); MAX_REGIONS + 1], count: 0 };
+        let mut map = Self { runs: [Run::default(); MAX_REGIONS + MAX_CUTS], count: 0 };
         for (index, this) in regions.iter().enumerate() {
             let end = end_of(this)?;
             if this.kind != region::RAM || this.size == 0 {
@@ -236,13 +239,17 @@ impl RamMap {
         self.count = self.count.min(kept + 1);
     }
 
-    fn cut(&mut self, base: Hpa, size: u64) -> Result<(), BadMap> {
+    /// Takes a range of RAM out of it; `new` has done so once.
+    pub fn cut(&mut self, base: Hpa, size: u64) -> Result<(), BadMap> {
         let end = base.0.checked_add(size).map(Hpa).ok_or(BadMap::Reserve)?;
         if size == 0 || base.page_offset() != 0 || end.page_offset() != 0 {
             return Err(BadMap::Reserve);
         }
         let holds = |run: &Run| run.start <= base && end <= run.end;
         let index = self.runs().iter().position(holds).ok_or(BadMap::Reserve)?;
+        if self.count == self.runs.len() {
+            return Err(BadMap::TooMany);
+        }
         let whole = self.runs[index];
         self.runs.copy_within(index + 1..self.count, index);
         self.count -= 1;

@@ -8,7 +8,6 @@
 //! A write that Linux does at boot is dropped rather than refused; refused is what no OS has a reason to write.
 
 use crate::cpuid::Registers;
-use crate::lapic;
 
 /// What RDMSR does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub const APIC_BASE: u32 = 0x1b;
 pub const EFER: u32 = 0xc000_0080;
 
 /// Every register with a rule, ascending (APM vol. 2, appendix A; BKDGs and PPRs for what is not architectural).
-pub static TABLE: [Rule; 41] = {
+pub static TABLE: [Rule; 39] = {
     use OnRead as R;
     use OnWrite as W;
     [
@@ -74,9 +73,7 @@ pub static TABLE: [Rule; 41] = {
         rule(0x268, 0x26f, R::Pass, W::Drop, "fixed MTRRs"),
         rule(0x277, 0x277, R::Pass, W::Pass, "PAT: under nested paging the guest has its own (VMCB G_PAT)"),
         rule(0x2ff, 0x2ff, R::Pass, W::Drop, "default memory type"),
-        rule(0x830, 0x830, R::Pass, W::Shadow, "x2APIC command register: filtered like the mapped one"),
-        rule(0x832, 0x837, R::Pass, W::Shadow, "x2APIC local vectors: no INIT, no SMI"),
-        rule(0x850, 0x853, R::Pass, W::Shadow, "x2APIC extended local vectors: no INIT, no SMI"),
+        rule(0x800, 0x8ff, R::Fault, W::Fault, "x2APIC: hidden, the launch refuses this mode"),
         rule(EFER, EFER, R::Shadow, W::Shadow, "SVME must stay set and does not show"),
         rule(0xc000_0104, 0xc000_0104, R::Fault, W::Fault, "TSC ratio: part of SVM"),
         rule(
@@ -152,7 +149,13 @@ pub static TABLE: [Rule; 41] = {
             W::Drop,
             "override what CPUID says, for the hypervisor as well",
         ),
-        rule(0xc001_1030, 0xc001_103d, R::Pass, W::Pass, "IBS: the OS's own; off while S runs"),
+        rule(
+            0xc001_1030,
+            0xc001_103d,
+            R::Pass,
+            W::Pass,
+            "IBS: the OS's own, S's instructions included for now",
+        ),
     ]
 };
 
@@ -272,10 +275,6 @@ pub enum WriteAnswer {
     Efer(u64),
     /// The guest's time-stamp counter becomes this: by the TSC offset.
     Tsc(u64),
-    /// The processor's register becomes this value.
-    Hardware(u64),
-    /// Nothing, but to count a refused IPI and go on.
-    RefuseIpi,
 }
 
 /// Answers an exit for RDMSR.
@@ -293,11 +292,6 @@ pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
         (TSC, Some(OnWrite::Shadow)) => WriteAnswer::Tsc(value),
         (EFER, Some(OnWrite::Shadow)) => write_efer(value, guest),
         (APIC_BASE, Some(OnWrite::Shadow)) if value == guest.apic_base => WriteAnswer::Drop,
-        (0x800..=0x8ff, Some(OnWrite::Shadow)) => match lapic::filter_x2apic(msr, value) {
-            lapic::Verdict::Pass => WriteAnswer::Hardware(value),
-            lapic::Verdict::Drop => WriteAnswer::Drop,
-            lapic::Verdict::RefuseIpi => WriteAnswer::RefuseIpi,
-        },
         _ => WriteAnswer::Fault,
     }
 }
@@ -383,8 +377,19 @@ mod tests {
 
     #[test]
     fn hidden_and_dangerous_registers() {
-        for msr in [0x11, 0x12, 0xc000_0104, 0xc001_0114, 0xc001_0117, 0xc001_0118, 0xc001_011b, 0xc001_0131]
-        {
+        for msr in [
+            0x11,
+            0x12,
+            0x800,
+            0x830,
+            0x8ff,
+            0xc000_0104,
+            0xc001_0114,
+            0xc001_0117,
+            0xc001_0118,
+            0xc001_011b,
+            0xc001_0131,
+        ] {
             assert_eq!(read(msr, &guest()), ReadAnswer::Fault, "{msr:#x}");
             assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault, "{msr:#x}");
         }
@@ -413,10 +418,6 @@ mod tests {
         for other in [0xfee0_0d00, 0xfed0_0900, 0xfee0_0100, 0xfee0_0800, 0x1_fee0_0900] {
             assert_eq!(write(APIC_BASE, other, &guest()), WriteAnswer::Fault, "{other:#x}");
         }
-        assert_eq!(write(0x830, 0x4500, &guest()), WriteAnswer::RefuseIpi);
-        assert_eq!(write(0x830, 0x1_0000_00fd, &guest()), WriteAnswer::Hardware(0x1_0000_00fd));
-        assert_eq!(write(0x835, 0x200, &guest()), WriteAnswer::Drop);
-        assert_eq!(write(0x853, 0x500, &guest()), WriteAnswer::Drop);
     }
 
     #[test]

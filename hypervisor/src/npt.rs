@@ -1,17 +1,32 @@
 //! The OS's nested tables: the machine as it is, but for what is hidden. Built before the OS starts, never changed after.
 //!
 //! Everything is mapped by identity, up to the last physical address that four levels reach. Hidden pages are all mapped to one
-//! constant page, read-only; a write there is the only nested page fault that the OS can cause, apart from the local APIC.
+//! constant page, read-only; a write there is the only nested page fault that the OS can cause, apart from
+//! the APICs' registers.
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::tables::{ACCESSED, AreaFull, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
 
 /// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
 pub const LAPIC: Hpa = Hpa(0xfee0_0000);
+/// The rest of the range in which stores are interrupt messages (APM vol. 2, 16.4; PCI 3.0, 6.8): on a processor's own stores some
+/// machines send what is stored, INIT among it. No OS stores there.
+const MESSAGES: core::ops::Range<u64> = LAPIC.0 + PAGE_SIZE..0xfef0_0000;
+/// The I/O APIC's registers: readable, writes are decoded (see [`crate::ioapic`]).
+pub const IO_APIC: Hpa = Hpa(0xfec0_0000);
 /// The TPM's registers (TCG PC Client TIS 1.3, 5.2): locality 0 is the OS's.
 pub const TPM: Hpa = Hpa(0xfed4_0000);
 /// Pages of localities 1 to 4.
 const TPM_HIDDEN: core::ops::Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SIZE;
+
+/// What is hidden at an address that differs from machine to machine.
+#[derive(Clone, Copy)]
+pub struct Hidden {
+    /// The reserve: first byte, and first byte after it.
+    pub reserve: (Hpa, Hpa),
+    /// The page in which the other processors start.
+    pub start_page: Hpa,
+}
 
 /// Nested entries are user entries (APM vol. 2, 15.25.5); accessed and dirty are set, so that the processor never writes here.
 const ALL: u64 = PRESENT | USER | ACCESSED | DIRTY | WRITABLE;
@@ -32,7 +47,7 @@ enum Kind {
 pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
-pub fn build(area: &mut TableArea, reserve: (Hpa, Hpa), phys_bits: u32) -> Result<Hpa, AreaFull> {
+pub fn build(area: &mut TableArea, hide: Hidden, phys_bits: u32) -> Result<Hpa, AreaFull> {
     let root = area.take(1)?;
     let ones = area.take(1)?;
     area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
@@ -43,19 +58,19 @@ pub fn build(area: &mut TableArea, reserve: (Hpa, Hpa), phys_bits: u32) -> Resul
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
     for start in (0..end).step_by(HUGE_PAGE as usize) {
         let pdpt = area.next_table(root, start >> 39, ALL)?;
-        if kind(start, HUGE_PAGE, reserve) == Kind::Open {
+        if kind(start, HUGE_PAGE, &hide) == Kind::Open {
             area.set(pdpt, start >> 30, start | ALL | LARGE);
             continue;
         }
         let pd = area.next_table(pdpt, start >> 30, ALL)?;
         for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
-            match kind(at, LARGE_PAGE, reserve) {
+            match kind(at, LARGE_PAGE, &hide) {
                 Kind::Open => area.set(pd, at >> 21, at | ALL | LARGE),
                 Kind::Reserve => area.set(pd, at >> 21, hidden.0 | ALL),
                 Kind::Mixed => {
                     let pt = area.next_table(pd, at >> 21, ALL)?;
                     for page in (at..at + LARGE_PAGE).step_by(PAGE_SIZE as usize) {
-                        area.set(pt, page >> 12, leaf(page, ones));
+                        area.set(pt, page >> 12, leaf(page, ones, &hide));
                     }
                 }
             }
@@ -66,25 +81,34 @@ pub fn build(area: &mut TableArea, reserve: (Hpa, Hpa), phys_bits: u32) -> Resul
 
 /// Tables that [`build`] takes at most, for sizing the area.
 pub fn tables(phys_bits: u32) -> u64 {
-    // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the reserve (it may cross a GiB) and the devices; PTs.
-    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 3 + 2
+    // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the start page, the reserve (it may
+    // cross a GiB) and the devices; PTs for the start page and the devices.
+    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 4 + 3
 }
 
-fn kind(start: u64, size: u64, reserve: (Hpa, Hpa)) -> Kind {
+fn kind(start: u64, size: u64, hide: &Hidden) -> Kind {
     let touches = |from: u64, to: u64| start < to && from < start + size;
-    if touches(LAPIC.0, LAPIC.0 + PAGE_SIZE) || touches(TPM_HIDDEN.start, TPM_HIDDEN.end) {
+    let pages = [
+        LAPIC.0..MESSAGES.end,
+        IO_APIC.0..IO_APIC.0 + PAGE_SIZE,
+        TPM_HIDDEN,
+        hide.start_page.0..hide.start_page.0 + PAGE_SIZE,
+    ];
+    if pages.iter().any(|range| touches(range.start, range.end)) {
         return Kind::Mixed;
     }
-    if touches(reserve.0.0, reserve.1.0) {
+    if touches(hide.reserve.0.0, hide.reserve.1.0) {
         return if size == LARGE_PAGE { Kind::Reserve } else { Kind::Mixed };
     }
     Kind::Open
 }
 
-fn leaf(page: u64, ones: Hpa) -> u64 {
-    if page == LAPIC.0 && !cfg!(feature = "break-icr-trap") {
-        LAPIC.0 | CONSTANT
-    } else if TPM_HIDDEN.contains(&page) {
+fn leaf(page: u64, ones: Hpa, hide: &Hidden) -> u64 {
+    let watched = [LAPIC.0, IO_APIC.0].contains(&page);
+    let hidden = MESSAGES.contains(&page) || TPM_HIDDEN.contains(&page) || page == hide.start_page.0;
+    if watched && !cfg!(feature = "break-icr-trap") {
+        page | CONSTANT
+    } else if hidden {
         ones.0 | CONSTANT
     } else {
         page | ALL
@@ -120,24 +144,33 @@ mod tests {
             let memory = TestMemory::new(64);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(64 * PAGE_SIZE));
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
-            let root = build(&mut area, reserve, 40).unwrap();
+            let start_page = Hpa(0x9_e000);
+            let root = build(&mut area, Hidden { reserve, start_page }, 40).unwrap();
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
                 let (hpa, writable) = look_up(&memory, root, gpa).unwrap();
                 assert!(!is_reserve(hpa), "{gpa:#x} reaches the reserve");
-                if is_reserve(gpa) || TPM_HIDDEN.contains(&gpa) {
+                let hidden = is_reserve(gpa)
+                    || (0xfed4_1000..0xfed4_5000).contains(&gpa)
+                    || (0xfee0_1000..0xfef0_0000).contains(&gpa)
+                    || (0x9_e000..0x9_f000).contains(&gpa);
+                if hidden {
                     let mut bytes = [0; 8];
                     memory.map().copy_from(Hpa(hpa & !7), &mut bytes);
                     assert_eq!((bytes, writable), ([0xff; 8], false), "{gpa:#x}");
                 } else {
-                    assert_eq!((hpa, writable), (gpa, gpa & !0xfff != LAPIC.0), "{gpa:#x}");
+                    let watched = [0xfee0_0000, 0xfec0_0000].contains(&(gpa & !0xfff));
+                    assert_eq!((hpa, writable), (gpa, !watched), "{gpa:#x}");
                 }
             };
             for gpa in (reserve.0.0 - (8 << 20)..reserve.1.0 + (8 << 20)).step_by(PAGE_SIZE as usize) {
                 check(gpa);
                 check(gpa + 4095);
             }
-            for gpa in (0xfec0_0000..0xff20_0000).step_by(PAGE_SIZE as usize) {
+            for gpa in (0..0x40_0000).step_by(PAGE_SIZE as usize) {
+                check(gpa);
+            }
+            for gpa in (0xfea0_0000..0xff20_0000).step_by(PAGE_SIZE as usize) {
                 check(gpa);
             }
             for gpa in (0..1u64 << 40).step_by(HUGE_PAGE as usize) {
@@ -152,7 +185,8 @@ mod tests {
         for (bits, base) in [(36, 0x1000_0000u64), (40, 0x3fe0_0000), (48, 0x3fe0_0000)] {
             let memory = TestMemory::new(1024);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(bits) * PAGE_SIZE));
-            build(&mut area, (Hpa(base), Hpa(base + (4 << 20))), bits).unwrap();
+            let hide = Hidden { reserve: (Hpa(base), Hpa(base + (4 << 20))), start_page: Hpa(0x9_e000) };
+            build(&mut area, hide, bits).unwrap();
         }
     }
 }

@@ -190,6 +190,7 @@ pub mod exit_code {
     pub const CPUID: u32 = 0x72;
     pub const INVD: u32 = 0x76;
     pub const INVLPGA: u32 = 0x7a;
+    pub const IOIO: u32 = 0x7b;
     pub const MSR: u32 = 0x7c;
     pub const SHUTDOWN: u32 = 0x7f;
     pub const VMRUN: u32 = 0x80;
@@ -217,7 +218,10 @@ pub const NESTED_PAGING: u64 = 1;
 /// "Valid" in `event_inject` and `exit_int_info`.
 pub const EVENT_VALID: u64 = 1 << 31;
 
-const EVENT_EXCEPTION: u64 = 3 << 8;
+/// Types of events, bits 10:8: an exception, a software interrupt (INT n).
+pub const EVENT_TYPE: u64 = 7 << 8;
+pub const EVENT_EXCEPTION: u64 = 3 << 8;
+pub const EVENT_SOFTWARE: u64 = 4 << 8;
 const EVENT_HAS_ERROR_CODE: u64 = 1 << 11;
 
 /// `event_inject` for an exception.
@@ -231,6 +235,8 @@ pub const fn exception(vector: u8, error_code: Option<u32>) -> u64 {
 
 /// Exception vectors.
 pub mod vector {
+    pub const DE: u8 = 0;
+    pub const TS: u8 = 10;
     pub const UD: u8 = 6;
     pub const DF: u8 = 8;
     pub const GP: u8 = 13;

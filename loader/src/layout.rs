@@ -1,7 +1,8 @@
 //! From what the boot loader says to what is to be done: modules taken apart, options judged, a place for everything. Reads
 //! and decides, writes nothing.
 
-use hypervisor::launch::MAX_CMDLINE;
+use hypervisor::addr::PAGE_SIZE;
+use hypervisor::launch::{MAX_CMDLINE, START_PAGE_LIMIT};
 use hypervisor::options::{Console, Options};
 
 use crate::bytes::Memory;
@@ -27,7 +28,9 @@ pub struct Layout<'a> {
     pub initrd: &'a [u8],
     /// Where everything goes.
     pub plan: Plan,
-    /// The guest's memory map, in which the reserve is reserved.
+    /// The page in which the other processors start.
+    pub start_page: u64,
+    /// The guest's memory map, in which the reserve and the start page are reserved.
     pub guest_map: MemoryMap,
 }
 
@@ -79,8 +82,19 @@ pub fn lay_out<'a>(
         boot_area: size_of::<BootArea>() as u64,
     };
     let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, options.reserve))?;
-    let guest_map = info.map.with_reserved(plan.reserve)?;
-    Ok(Layout { image, kernel, cmdline, initrd, plan, guest_map })
+    let start_page = start_page(&info.map).ok_or(Refusal::NoRoom("starting the other processors"))?;
+    let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
+    let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
+    Ok(Layout { image, kernel, cmdline, initrd, plan, start_page, guest_map })
+}
+
+/// The highest page of RAM that a processor can start in and that nothing else needs: Linux wants the lower ones for itself.
+fn start_page(map: &MemoryMap) -> Option<u64> {
+    let pages = map.ram().filter_map(|ram| {
+        let end = ram.end.min(START_PAGE_LIMIT) / PAGE_SIZE * PAGE_SIZE;
+        end.checked_sub(PAGE_SIZE).filter(|page| *page >= ram.start.max(PAGE_SIZE))
+    });
+    pages.max()
 }
 
 #[cfg(test)]
@@ -111,7 +125,9 @@ mod tests {
             tags.extend(body);
             tags.resize(tags.len().next_multiple_of(8), 0);
         };
-        let map = [[24, 0, RAM as u32, 0, 0x1ff0_0000, 0, 1, 0].map(u32::to_le_bytes)].concat().concat();
+        let entries = [[0, 0, 0x9_fc00, 0, 1, 0], [RAM as u32, 0, 0x1ff0_0000, 0, 1, 0]];
+        let map = [&[24, 0][..], entries.as_flattened()].concat();
+        let map = map.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
         tag(6, &map);
         for (n, module) in modules.iter().enumerate() {
             let start = MODULES * (n as u64 + 1);
@@ -140,7 +156,10 @@ mod tests {
         assert_eq!(plan.reserve, Range { start: 0x1c00_0000, end: 0x2000_0000 });
         assert_eq!(plan.kernel.start, 0x320_0000, "behind the modules");
         assert_eq!((plan.initrd.len(), plan.boot_area.len()), (5000, size_of::<BootArea>() as u64));
-        assert!(layout.guest_map.ram().all(|ram| !ram.overlaps(&plan.reserve)));
+        assert_eq!(layout.start_page, 0x9_e000);
+        let start_page = Range { start: 0x9_e000, end: 0x9_f000 };
+        let apart = |ram: Range| !ram.overlaps(&plan.reserve) && !ram.overlaps(&start_page);
+        assert!(layout.guest_map.ram().all(apart));
     }
 
     #[test]

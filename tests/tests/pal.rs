@@ -64,7 +64,8 @@ fn pool(line: &str) -> Result<(u64, u64)> {
 
 /// How many of the words, which are known masked, lie in a dump.
 fn found(dump: &[u8], line: &str) -> Result<usize> {
-    let words = line.split_whitespace().skip(2).map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
+    let words =
+        line.split_whitespace().skip(2).map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16));
     let words = words.collect::<Result<Vec<_>, _>>()?;
     let (mask, words) = words.split_first().context("no mask")?;
     ensure!(words.len() == 16, "16 words are to be found, not {}", words.len());

@@ -18,7 +18,9 @@ use std::vec::Vec;
 #[derive(Default)]
 struct Recorder {
     lapic: RefCell<Vec<(u32, u32)>>,
-    msrs: RefCell<Vec<(u32, u64)>>,
+    io_apic: RefCell<Vec<(u32, u32)>>,
+    selected: u32,
+    ports: RefCell<Vec<(u16, u8)>>,
     written_back: RefCell<u32>,
 }
 
@@ -45,8 +47,17 @@ impl Processor for Recorder {
     fn lapic_write(&self, offset: u32, value: u32) {
         self.lapic.borrow_mut().push((offset, value));
     }
-    fn write_msr(&self, msr: u32, value: u64) {
-        self.msrs.borrow_mut().push((msr, value));
+    fn io_apic_read(&self, offset: u32) -> u32 {
+        if offset == 0 { self.selected } else { 0x99 }
+    }
+    fn io_apic_write(&self, offset: u32, value: u32) {
+        self.io_apic.borrow_mut().push((offset, value));
+    }
+    fn port_read(&self, port: u16) -> u8 {
+        port as u8 + 1
+    }
+    fn port_write(&self, port: u16, value: u8) {
+        self.ports.borrow_mut().push((port, value));
     }
     fn write_back_caches(&self) {
         *self.written_back.borrow_mut() += 1;
@@ -164,7 +175,6 @@ fn guarded_registers() {
     }
     access(msr::TSC, true, 400);
     assert_eq!(guest.cpu.os.control.tsc_offset, 400u64.wrapping_sub(1000));
-    assert!(guest.processor.msrs.borrow().is_empty());
 }
 
 /// A write of the local APIC by `mov [rdi], eax`.
@@ -191,9 +201,40 @@ fn interrupts_between_processors() {
 }
 
 #[test]
+fn the_io_apic_sends_no_init() {
+    let mut guest = Guest::new();
+    guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
+    let mut write = |selected, offset, value: u64| {
+        guest.processor.selected = selected;
+        (guest.cpu.os.save.rax, guest.cpu.os.save.rip) = (value, CODE);
+        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0 + offset), Next::Resume);
+        guest.processor.io_apic.take()
+    };
+    assert_eq!(write(0, 0, 0x12), [(0, 0x12)]);
+    assert_eq!(write(0x12, 0x10, 0x31), [(0x10, 0x31)]);
+    assert_eq!(write(0x12, 0x10, 0x500), []);
+    assert_eq!(guest.hv.counters.ipis_refused.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn guarded_ports() {
+    let mut guest = Guest::new();
+    let mut access = |port: u64, info: u64, rax: u64| {
+        guest.cpu.os.save.rax = rax;
+        let next = guest.exit(exit_code::IOIO, port << 16 | info, CODE + 5);
+        (next, guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
+    };
+    let gp = exception(vector::GP, Some(0));
+    assert_eq!(access(0x60, 0x11, 0xff00), (Next::Resume, 0xff61, std::vec![], 0));
+    assert_eq!(access(0x92, 0x10, 0), (Next::Resume, 0, std::vec![(0x92, 2)], 0));
+    assert_eq!(access(0x64, 0x20, 0).3, gp, "16 bits");
+    assert!(matches!(access(0x64, 0x10, 0xfe).0, Next::Shutdown(_)));
+}
+
+#[test]
 fn hidden_pages_refuse_writes() {
     let mut guest = Guest::new();
-    for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, 1 << 41] {
+    for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, npt::LAPIC.0 + 0x1000, npt::IO_APIC.0 + 0x1000, 1 << 41] {
         assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Next::Resume);
         assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
     }
@@ -210,6 +251,10 @@ fn an_interrupted_delivery_is_made_up_for() {
     guest.cpu.os.control.exit_int_info = pending;
     assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Next::Resume);
     assert_eq!(guest.injected(), pending);
+    // An INT instruction is executed anew instead.
+    guest.cpu.os.control.exit_int_info = EVENT_VALID | vmcb::EVENT_SOFTWARE | 0x80;
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Next::Resume);
+    assert_eq!(guest.injected(), 0);
     // A fault while a double fault is delivered is the end.
     guest.cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
     assert!(matches!(guest.exit(exit_code::NPF, 1 << 32 | 7, POOL), Next::Shutdown(_)));

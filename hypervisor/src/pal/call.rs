@@ -4,17 +4,18 @@
 //! a slice and goes on with the token, and so does S when an interrupt comes. S runs in [`Step::Run`] and in no other step,
 //! so nothing that happens before or after can make it run twice.
 
+use super::space::PalFrames;
 use super::{Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::caller::Caller;
 use crate::gprs::Gprs;
 use crate::guest_memory::{Access, Fault};
+use crate::memory::DirectMap;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
 use abi::{Digests, Handle, Status, number};
 use core::mem::{offset_of, size_of};
-use core::sync::atomic::Ordering;
 
 /// What a call does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,9 @@ impl Pals {
             State::Idle => {}
             State::InCall(_) => return Outcome::status(Status::Busy),
             _ => return Outcome::status(Status::NoSuchPal),
+        }
+        if self.is_dying(index, &pal) {
+            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
         }
         if let Err(status) = self.capture(&mut pal, entry, args) {
             return Outcome::status(status);
@@ -316,7 +320,7 @@ impl Pals {
         pal.param_used = pal.param_used.max(used);
         let [rdi, rsi, rdx, rcx, r8, r9] = pal.call.args;
         pal.regs = Gprs { rdi, rsi, rdx, rcx, r8, r9, ..Gprs::zeroed() };
-        self.vmcb(pal).start_call(pal.call.entry, rsp);
+        vmcb(self.mem, &mut pal.frames).start_call(pal.call.entry, rsp);
         pal.calls += 1;
         pal.state = Progress::at(Step::Run);
     }
@@ -325,16 +329,17 @@ impl Pals {
     fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Option<Outcome> {
         loop {
             hardware.run_pal(pal.frames.vmcb, &mut pal.regs, pal.call.incarnation);
-            if self.slots[index].dying.load(Ordering::Acquire) {
+            if self.is_dying(index, pal) {
                 return Some(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
             }
-            let vmcb = self.vmcb(pal);
+            let rsp = entry_rsp(pal);
+            let vmcb = vmcb(self.mem, &mut pal.frames);
             match vmcb.exit_code() {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
                     return Some(Outcome::Again(pal.next_token(index)));
                 }
                 exit_code::VMMCALL => self.serve(pal),
-                _ if vmcb.is_return(entry_rsp(pal)) => {
+                _ if vmcb.is_return(rsp) => {
                     pal.call.value = vmcb.save.rax;
                     pal.regs = Gprs::zeroed();
                     pal.state = Progress::at(Step::ProbeAgain);
@@ -356,7 +361,7 @@ impl Pals {
 
     /// A hypercall of S: its micro-TPM.
     fn serve(&self, pal: &mut Pal) {
-        let rax = self.vmcb(pal).save.rax;
+        let rax = vmcb(self.mem, &mut pal.frames).save.rax;
         let index = pal.regs.rdi;
         let pointer = pal.regs.rsi;
         let status = match u16::try_from(rax) {
@@ -373,7 +378,7 @@ impl Pals {
             },
             _ => Status::UnknownCall,
         };
-        let vmcb = self.vmcb(pal);
+        let vmcb = vmcb(self.mem, &mut pal.frames);
         vmcb.save.rax = 0;
         vmcb.skip(3, false);
         pal.regs.rdx = status as u64;
@@ -404,14 +409,13 @@ impl Pals {
         }
         Status::Ok
     }
+}
 
-    /// The PAL's VMCB.
-    #[allow(clippy::mut_from_ref)]
-    pub(super) fn vmcb(&self, pal: &Pal) -> &mut Vmcb {
-        // SAFETY: the frame is page aligned pool memory that this PAL owns until it is wiped; whoever has `pal` holds the
-        // slot's lock, and no two of these references are alive at once.
-        unsafe { &mut *self.mem.pointer(pal.frames.vmcb, PAGE_SIZE).cast::<Vmcb>() }
-    }
+/// The PAL's VMCB.
+pub(super) fn vmcb(mem: DirectMap, frames: &mut PalFrames) -> &mut Vmcb {
+    // SAFETY: page aligned pool memory that this PAL owns until it is wiped. Whoever has its `frames` exclusively holds the
+    // slot's lock, and the reference borrows them, so there is one at a time.
+    unsafe { &mut *mem.pointer(frames.vmcb, PAGE_SIZE).cast::<Vmcb>() }
 }
 
 /// RSP at the entry: the return address is on the stack, which is aligned as the System V ABI wants it.

@@ -118,14 +118,15 @@ impl Pals {
         now.saturating_sub(since) >= CONFIRM_MS
     }
 
-    /// Follows the tables that were the owner's when it registered down to its owner page.
+    /// A registration that does not go on has no living owner: it has no handle yet to be found. Else: follows the tables that were the owner's when it registered down to its owner page.
     fn owner_lives(&self, index: usize, pal: &Pal) -> bool {
+        if matches!(pal.state, State::Registering(_)) {
+            return false;
+        }
         let mut found = [0; 16];
         match GuestMemory::new(self.mem, &self.ram, pal.owner.space).peek(pal.owner.page, &mut found) {
             Peek::Away => true,
             Peek::Nothing => false,
-            // Before the handle is there, a mapped owner page is all that can be asked for.
-            Peek::Read if matches!(pal.state, State::Registering(_)) => true,
             Peek::Read => {
                 let handle = &self.slots[index].handle;
                 let expected = handle.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes());

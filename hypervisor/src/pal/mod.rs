@@ -33,7 +33,7 @@ use crate::memory::{DirectMap, RamMap};
 use crate::random::Random;
 use crate::vmcb::Maps;
 use abi::{Handle, Status, TOKEN_BIT};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use utpm::Pcrs;
 
@@ -99,8 +99,10 @@ pub struct Slot {
     /// Handle and owner, readable without the lock; zero while the slot has no handle.
     handle: [AtomicU64; 2],
     owner_cr3: AtomicU64,
-    /// Another processor wants the PAL gone: whoever runs it wipes it at its next exit.
-    dying: AtomicBool,
+    /// The registration that is there, 0 for none.
+    incarnation: AtomicU64,
+    /// The registration that another processor wants gone: whoever runs it wipes it at its next exit.
+    dying: AtomicU64,
     pal: Mutex<Pal>,
 }
 
@@ -113,7 +115,8 @@ pub const fn free_slots() -> Slots {
         Slot {
             handle: [AtomicU64::new(0), AtomicU64::new(0)],
             owner_cr3: AtomicU64::new(0),
-            dying: AtomicBool::new(false),
+            incarnation: AtomicU64::new(0),
+            dying: AtomicU64::new(0),
             pal: Mutex::new(Pal::free()),
         }
     }; MAX_PALS]
@@ -234,8 +237,15 @@ impl Pals {
         self.slots[index].pal.try_lock().ok_or(Status::Busy)
     }
 
-    /// Continues what a token was given for.
-    pub fn resume(&self, hardware: &mut impl Hardware, caller: &Caller, token: u64) -> Outcome {
+    /// Continues what a token was given for. A call goes on for its handle only: tokens can be guessed, and the address space
+    /// of a process that died may be another's by now.
+    pub fn resume(
+        &self,
+        hardware: &mut impl Hardware,
+        caller: &Caller,
+        handle: Handle,
+        token: u64,
+    ) -> Outcome {
         let slot = token & ((1 << (SLOT_BITS + 1)) - 1);
         if slot == COLLECT_SLOT {
             return self.resume_collect(hardware, token);
@@ -248,9 +258,11 @@ impl Pals {
         }
         match pal.state {
             State::Registering(_) => self.continue_registration(hardware, caller, index, &mut pal),
-            State::InCall(_) => self.continue_call(hardware, caller, index, &mut pal),
+            State::InCall(_) if self.find(caller, handle) == Ok(index) => {
+                self.continue_call(hardware, caller, index, &mut pal)
+            }
             State::Wiping(_) => self.continue_wipe(index, &mut pal),
-            State::Free | State::Idle => Outcome::status(Status::Lost),
+            State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
         }
     }
 
@@ -260,13 +272,21 @@ impl Pals {
             Ok(index) => index,
             Err(status) => return Outcome::status(status),
         };
-        let Ok(mut pal) = self.lock(index) else {
-            if in_call_too {
-                self.slots[index].dying.store(true, Ordering::Release);
-                return Outcome::status(Status::Ok);
-            }
-            return Outcome::status(Status::Busy);
+        let slot = &self.slots[index];
+        let incarnation = slot.incarnation.load(Ordering::Acquire);
+        let mut locked = self.lock(index);
+        if locked.is_err() && in_call_too {
+            // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
+            // call sees it.
+            slot.dying.store(incarnation, Ordering::Release);
+            locked = self.lock(index);
+        }
+        let Ok(mut pal) = locked else {
+            return Outcome::status(if in_call_too { Status::Ok } else { Status::Busy });
         };
+        if pal.call.incarnation != incarnation {
+            return Outcome::status(Status::NoSuchPal);
+        }
         match pal.state {
             State::Idle => {}
             State::InCall(_) if in_call_too => {}
@@ -288,6 +308,11 @@ impl Pals {
             pages: pal.frames.section_pages(),
             calls: pal.calls,
         })
+    }
+
+    /// Whether another processor wants this PAL gone.
+    fn is_dying(&self, index: usize, pal: &Pal) -> bool {
+        self.slots[index].dying.load(Ordering::Acquire) == pal.call.incarnation
     }
 
     fn owner(index: usize) -> Owner {

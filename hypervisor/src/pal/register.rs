@@ -4,6 +4,7 @@
 //! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
 
 use super::Hardware;
+use super::call::vmcb;
 use super::{
     HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames,
 };
@@ -101,6 +102,7 @@ impl Pals {
     ) -> Outcome {
         let header = self.header(pal);
         pal.last_used_ms = hardware.now_ms();
+        pal.suspect_since_ms = None;
         let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         let frames = pal.frames;
         let mut budget = HASH_SLICE / PAGE_SIZE;
@@ -198,9 +200,9 @@ impl Pals {
         pal.call = call::Call::none();
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
-        self.vmcb(pal).init_pal(maps, 0);
+        vmcb(self.mem, &mut pal.frames).init_pal(maps, 0);
         let slot = &self.slots[index];
-        slot.dying.store(false, Ordering::Release);
+        slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.space.root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);

@@ -33,6 +33,7 @@ struct Machine {
     acts: Vec<Act>,
     runs: usize,
     now: u64,
+    registers: Handle,
 }
 
 impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
@@ -122,6 +123,7 @@ impl Machine {
             acts: Vec::new(),
             runs: 0,
             now: 5_000,
+            registers: Handle { low: 0, high: 0 },
         };
         let bytes = image_bytes(&header());
         for page in 0..4 {
@@ -150,16 +152,21 @@ impl Machine {
 
     fn with<T>(&mut self, f: impl FnOnce(&mut dyn FnMut(&mut Op) -> Outcome) -> T) -> T {
         let (memory, pals, cr3) = (self.memory.map(), self.pals, self.cr3);
+        let registers = &mut self.registers;
         let mut hardware = (&mut self.acts, &mut self.runs, self.now, memory, pals);
         f(&mut |op| {
             let space = Space::new(1 << 31 | 1 << 16, cr3 + op.cr3_offset, 0x20, 0xd01, 0, 40).unwrap();
             let caller = Caller::new(memory, &pals.ram, space);
+            // R10 and R11 stay as they are through a call's continuations.
+            if let What::Call(handle, ..) = op.call {
+                *registers = handle;
+            }
             match op.call {
                 What::Register(length) => {
                     pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
                 }
                 What::Call(handle, entry, args) => pals.call(&mut hardware, &caller, handle, entry, args),
-                What::Resume(token) => pals.resume(&mut hardware, &caller, token),
+                What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
                 What::Unregister(handle, abort) => pals.unregister(&caller, handle, abort),
                 What::Collect => pals.collect(&mut hardware),
             }
@@ -264,6 +271,9 @@ fn an_interrupt_freezes_s_and_only_its_token_goes_on() {
         m.with(|run| run(&mut Op { call: What::Resume(first), owner: OWNER, cr3_offset: PAGE_SIZE }));
     assert_eq!(stranger, Outcome::status(Status::Lost));
     assert_eq!(m.one(What::Resume(first ^ 1 << 20)), Outcome::status(Status::Lost));
+    let guess = core::mem::replace(&mut m.registers, Handle { low: handle.low, high: 1 });
+    assert_eq!(m.one(What::Resume(first)), Outcome::status(Status::Lost), "a token without the handle");
+    m.registers = guess;
     let Outcome::Again(second) = m.one(What::Resume(first)) else { panic!("not frozen") };
     assert_eq!(m.one(What::Resume(first)), Outcome::status(Status::Lost), "a token is good once");
     assert_eq!(m.one(What::Resume(second)), Outcome::Done(7, Status::Ok));
@@ -477,6 +487,7 @@ proptest! {
                 3 if !live.is_empty() => {
                     if let Some(token) = live[pick].1.take() {
                         m.acts.clear();
+                        m.registers = live[pick].0;
                         prop_assert_eq!(m.one(What::Resume(token)), OK);
                     }
                 }

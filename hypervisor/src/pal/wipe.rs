@@ -23,6 +23,7 @@ impl Pals {
             word.store(0, Ordering::Release);
         }
         slot.owner_cr3.store(0, Ordering::Release);
+        slot.incarnation.store(0, Ordering::Release);
         pal.state = State::Wiping(Wipe { next_page: 0, result });
         self.continue_wipe(index, pal)
     }
@@ -45,7 +46,6 @@ impl Pals {
         drop(pool);
         let tokens = pal.tokens + 1;
         *pal = Pal { tokens, ..Pal::free() };
-        self.slots[index].dying.store(false, Ordering::Release);
         self.registered.fetch_sub(1, Ordering::Relaxed);
         wipe.result
     }

@@ -55,7 +55,6 @@ pub fn check_info<'a>(
 ) -> Result<(), Refusal<'a>> {
     options.dma.ok_or(Refusal::Dma)?;
     let (base, size) = (info.reserve_base, info.reserve_size);
-    ensure(info.reserved == 0, "reserved field")?;
     ensure(base == own_base, "the reserve is not where the SLB is")?;
     ensure(base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE), "alignment of the reserve")?;
     ensure((MIN_RESERVE..=MAX_RESERVE).contains(&size), "size of the reserve")?;
@@ -117,7 +116,7 @@ mod tests {
             skinit_missing: 0,
             cmdline_len: line.len() as u32,
             region_count: 4,
-            reserved: 0,
+            start_page: 0,
             guest: GuestStart::default(),
             cmdline: [0; MAX_CMDLINE],
             regions: [MemoryRegion::default(); MAX_REGIONS],
@@ -150,11 +149,10 @@ mod tests {
     #[test]
     fn every_rule_is_checked() {
         type Lie = (&'static str, fn(&mut LaunchInfo));
-        let lies: [Lie; 17] = [
+        let lies: [Lie; 16] = [
             ("magic", |i| i.magic[7] ^= 1),
             ("length of the command line", |i| i.cmdline_len = MAX_CMDLINE as u32 + 1),
             ("command line is not text", |i| i.cmdline[0] = 0xff),
-            ("reserved field", |i| i.reserved = 1),
             ("the reserve is not where the SLB is", |i| i.reserve_base += LARGE_PAGE),
             ("alignment of the reserve", |i| i.reserve_size += 4096),
             ("size of the reserve", |i| i.reserve_size = MIN_RESERVE - LARGE_PAGE),
@@ -228,7 +226,7 @@ mod tests {
         ) {
             let mut info = info();
             [info.reserve_base, info.reserve_size] = [numbers[0], numbers[1]];
-            [info.cmdline_len, info.region_count, info.reserved] = counts;
+            [info.cmdline_len, info.region_count, info.start_page] = counts;
             for (region, (base, size, kind)) in info.regions.iter_mut().zip(pieces) {
                 *region = MemoryRegion { base, size, kind: kind % 3, reserved: 0 };
             }

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use machine::{root, run_shown, say, target_dir};
 
 use crate::tcb;
@@ -84,19 +84,31 @@ impl Suite {
     }
 }
 
+/// All steps are tried, so that one run names all that is wrong.
 fn host() -> Result<()> {
-    cargo("formatting", &["fmt", "--all", "--check"])?;
+    let mut failed = Vec::new();
+    let mut step = |what: &str, arguments: &[&str]| {
+        if let Err(error) = cargo(what, arguments) {
+            say(format_args!("{error:#}"));
+            failed.push(what.to_owned());
+        }
+    };
+    step("formatting", &["fmt", "--all", "--check"]);
     let others = NOT_ON_A_HOST.iter().flat_map(|package| ["--exclude", package]);
     let lint = ["clippy", "-q", "--workspace", "--all-targets"].into_iter().chain(others.clone());
-    cargo("lints, host", &lint.chain(["--", "-D", "warnings"]).collect::<Vec<_>>())?;
+    step("lints for the host", &lint.chain(["--", "-D", "warnings"]).collect::<Vec<_>>());
     for (package, features) in BARE {
         let lint = [BARE_LINT, &["-p", package], features, &["--", "-D", "warnings"]].concat();
-        cargo(&format!("lints, bare-metal {package}"), &lint)?;
+        step(&format!("lints of the bare-metal {package}"), &lint);
     }
     let test = ["test", "-q", "--workspace", "--exclude", "trustvisor-tests"].into_iter().chain(others);
-    cargo("unit tests", &test.collect::<Vec<_>>())?;
+    step("unit tests", &test.collect::<Vec<_>>());
     say("size of the trusted code");
-    tcb::check()
+    if let Err(error) = tcb::check() {
+        failed.push(error.to_string());
+    }
+    ensure!(failed.is_empty(), "{}", failed.join(", "));
+    Ok(())
 }
 
 fn system(test: &str) -> Result<()> {

@@ -34,7 +34,8 @@ runtime_entry:
     call {main}
     ud2
 
-    .section .rodata
+    // Writable: #VMEXIT demands it of the host's tables (APM vol. 2, 15.6).
+    .section .data
     .balign 8
 4:  .quad 0
     .quad 0x00af9b000000ffff
@@ -151,4 +152,10 @@ pub fn parts() -> [Part; 4] {
         part(&raw const __data_start, &raw const __guard_start, Use::Write),
         part(&raw const __stack_start, &raw const __stack_end, Use::Write),
     ]
+}
+
+/// The runtime's writable data without its stack: addresses.
+pub fn data() -> core::ops::Range<u64> {
+    let [_, _, data, _] = parts();
+    data.start..data.end
 }

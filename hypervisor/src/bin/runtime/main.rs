@@ -3,6 +3,7 @@
 #![no_main]
 
 mod entry;
+mod platform;
 mod processor;
 mod smp;
 mod start;

@@ -14,7 +14,7 @@ use hypervisor::npt;
 use hypervisor::pal::Hardware;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::vmcb::{Vmcb, tlb};
-use x86_64::registers::model_specific::Msr;
+use x86_64::instructions::port::Port;
 
 /// The processor's own answer.
 pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
@@ -94,9 +94,22 @@ impl Processor for ThisProcessor<'_> {
         self.mem.read_u32(npt::LAPIC + u64::from(offset))
     }
 
-    fn write_msr(&self, msr: u32, value: u64) {
-        // SAFETY: the exit handler writes only MSRs that its table passes on.
-        unsafe { Msr::new(msr).write(value) }
+    fn io_apic_read(&self, offset: u32) -> u32 {
+        self.mem.read_u32(npt::IO_APIC + u64::from(offset))
+    }
+
+    fn io_apic_write(&self, offset: u32, value: u32) {
+        self.mem.write_u32(npt::IO_APIC + u64::from(offset), value);
+    }
+
+    fn port_read(&self, port: u16) -> u8 {
+        // SAFETY: the guest's own access to a guarded port: these have no effect on memory when read.
+        unsafe { Port::new(port).read() }
+    }
+
+    fn port_write(&self, port: u16, value: u8) {
+        // SAFETY: as judged by `ioports`: neither A20 nor reset.
+        unsafe { Port::new(port).write(value) }
     }
 
     fn write_back_caches(&self) {

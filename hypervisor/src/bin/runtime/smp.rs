@@ -1,13 +1,12 @@
 //! The other processors: brought out of INIT once, under SVM, and kept there. They wait in a loop of the hypervisor with GIF = 0, so
 //! that no interrupt, NMI or SMI reaches them, and the guest cannot send them INIT or start-up (its ICR writes are filtered).
 //!
-//! They start in real mode, in a page below 1 MiB that belongs to the OS; its contents are put back before the OS starts.
+//! They start in real mode, in a page below 640 KiB that the OS does not have: one may be late, and must not find the OS's bytes.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::lapic;
-use hypervisor::launch::SLB_TABLES;
-use hypervisor::memory::{DirectMap, RamMap};
+use hypervisor::memory::DirectMap;
 
 core::arch::global_asm!(
     r#"
@@ -112,23 +111,30 @@ const ARRIVE_MS: u64 = 50;
 /// The GDT pointer's base stands this far before the patched words.
 const GDT_BASE_BEFORE_PATCH: usize = 6;
 
-/// Starts all other processors and parks them; returns how many there are. `root` is the runtime's CR3, `reserve` the
-/// reserve's base. `wait` waits so many milliseconds.
+/// Where the other processors go.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The page they start in.
+    pub page: Hpa,
+    /// The SLB's tables, which map what they need on the way to 64-bit mode.
+    pub slb_root: Hpa,
+    /// The runtime's tables.
+    pub root: Hpa,
+}
+
+/// Starts all other processors and parks them; returns how many there are so far. After SKINIT they are in INIT and must not get
+/// another one (APM vol. 2, 15.27.8). `wait` waits so many milliseconds.
 pub fn park_others(
     mem: DirectMap,
-    ram: &RamMap,
-    reserve: Hpa,
-    root: Hpa,
+    place: Place,
+    in_init: bool,
     ipi: impl Fn(u32),
     wait: impl Fn(u64),
-) -> Option<u32> {
+) -> u32 {
     unsafe extern "C" {
         static trustvisor_ap_park: u8;
     }
-    // Any page below 640 KiB but the first will do.
-    let page = (1..0x9f).map(|n| Hpa(n * PAGE_SIZE)).find(|page| ram.contains(*page))?;
-    let mut saved = [0; PAGE_SIZE as usize];
-    mem.copy_from(page, &mut saved);
+    let page = place.page;
     let Trampoline { code, patch } = trampoline();
     let mut bytes = [0; PAGE_SIZE as usize];
     bytes[..code.len()].copy_from_slice(code);
@@ -140,18 +146,19 @@ pub fn park_others(
     add_page(patch);
     add_page(patch + 8);
     let park = (&raw const trustvisor_ap_park) as u64;
-    bytes[patch + 16..patch + 24].copy_from_slice(&(reserve.0 + SLB_TABLES).to_le_bytes());
+    bytes[patch + 16..patch + 24].copy_from_slice(&place.slb_root.0.to_le_bytes());
     bytes[patch + 24..patch + 32].copy_from_slice(&park.to_le_bytes());
     mem.copy_to(page, &bytes);
-    trustvisor_ap_cr3.store(root.0, Ordering::Release);
+    trustvisor_ap_cr3.store(place.root.0, Ordering::Release);
 
-    ipi(lapic::ICR_INIT_OTHERS);
-    wait(INIT_MS);
+    if !in_init {
+        ipi(lapic::ICR_INIT_OTHERS);
+        wait(INIT_MS);
+    }
     for _ in 0..2 {
         ipi(lapic::ICR_STARTUP_OTHERS | (page.0 >> 12) as u32);
         wait(1);
     }
     wait(ARRIVE_MS);
-    mem.copy_to(page, &saved);
-    Some(trustvisor_ap_parked.load(Ordering::Acquire))
+    trustvisor_ap_parked.load(Ordering::Acquire)
 }

@@ -2,9 +2,9 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{Idt, parts};
+use crate::entry::{Idt, data, parts};
 use crate::processor::{self, cpuid};
-use crate::{smp, svm};
+use crate::{platform, smp, svm};
 use core::arch::x86_64::_rdrand64_step;
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
@@ -13,8 +13,12 @@ use hypervisor::cpuid::Registers;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::{Facts, Hypervisor};
-use hypervisor::launch::{GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, tpm_family};
+use hypervisor::launch::{
+    GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, START_PAGE_LIMIT,
+    tpm_family,
+};
 use hypervisor::memory::{DirectMap, RamMap};
+use hypervisor::npt::{self, Hidden};
 use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
@@ -26,7 +30,7 @@ use hypervisor::tpm::mmio::Mmio;
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Tpm};
 use hypervisor::vmcb::Maps;
-use hypervisor::{lapic, msr, npt, serial};
+use hypervisor::{ioports, lapic, msr, serial};
 use log::LevelFilter;
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
@@ -35,7 +39,9 @@ use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
 
 const APIC_BASE: Msr = Msr::new(0x1b);
-const APIC_BASE_X2APIC: u64 = 1 << 10;
+/// Page attribute table, and its value after reset, for which the tables are made (APM vol. 2, 7.8.2).
+const PAT: u32 = 0x277;
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 #[repr(C, align(4096))]
@@ -69,8 +75,7 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
             let (cpu, os_state) = enter_svm(&guest);
             let reason = processor::run(hv, cpu, os_state);
             log::error!("{reason}: wiping and resetting the machine");
-            wipe_pool();
-            reset()
+            reset_machine()
         }
         Err(reason) => serial::refuse(reason),
     }
@@ -81,8 +86,7 @@ enum Refusal {
     Info(&'static str),
     Map(&'static str),
     Area,
-    Apic,
-    NoTrampoline,
+    Platform(&'static str),
     Entropy,
     Tpm(tpm::Error),
 }
@@ -93,10 +97,7 @@ impl fmt::Display for Refusal {
             Self::Info(what) => write!(f, "the loader's record is wrong: {what}"),
             Self::Map(what) => f.write_str(what),
             Self::Area => f.write_str("the table area is too small for this machine"),
-            Self::Apic => f.write_str(
-                "the local APIC is not at FEE0_0000 or in x2APIC mode (turn that off in the firmware)",
-            ),
-            Self::NoTrampoline => f.write_str("no RAM below 640 KiB to start the other processors in"),
+            Self::Platform(what) => f.write_str(what),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
             Self::Tpm(error) => write!(f, "the TPM does not extend PCR 19: {error}"),
         }
@@ -120,16 +121,17 @@ struct Guest {
 /// Sets everything up but for SVM itself.
 fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let info = &handover.info;
-    let (reserve, ram) = check(info)?;
+    let (reserve, start_page, ram) = check(info)?;
     let features = features();
+    platform::check(reserve, &features).map_err(Refusal::Platform)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
     // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let maps = permission_maps(&mut area)?;
-    let nested =
-        npt::build(&mut area, (reserve.base, reserve.end), features.phys_bits).map_err(|_| Refusal::Area)?;
+    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page };
+    let nested = npt::build(&mut area, hide, features.phys_bits).map_err(|_| Refusal::Area)?;
     let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
@@ -144,17 +146,11 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
     let frames = Frames::new(mem, reserve.pool, reserve.end);
     POOL.call_once(|| (frames.base(), frames.total().into()));
-    check_local_apic(features.apic_base)?;
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let parked = smp::park_others(
-        mem,
-        &ram,
-        reserve.base,
-        root,
-        |command| send_ipi(mem, command),
-        |ms| wait(clock, ms),
-    )
-    .ok_or(Refusal::NoTrampoline)?;
+    let place = smp::Place { page: start_page, slb_root: reserve.base + SLB_TABLES, root };
+    let in_init = info.skinit_missing == 0;
+    let parked =
+        smp::park_others(mem, place, in_init, |command| send_ipi(mem, command), |ms| wait(clock, ms));
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
@@ -180,7 +176,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
 }
 
 /// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
-fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
+fn check(info: &LaunchInfo) -> Result<(Reserve, Hpa, RamMap), Refusal> {
     if info.magic != INFO_MAGIC {
         return Err(Refusal::Info("magic"));
     }
@@ -198,12 +194,17 @@ fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
         return Err(Refusal::Info("reserve"));
     }
     let regions = info.regions.get(..info.region_count as usize).ok_or(Refusal::Info("memory map"))?;
-    let ram = RamMap::new(regions, Hpa(base), size).map_err(|bad| Refusal::Map(bad.reason()))?;
+    let mut ram = RamMap::new(regions, Hpa(base), size).map_err(|bad| Refusal::Map(bad.reason()))?;
+    let start_page = Hpa(info.start_page.into());
+    if start_page.0 == 0 || start_page.0 >= START_PAGE_LIMIT || ram.cut(start_page, PAGE_SIZE).is_err() {
+        return Err(Refusal::Info("start page"));
+    }
     let area = area_size(ram.end());
     if size < RUNTIME_END + area + LARGE_PAGE {
         return Err(Refusal::Area);
     }
-    Ok((Reserve { base: Hpa(base), end: Hpa(base + size), pool: Hpa(base + RUNTIME_END + area) }, ram))
+    let reserve = Reserve { base: Hpa(base), end: Hpa(base + size), pool: Hpa(base + RUNTIME_END + area) };
+    Ok((reserve, start_page, ram))
 }
 
 /// Bytes for tables: nested ones, permission maps, and the runtime's own (image, direct map).
@@ -217,7 +218,7 @@ fn area_size(top: Hpa) -> u64 {
 /// Where [`RESERVE_VA`] is mapped by the SLB's tables.
 fn own_address() -> u64 {
     let root = Cr3::read().0.start_address().as_u64();
-    root - hypervisor::launch::SLB_TABLES
+    root - SLB_TABLES
 }
 
 fn features() -> Features {
@@ -268,6 +269,9 @@ fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
     let mut map = [0; msr::MAP_SIZE];
     msr::fill_permission_map(&mut map);
     area.mem().copy_to(os_msr, &map);
+    let mut map = [0; ioports::MAP_SIZE];
+    ioports::fill_permission_map(&mut map);
+    area.mem().copy_to(os_io, &map);
     let ones = [0xff; PAGE_SIZE as usize];
     for page in 0..2 {
         area.mem().copy_to(pal_msr + page * PAGE_SIZE, &ones);
@@ -277,12 +281,6 @@ fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
     }
     let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
     Ok(PermissionMaps { os: maps(os_msr, os_io), pal: maps(pal_msr, pal_io) })
-}
-
-/// The local APIC must be where the nested tables watch it, and in the mode in which it is mapped.
-fn check_local_apic(base: u64) -> Result<(), Refusal> {
-    let mapped = base & 0x000f_ffff_ffff_f000 == npt::LAPIC.0 && base & APIC_BASE_X2APIC == 0;
-    if mapped { Ok(()) } else { Err(Refusal::Apic) }
 }
 
 /// Writes the APIC's command register and waits until the IPI is on its way.
@@ -340,11 +338,12 @@ fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Res
 fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     let physical = |va: u64| Hpa(va - RESERVE_VA + guest.reserve.base.0);
     let host_save = HOST_SAVE.put(Page([0; PAGE_SIZE as usize]));
-    // SAFETY: loader and SLB have checked that the processor has SVM and that firmware did not lock it; the host save area is a
-    // page of the runtime's that nothing else uses.
+    // SAFETY: `platform::check` has seen that the processor has SVM and that firmware did not lock it; the host save area is
+    // a page of the runtime's that nothing else uses.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         svm::clgi();
+        Msr::new(PAT).write(PAT_RESET);
         Msr::new(VM_HSAVE_PA).write(physical(host_save as *const Page as u64).0);
     }
     let cpu = CPU.put(Cpu::new(guest.features, guest.tsc_per_ms));
@@ -362,15 +361,11 @@ fn open_tpm(mem: DirectMap, clock: TscClock) -> Result<Tpm<Tis<Mmio, TscClock>>,
     Tpm::open(Tis::request(registers, clock, 2)?)
 }
 
-fn wipe_pool() {
-    if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
-        hv.wipe(*pool);
-    }
-}
-
-/// Resets the machine as firmware would: by the reset control register (CF9), the keyboard controller, a triple fault.
-fn reset() -> ! {
-    // SAFETY: nothing of this machine's state is needed any more.
+/// The OS came to its end, or the hypervisor did.
+fn reset_machine() -> ! {
+    forget();
+    // SAFETY: nothing of this machine's state is needed any more: by the reset control register (CF9), the keyboard controller, a
+    // triple fault.
     unsafe {
         Port::<u8>::new(0xcf9).write(0x02);
         Port::<u8>::new(0xcf9).write(0x06);
@@ -379,9 +374,32 @@ fn reset() -> ! {
     }
 }
 
+/// Before control is lost: zeroes the pool, then the runtime's own data (frozen registers, micro-PCRs, the random number
+/// generator), and writes the caches back, for memory keeps what it last held. After this only code and stack are left.
+fn forget() {
+    if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
+        hv.wipe(*pool);
+    }
+    let data = data();
+    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop.
+    unsafe {
+        core::arch::asm!(
+            "rep stosb",
+            "wbinvd",
+            inout("rdi") data.start => _,
+            inout("rcx") data.end - data.start => _,
+            in("al") 0u8,
+            options(nostack),
+        );
+    }
+}
+
 /// A bug of the hypervisor: nothing may be learned from it.
 pub fn panic(info: &core::panic::PanicInfo) -> ! {
-    wipe_pool();
     serial::say(format_args!("bug: {info}"));
-    serial::stop()
+    serial::say(format_args!("stopped"));
+    forget();
+    loop {
+        x86_64::instructions::hlt();
+    }
 }

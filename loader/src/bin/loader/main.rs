@@ -122,7 +122,7 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
         skinit_missing: 0,
         cmdline_len: cmdline.len() as u32,
         region_count: regions.len() as u32,
-        reserved: 0,
+        start_page: layout.start_page as u32,
         guest,
         cmdline: [0; MAX_CMDLINE],
         regions: [MemoryRegion::default(); MAX_REGIONS],

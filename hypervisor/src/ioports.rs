@@ -1,0 +1,192 @@
+//! The guarded I/O ports: what could turn address line 20 off under the hypervisor (where the processor does not ignore that line,
+//! every odd MiB would become an alias of the even one below it), and the resets that go the same way.
+//!
+//! | port | guarded for | what happens |
+//! |---|---|---|
+//! | 60h | data of the keyboard controller's command D1h (output port: A20, reset) | A20 stays on; reset: wipe first |
+//! | 64h | commands: D1h, DDh (A20 off), Fxh (pulse outputs: reset) | as above |
+//! | 92h | system control port A: A20, fast reset | as above |
+//!
+//! Byte accesses are done for the guest; wider and string accesses that touch a guarded port are refused.
+
+/// Bytes of the I/O permission map (AMD APM vol. 2, 15.10.1).
+pub const MAP_SIZE: usize = 0x3000;
+
+const DATA: u16 = 0x60;
+const COMMAND: u16 = 0x64;
+const SYSTEM_CONTROL: u16 = 0x92;
+const GUARDED: [u16; 3] = [DATA, COMMAND, SYSTEM_CONTROL];
+
+const A20: u8 = 1 << 1;
+/// Output port of the keyboard controller: 0 resets the processor.
+const NO_RESET: u8 = 1 << 0;
+/// System control port A: 1 resets the processor.
+const FAST_RESET: u8 = 1 << 0;
+const WRITE_OUTPUT_PORT: u8 = 0xd1;
+const A20_OFF: u8 = 0xdd;
+const PULSE: u8 = 0xf0;
+
+/// Fills in the permission map.
+pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
+    map.fill(0);
+    for port in GUARDED {
+        map[usize::from(port / 8)] |= 1 << (port % 8);
+    }
+}
+
+/// An access, as the exit describes it (EXITINFO1; APM vol. 2, 15.10.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub port: u16,
+    pub input: bool,
+    /// One byte, not a string instruction.
+    pub plain_byte: bool,
+}
+
+impl Access {
+    pub fn new(exit_info_1: u64) -> Self {
+        const INPUT: u64 = 1 << 0;
+        const STRING: u64 = 1 << 2;
+        const BYTE: u64 = 1 << 4;
+        Self {
+            port: (exit_info_1 >> 16) as u16,
+            input: exit_info_1 & INPUT != 0,
+            plain_byte: exit_info_1 & (STRING | BYTE) == BYTE,
+        }
+    }
+}
+
+/// What becomes of a byte written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// This byte is written.
+    Byte(u8),
+    /// Nothing is.
+    Drop,
+    /// The machine resets.
+    Reset,
+}
+
+/// What the keyboard controller expects next.
+#[derive(Clone, Copy, Debug)]
+pub struct Keyboard {
+    output_port_follows: bool,
+}
+
+impl Keyboard {
+    /// Nothing in particular.
+    pub const fn new() -> Self {
+        Self { output_port_follows: false }
+    }
+
+    /// Judges a byte for a guarded port.
+    pub fn write(&mut self, port: u16, value: u8) -> Write {
+        match port {
+            COMMAND => {
+                self.output_port_follows = value == WRITE_OUTPUT_PORT;
+                match value {
+                    A20_OFF => Write::Drop,
+                    _ if value & PULSE == PULSE && value & NO_RESET == 0 => Write::Reset,
+                    _ => Write::Byte(value),
+                }
+            }
+            DATA if core::mem::take(&mut self.output_port_follows) => {
+                if value & NO_RESET == 0 {
+                    Write::Reset
+                } else {
+                    Write::Byte(value | A20)
+                }
+            }
+            DATA => Write::Byte(value),
+            SYSTEM_CONTROL if value & FAST_RESET != 0 => Write::Reset,
+            SYSTEM_CONTROL => Write::Byte(value | A20),
+            _ => Write::Drop,
+        }
+    }
+}
+
+impl Default for Keyboard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the machine does with the bytes: address line 20, and whether it was reset.
+    #[derive(Default)]
+    struct Machine {
+        output_port_follows: bool,
+        a20_off: bool,
+        reset: bool,
+    }
+
+    impl Machine {
+        fn take(&mut self, port: u16, value: u8) {
+            match port {
+                0x64 => {
+                    self.output_port_follows = value == 0xd1;
+                    self.a20_off |= value == 0xdd;
+                    self.reset |= value >= 0xf0 && value & 1 == 0;
+                }
+                0x60 if self.output_port_follows => {
+                    self.output_port_follows = false;
+                    self.a20_off |= value & 2 == 0;
+                    self.reset |= value & 1 == 0;
+                }
+                0x92 => {
+                    self.a20_off |= value & 2 == 0;
+                    self.reset |= value & 1 != 0;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a20_stays_on_and_no_reset_goes_unnoticed(
+            writes in proptest::collection::vec(
+                (prop_oneof![Just(0x60u16), Just(0x64), Just(0x92)], prop_oneof![Just(0xd1u8), any::<u8>()]), 1..60),
+        ) {
+            let mut keyboard = Keyboard::new();
+            let mut machine = Machine::default();
+            for (port, value) in writes {
+                match keyboard.write(port, value) {
+                    Write::Byte(value) => machine.take(port, value),
+                    Write::Drop => {}
+                    Write::Reset => break,
+                }
+                prop_assert!(!machine.a20_off && !machine.reset);
+            }
+        }
+    }
+
+    #[test]
+    fn the_map_and_the_exit() {
+        let mut map = [0xff; MAP_SIZE];
+        fill_permission_map(&mut map);
+        let guarded: Vec<_> =
+            (0..=0xffff).filter(|port: &usize| map[port / 8] >> (port % 8) & 1 == 1).collect();
+        assert_eq!(guarded, [0x60, 0x64, 0x92]);
+        assert_eq!(Access::new(0x0064_0010), Access { port: 0x64, input: false, plain_byte: true });
+        assert_eq!(Access::new(0x0060_0011), Access { port: 0x60, input: true, plain_byte: true });
+        assert!(!Access::new(0x0060_0015).plain_byte, "INS");
+        assert!(!Access::new(0x0060_0020).plain_byte, "16 bits");
+    }
+
+    #[test]
+    fn ordinary_bytes_pass() {
+        let mut keyboard = Keyboard::new();
+        assert_eq!(keyboard.write(0x64, 0xaa), Write::Byte(0xaa));
+        assert_eq!(keyboard.write(0x60, 0xed), Write::Byte(0xed));
+        assert_eq!(keyboard.write(0x64, 0xfe), Write::Reset);
+        assert_eq!(keyboard.write(0x64, 0xd1), Write::Byte(0xd1));
+        assert_eq!(keyboard.write(0x60, 0xdd), Write::Byte(0xdf));
+        assert_eq!(keyboard.write(0x60, 0x00), Write::Byte(0x00), "an ordinary byte again");
+        assert_eq!(keyboard.write(0x92, 0x00), Write::Byte(0x02));
+    }
+}
