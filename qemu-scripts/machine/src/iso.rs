@@ -41,7 +41,6 @@ pub(crate) fn make(folder: &Path, start: &Start) -> Result<PathBuf> {
             fs::write(boot.join("vmlinuz"), kernel)?;
             fs::write(boot.join("initrd"), initrd)?;
             script += &format!("linux /boot/vmlinuz{}\ninitrd /boot/initrd\n", words(options));
-            script += "echo machine: starting Linux\n";
         }
     }
     script += "boot\n";
@@ -55,7 +54,7 @@ pub(crate) fn make(folder: &Path, start: &Start) -> Result<PathBuf> {
         "--themes=",
         "--compress=no",
     ]);
-    mkrescue.arg("--install-modules=normal multiboot multiboot2 linux echo serial iso9660 biosdisk");
+    mkrescue.arg("--install-modules=normal multiboot multiboot2 linux serial iso9660 biosdisk");
     mkrescue.arg("-o").arg(&iso).arg(&tree).env("TMPDIR", folder);
     run("making the boot medium", mkrescue, Duration::from_secs(60))?;
     fs::remove_dir_all(tree)?;
