@@ -58,6 +58,17 @@ exception_stubs:
     .set vector, vector + 1
     .endr
 exception_common:
+    // RDMSR of a register that is not there: `trustvisor_try_rdmsr` says so.
+    push rax
+    lea rax, [rip + try_rdmsr_at]
+    cmp rax, [rsp + 24]
+    jne 5f
+    lea rax, [rip + try_rdmsr_failed]
+    mov [rsp + 24], rax
+    pop rax
+    add rsp, 16
+    iretq
+5:  pop rax
     cld
     mov rdi, [rsp]
     mov rsi, [rsp + 8]
@@ -65,6 +76,20 @@ exception_common:
     and rsp, -16
     call {exception}
     ud2
+
+    // fn trustvisor_try_rdmsr(edi: register, rsi: *mut u64) -> bool
+    .global trustvisor_try_rdmsr
+trustvisor_try_rdmsr:
+    mov ecx, edi
+try_rdmsr_at:
+    rdmsr
+    mov [rsi], eax
+    mov [rsi + 4], edx
+    mov eax, 1
+    ret
+try_rdmsr_failed:
+    xor eax, eax
+    ret
 
     .section .rodata
     .balign 8
@@ -133,6 +158,16 @@ impl Default for Idt {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Reads an MSR; None where the processor has none of this number.
+pub fn try_rdmsr(msr: u32) -> Option<u64> {
+    unsafe extern "C" {
+        fn trustvisor_try_rdmsr(msr: u32, value: *mut u64) -> bool;
+    }
+    let mut value = 0;
+    // SAFETY: the routine writes to `value` alone; the exception handler returns from its one instruction that can fault.
+    unsafe { trustvisor_try_rdmsr(msr, &mut value) }.then_some(value)
 }
 
 /// The parts of the runtime's image, as the linker script lays them out.

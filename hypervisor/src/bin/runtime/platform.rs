@@ -1,6 +1,7 @@
 //! What the machine must be like before the runtime relies on it. SKINIT keeps most registers as whoever ran before left them, and
 //! PCR 17 does not tell of them: each that could undercut the nested tables is looked at here, or set.
 
+use crate::entry::try_rdmsr;
 use crate::processor::cpuid;
 use hypervisor::addr::Hpa;
 use hypervisor::asid;
@@ -25,10 +26,9 @@ const VM_CR_R_INIT: u64 = 1 << 1;
 const VM_CR_DIS_A20M: u64 = 1 << 2;
 const VM_CR_SVMDIS: u64 = 1 << 4;
 
+/// 0 for a register that the processor does not have: it cannot be in the way.
 fn read(msr: u32) -> u64 {
-    // SAFETY: every processor with SVM and nested paging has the registers above (family 10h BKDG and later); reading has no
-    // effect.
-    unsafe { Msr::new(msr).read() }
+    try_rdmsr(msr).unwrap_or(0)
 }
 
 /// Says what is wrong with the machine, and sets what SKINIT would have set.
