@@ -1,7 +1,8 @@
 //! Address space identifiers: a processor's TLB entries carry one, so that a switch between the OS and a PAL flushes nothing.
 //!
 //! Each processor has its own table: an ASID belongs to one incarnation of a PAL (a registration: never repeated), and is
-//! flushed when it goes to another. There may be more PALs than ASIDs; the oldest assignment yields.
+//! flushed when it goes to another. There may be more PALs than ASIDs: which one an incarnation gets is fixed, and whoever had it
+//! yields.
 
 use crate::vmcb::{OS_ASID, tlb};
 
@@ -19,7 +20,6 @@ pub struct Asids {
     holders: [Incarnation; MAX_PAL_ASIDS],
     /// How many of them the processor has.
     count: usize,
-    next: usize,
     flush: u32,
 }
 
@@ -30,22 +30,16 @@ impl Asids {
         assert!(free > 0, "too few ASIDs");
         let count = if free < MAX_PAL_ASIDS { free } else { MAX_PAL_ASIDS };
         let flush = if flush_by_asid { tlb::FLUSH_ASID } else { tlb::FLUSH_ALL };
-        Self { holders: [0; MAX_PAL_ASIDS], count, next: 0, flush }
+        Self { holders: [0; MAX_PAL_ASIDS], count, flush }
     }
 
     /// The ASID and TLB_CONTROL with which to run this incarnation.
     pub fn assign(&mut self, incarnation: Incarnation) -> (u32, u32) {
-        if let Some(index) = self.holders[..self.count].iter().position(|holder| *holder == incarnation) {
-            return (Self::asid(index), tlb::KEEP);
-        }
-        let index = self.next;
+        let index = incarnation as usize % self.count;
+        let asid = OS_ASID + 1 + index as u32;
+        let flush = if self.holders[index] == incarnation { tlb::KEEP } else { self.flush };
         self.holders[index] = incarnation;
-        self.next = (self.next + 1) % self.count;
-        (Self::asid(index), self.flush)
-    }
-
-    fn asid(index: usize) -> u32 {
-        OS_ASID + 1 + index as u32
+        (asid, flush)
     }
 }
 

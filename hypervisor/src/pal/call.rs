@@ -66,6 +66,8 @@ pub struct Call {
     entry: u64,
     args: [u64; MAX_ARGS],
     buffers: [Buffer; MAX_ARGS / 2],
+    /// How many of them there are.
+    count: usize,
     /// Bytes of all buffers, and of the last call's that are to be zeroed.
     total: u64,
     value: u64,
@@ -79,6 +81,7 @@ impl Call {
             entry: 0,
             args: [0; MAX_ARGS],
             buffers: [EMPTY; MAX_ARGS / 2],
+            count: 0,
             total: 0,
             value: 0,
         }
@@ -125,9 +128,9 @@ impl Pals {
         if entry.addr == 0 {
             return Err(Status::BadArgument);
         }
-        let mut call = Call { incarnation: pal.call.incarnation, entry: entry.addr, ..Call::none() };
+        let call = &mut pal.call;
+        (call.entry, call.count, call.total, call.args) = (entry.addr, 0, pal.param_used, [0; MAX_ARGS]);
         let mut used = 0u64;
-        let mut buffers = 0;
         for (i, kind) in entry.args.iter().enumerate() {
             match *kind {
                 arg::INT | arg::LEN => call.args[i] = args[i],
@@ -135,18 +138,16 @@ impl Pals {
                     let length = args.get(i + 1).copied().ok_or(Status::BadArgument)?;
                     let end = used.checked_add(length).filter(|end| *end <= pal.frames.param_size);
                     let Some(end) = end else { return Err(Status::TooLarge) };
-                    let buffer = call.buffers.get_mut(buffers).ok_or(Status::BadArgument)?;
+                    let buffer = call.buffers.get_mut(call.count).ok_or(Status::BadArgument)?;
                     *buffer = Buffer { kind: *kind, gva: Gva(args[i]), length, param: used };
                     call.args[i] = pal.frames.param_addr + used;
-                    buffers += 1;
+                    call.count += 1;
                     call.total += length;
                     used = end.next_multiple_of(16).min(pal.frames.param_size);
                 }
                 _ => break,
             }
         }
-        call.total += pal.param_used;
-        pal.call = call;
         Ok(())
     }
 
@@ -173,36 +174,36 @@ impl Pals {
         let mut budget = SLICE;
         loop {
             let State::InCall(progress) = pal.state else { return Outcome::status(Status::Lost) };
-            let buffers = match progress.step {
-                Step::Zero => {
-                    if !self.zero_params(pal, progress, &mut budget) {
-                        return Outcome::Again(pal.next_token(index));
-                    }
-                    pal.state = Progress::at(Step::Fetch);
-                    continue;
-                }
+            let step = match progress.step {
+                Step::Zero => Ok(self.zero_params(pal, progress, &mut budget)),
                 Step::Run => match self.run(hardware, index, pal) {
-                    None => continue,
+                    None => Ok(true),
                     Some(outcome) => return outcome,
                 },
                 _ => self.move_buffers(caller, pal, progress, &mut budget),
             };
-            match buffers {
-                Ok(false) => return Outcome::Again(pal.next_token(index)),
+            match step {
                 Ok(true) => {}
+                Ok(false) => return Outcome::Again(pal.next_token(index)),
                 Err(fault) => return self.call_fault(index, pal, fault),
             }
-            match progress.step {
-                Step::Zero | Step::Run => {}
-                Step::Fetch => pal.state = Progress::at(Step::Probe),
-                Step::Probe => self.start(pal),
-                Step::ProbeAgain => pal.state = Progress::at(Step::Deliver),
-                Step::Deliver => {
+            let has_buffers = pal.call.count > 0;
+            let next = match progress.step {
+                Step::Zero if has_buffers => Step::Fetch,
+                Step::Fetch => Step::Probe,
+                Step::Zero | Step::Probe => {
+                    self.start(pal);
+                    Step::Run
+                }
+                Step::Run if has_buffers => Step::ProbeAgain,
+                Step::ProbeAgain => Step::Deliver,
+                Step::Run | Step::Deliver => {
                     pal.state = State::Idle;
                     pal.tokens += 1;
                     return Outcome::Done(pal.call.value, Status::Ok);
                 }
-            }
+            };
+            pal.state = Progress::at(next);
         }
     }
 
@@ -232,7 +233,7 @@ impl Pals {
         mut progress: Progress,
         budget: &mut u64,
     ) -> Result<bool, Fault> {
-        while let Some(buffer) = pal.call.buffers.get(progress.buffer).copied() {
+        while let Some(buffer) = pal.call.buffers[..pal.call.count].get(progress.buffer).copied() {
             let wanted = match progress.step {
                 Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
                 _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),
@@ -316,13 +317,12 @@ impl Pals {
         let rsp = entry_rsp(pal);
         self.mem.write_u64(pal.frames.stack_frame + rsp % PAGE_SIZE, SENTINEL);
         // What S may write counts as used, whether it does or not.
-        let used = pal.call.buffers.iter().map(|b| b.param + b.length).max().unwrap_or(0);
+        let used = pal.call.buffers[..pal.call.count].last().map_or(0, |b| b.param + b.length);
         pal.param_used = pal.param_used.max(used);
         let [rdi, rsi, rdx, rcx, r8, r9] = pal.call.args;
         pal.regs = Gprs { rdi, rsi, rdx, rcx, r8, r9, ..Gprs::zeroed() };
         vmcb(self.mem, &mut pal.frames).start_call(pal.call.entry, rsp);
         pal.calls += 1;
-        pal.state = Progress::at(Step::Run);
     }
 
     /// Runs S until it returns (None), is interrupted, or has to be wiped.
@@ -342,7 +342,6 @@ impl Pals {
                 _ if vmcb.is_return(rsp) => {
                     pal.call.value = vmcb.save.rax;
                     pal.regs = Gprs::zeroed();
-                    pal.state = Progress::at(Step::ProbeAgain);
                     return None;
                 }
                 code => {
