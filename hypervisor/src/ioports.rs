@@ -82,10 +82,11 @@ impl Keyboard {
     /// Judges a byte for a guarded port.
     pub fn write(&mut self, port: u16, value: u8) -> Write {
         match port {
+            // The controller does not get this one: what it expects next stays what it was.
+            COMMAND if value == A20_OFF => Write::Drop,
             COMMAND => {
                 self.output_port_follows = value == WRITE_OUTPUT_PORT;
                 match value {
-                    A20_OFF => Write::Drop,
                     _ if value & PULSE == PULSE && value & NO_RESET == 0 => Write::Reset,
                     _ => Write::Byte(value),
                 }
@@ -188,5 +189,9 @@ mod tests {
         assert_eq!(keyboard.write(0x60, 0xdd), Write::Byte(0xdf));
         assert_eq!(keyboard.write(0x60, 0x00), Write::Byte(0x00), "an ordinary byte again");
         assert_eq!(keyboard.write(0x92, 0x00), Write::Byte(0x02));
+        // A command that is dropped does not make the controller forget what it waits for.
+        let off = [0xd1, 0xdd].map(|command| keyboard.write(0x64, command));
+        assert_eq!(off, [Write::Byte(0xd1), Write::Drop]);
+        assert_eq!(keyboard.write(0x60, 0xdd), Write::Byte(0xdf));
     }
 }

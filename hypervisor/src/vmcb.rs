@@ -427,3 +427,68 @@ impl Save {
         (self.dr6, self.dr7, self.g_pat) = (DR6_RESET, DR7_RESET, PAT_RESET);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAPS: Maps = Maps { nested_cr3: Hpa(0x1000), msrpm: Hpa(0x2000), iopm: Hpa(0x4000) };
+
+    /// At CPL 3 most of these fault before the intercept counts; none may depend on that.
+    #[test]
+    fn a_pal_has_no_way_out_that_is_not_intercepted() {
+        let mut vmcb = Vmcb::zeroed();
+        vmcb.init_pal(MAPS, 0);
+        let control = &vmcb.control;
+        assert_eq!(control.intercept_exceptions, u32::MAX);
+        assert_eq!((control.intercept_cr, control.intercept_dr), (u32::MAX, u32::MAX));
+        use intercept_1::*;
+        for bit in [
+            INTR,
+            NMI,
+            INIT,
+            RDPMC,
+            CPUID,
+            INTN,
+            INVD,
+            HLT,
+            INVLPG,
+            INVLPGA,
+            IOIO,
+            MSR,
+            TASK_SWITCH,
+            SHUTDOWN,
+        ] {
+            assert_ne!(control.intercept_1 & bit, 0, "{bit:#x}");
+        }
+        use intercept_2::*;
+        for bit in [VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, ICEBP, MONITOR, MWAIT, XSETBV, RDPRU]
+        {
+            assert_eq!(control.intercept_2 & bit, bit, "{bit:#x}");
+        }
+        assert_eq!(control.intercept_3 & 0x1f, 0x1f);
+        assert_ne!(control.v_intr & V_INTR_MASKING, 0);
+        assert_eq!(
+            (control.nested, control.nested_cr3, control.msrpm, control.iopm),
+            (1, 0x1000, 0x2000, 0x4000)
+        );
+        assert_eq!(
+            (vmcb.save.cpl, vmcb.save.idtr.limit, vmcb.save.efer & 1),
+            (3, 0, 0),
+            "no IDT, no SYSCALL"
+        );
+    }
+
+    #[test]
+    fn the_os_cannot_use_svm() {
+        let mut vmcb = Vmcb::zeroed();
+        vmcb.init_os(MAPS, &GuestStart::default());
+        assert_eq!(vmcb.control.intercept_2 & intercept_2::SVM, intercept_2::SVM);
+        use intercept_1::*;
+        for bit in [CPUID, INVD, INVLPGA, IOIO, MSR, SHUTDOWN] {
+            assert_ne!(vmcb.control.intercept_1 & bit, 0, "{bit:#x}");
+        }
+        assert_eq!(vmcb.control.intercept_1 & (INTR | NMI | HLT), 0, "these are the OS's");
+        assert_eq!(vmcb.control.asid, OS_ASID);
+    }
+}

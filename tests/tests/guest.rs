@@ -37,12 +37,22 @@ fn the_reserve_and_svm_are_hidden() -> Result<()> {
 
 #[test]
 fn a_kernel_and_a_root_get_nothing_of_the_reserve_and_change_nothing() -> Result<()> {
-    tvtest(&*machine()?, "reserve", LIMIT).map(drop)
+    tvtest(&*machine()?, "reserve localities", LIMIT).map(drop)
 }
 
 #[test]
 fn svm_instructions_and_registers_fault_as_without_svm() -> Result<()> {
-    tvtest(&*machine()?, "privileged", LIMIT).map(drop)
+    tvtest(&*machine()?, "privileged x2apic", LIMIT).map(drop)
+}
+
+#[test]
+fn address_line_20_stays_on() -> Result<()> {
+    tvtest(&*machine()?, "a20", LIMIT).map(drop)
+}
+
+#[test]
+fn the_io_apic_sends_no_init() -> Result<()> {
+    tvtest(&*machine()?, "io-apic calls", LIMIT).map(drop)
 }
 
 #[test]
@@ -61,21 +71,26 @@ fn a_second_processor_is_parked_and_stays_so() -> Result<()> {
     machine.wait_until_ready()?;
     let count = machine.succeed("nproc", SOON)?;
     ensure!(count == ["1"], "Linux has {count:?} processors");
-    tvtest(&machine, "ipi calls", LIMIT)?;
+    tvtest(&machine, "ipi messages io-apic calls", LIMIT)?;
     ensure!(machine.resets()? == 0, "the machine was reset");
     Ok(())
 }
 
-/// Shows that the test above sees what it looks for.
+/// Shows that the tests above see what they look for.
 #[test]
-fn without_the_icr_trap_the_second_processor_leaves_svm() -> Result<()> {
+fn without_the_traps_the_second_processor_leaves_svm() -> Result<()> {
     let broken = hypervisor_with(&["break-icr-trap"])?;
     let boot = Boot::new("guest-no-icr-trap", built()?.as_ref()).hypervisor(broken).processors(2);
     let machine = boot.kernel_options("console=ttyS0 loglevel=4 panic=-1 maxcpus=1").run("serve").start()?;
     machine.wait_until_ready()?;
-    let output = machine.command("tvtest ipi", LIMIT)?;
-    let seen = "tvtest: FAILED ipi: the second processor runs the guest's code outside SVM";
-    ensure!(output.lines.iter().any(|line| line == seen), "{:?}", output.lines);
+    let attacks = [
+        ("io-apic", "tvtest: FAILED io-apic: an entry of the I/O APIC is now 0x200"),
+        ("ipi", "tvtest: FAILED ipi: the second processor runs the guest's code outside SVM"),
+    ];
+    for (attack, seen) in attacks {
+        let output = machine.command(&format!("tvtest {attack}"), LIMIT)?;
+        ensure!(output.lines.iter().any(|line| line == seen), "{:?}", output.lines);
+    }
     Ok(())
 }
 
@@ -91,12 +106,28 @@ fn reboot_works() -> Result<()> {
 }
 
 #[test]
-fn without_trustvisor_the_sdk_says_so() -> Result<()> {
-    let machine = Boot::new("guest-bare", built()?.as_ref()).with_hypervisor(false).start()?;
+fn without_trustvisor_the_sdk_says_so_and_attacks_succeed() -> Result<()> {
+    let boot = Boot::new("guest-bare", built()?.as_ref()).with_hypervisor(false).reboots(true);
+    let machine = boot.start()?;
     machine.wait_until_ready()?;
     let output = machine.command("hello", SOON)?;
     ensure!(output.code == 1, "hello exits {}", output.code);
     let said = "Error: TrustVisor is not running on this machine";
     ensure!(output.lines.iter().any(|line| line == said), "{:?}", output.lines);
+
+    let failures = [
+        ("localities", "tvtest: FAILED localities: locality 1 can be read at 0x0"),
+        ("x2apic", "tvtest: FAILED x2apic: MSR 0x800 can be accessed"),
+        ("io-apic", "tvtest: FAILED io-apic: an entry of the I/O APIC is now 0x200"),
+    ];
+    for (attack, seen) in failures {
+        let output = machine.command(&format!("tvtest {attack}"), LIMIT)?;
+        ensure!(output.lines.iter().any(|line| line == seen), "{:?}", output.lines);
+    }
+    // A store into the range of interrupt messages: INIT for every processor, and the firmware runs again (and resets the
+    // machine, in more than one way).
+    machine.send("tvtest messages")?;
+    machine.wait_until_ready()?;
+    ensure!(machine.resets()? > 0, "the processor was not reset");
     Ok(())
 }

@@ -46,7 +46,7 @@ in_the_guest! {
     a_result_for_memory_that_is_not_the_caller_s_is_sigsegv: "read-only half-outside";
     results_in_clean_shared_pages_survive_reclaim: "shared-memory shared-file";
     whatever_s_does_only_s_dies: "deaths";
-    an_interrupted_s_goes_on: "interrupted signals abandoned";
+    an_interrupted_s_goes_on: "interrupted signals abandoned tokens";
     bad_images_and_addresses_are_a_status: "bad-images bad-addresses";
     bad_handles_and_numbers_are_a_status: "bad-handles bad-numbers";
     callers_in_other_modes_are_refused: "compat-caller masked-caller kernel-caller";

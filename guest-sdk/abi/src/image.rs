@@ -136,7 +136,8 @@ impl Header {
         let ensure = |ok: bool, rule: &'static str| if ok { Ok(()) } else { Err(Malformed(rule)) };
         ensure(self.magic == MAGIC, "magic")?;
         ensure(self.flags & !FLAG_FPU == 0, "flags")?;
-        let sections = self.sections.get(..usize::from(self.section_count)).ok_or(Malformed("section count"))?;
+        let sections =
+            self.sections.get(..usize::from(self.section_count)).ok_or(Malformed("section count"))?;
         let entries = self.entries.get(..usize::from(self.entry_count)).ok_or(Malformed("entry count"))?;
         ensure(!sections.is_empty() && !entries.is_empty(), "no section or no entry")?;
         ensure(self.sections[sections.len()..].iter().all(|s| *s == Section::default()), "unused section")?;
@@ -152,7 +153,10 @@ impl Header {
             ensure(section.mem_size != 0 && section.mem_size.is_multiple_of(PAGE_SIZE), "size")?;
             ensure(section.mem_size <= MAX_PAGES * PAGE_SIZE, "too many pages")?;
             ensure(section.file_size <= section.mem_size, "contents larger than the section")?;
-            ensure(section.addr < WINDOW_END && section.mem_size <= WINDOW_END - section.addr, "outside the window")?;
+            ensure(
+                section.addr < WINDOW_END && section.mem_size <= WINDOW_END - section.addr,
+                "outside the window",
+            )?;
             ensure(section.addr >= free_from + guard, "order, overlap or guard page")?;
             match section.kind {
                 kind::CODE | kind::DATA => {}
@@ -172,7 +176,8 @@ impl Header {
 
         for entry in entries {
             ensure(entry.reserved == 0, "reserved field")?;
-            let in_code = |s: &Section| s.kind == kind::CODE && (s.addr..s.addr + s.mem_size).contains(&entry.addr);
+            let in_code =
+                |s: &Section| s.kind == kind::CODE && (s.addr..s.addr + s.mem_size).contains(&entry.addr);
             ensure(sections.iter().any(in_code), "entry outside code")?;
             entry.check_args()?;
             let buffers = entry.args.iter().any(|a| matches!(*a, arg::IN | arg::OUT | arg::IN_OUT));

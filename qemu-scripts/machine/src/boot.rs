@@ -1,27 +1,14 @@
-//! Describes a machine and what it boots, and starts it.
+//! Describes a machine and what it boots.
 
-use std::fs::{self, File};
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+mod start;
+
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-
 use crate::build::{Artifacts, DEFAULT_OPTIONS};
-use crate::console::{Console, Echo};
-use crate::files;
-use crate::flatten::symbol;
-use crate::iso::{self, Start};
-use crate::machine::{Machine, Parts};
-use crate::paths::log_dir;
-use crate::process::Process;
-use crate::qmp::Qmp;
-use crate::skinit::{self, StandIn, Tampering};
-use crate::tpm::{Family, Locality4, Tpm};
+use crate::console::Echo;
+use crate::skinit::Tampering;
+use crate::tpm::Family;
 
 /// Which multiboot protocol GRUB speaks with the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -251,97 +238,5 @@ impl Boot {
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
-    }
-
-    /// Switches it on.
-    pub fn start(self) -> Result<Machine> {
-        let folder = files::run_folder()?;
-        let iso = self.iso(folder.path())?;
-        let tpm = self.tpm.map(|family| Tpm::start(family, folder.path())).transpose()?;
-        let log = self.log_path();
-        fs::create_dir_all(log_dir())?;
-        let log_file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-
-        let (serial, serial_end) = UnixStream::pair()?;
-        let (monitor, monitor_end) = UnixStream::pair()?;
-        let mut inherit = vec![OwnedFd::from(serial_end), OwnedFd::from(monitor_end)];
-        if let Some(tpm) = &tpm {
-            inherit.push(tpm.share()?.into());
-        }
-        let numbers: Vec<_> = inherit.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-        let debugger = folder.path().join("gdb");
-        let stand_in = self.hypervisor && self.skinit;
-        let mut command = self.qemu_command(&iso, &numbers);
-        if stand_in {
-            command.args(["-S", "-gdb"]).arg(format!("unix:{},server=on,wait=off", debugger.display()));
-        }
-        let errors = folder.path().join("qemu.log");
-        let errors_file = File::create(&errors)?;
-        command.stdin(Stdio::null()).stdout(errors_file.try_clone()?).stderr(errors_file);
-
-        let console = Console::open(serial.try_clone()?, log_file, self.echo)?;
-        let qemu = Process::spawn("QEMU", command, inherit)?;
-        let started = || -> Result<_> {
-            let monitor = Qmp::open(monitor)?;
-            let debugger = stand_in.then(|| {
-                let instruction = symbol(&self.loader, skinit::SYMBOL).context("loader")?;
-                let locality_4 = tpm.as_ref().map(Locality4::new).transpose()?;
-                StandIn::attach(&debugger, instruction, locality_4, self.tampering.clone())?
-                    .attend(console.clone())
-            });
-            Ok((monitor, debugger.transpose()?))
-        };
-        let (monitor, debugger) = started().map_err(|error| {
-            // The console's reader must not outlive this attempt.
-            let _ = serial.shutdown(Shutdown::Both);
-            let said = fs::read_to_string(&errors).unwrap_or_default();
-            error.context(format!("QEMU did not start: {}", said.lines().last().unwrap_or("it says nothing")))
-        })?;
-        let parts = Parts { name: self.name, qemu, monitor, debugger, console, tpm, folder, log };
-        Ok(Machine::new(parts, self.limit))
-    }
-
-    fn iso(&self, folder: &Path) -> Result<PathBuf> {
-        let start = if self.hypervisor {
-            let (version, loader, options) = (self.multiboot, &self.loader[..], &self.options[..]);
-            Start::Kernel { version, loader, options, modules: &self.modules }
-        } else {
-            let (kernel, initrd) = (&self.modules[KERNEL], &self.modules[INITRD]);
-            Start::Linux { kernel: &kernel.bytes, initrd: &initrd.bytes, options: &kernel.options }
-        };
-        iso::make(folder, &start)
-    }
-
-    fn log_path(&self) -> PathBuf {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        log_dir().join(format!("{}-{}-{number}.log", self.name, std::process::id()))
-    }
-
-    /// `descriptors`: serial port, monitor and the TPM's control channel.
-    fn qemu_command(&self, iso: &Path, descriptors: &[String]) -> Command {
-        let accel = match self.accel {
-            Accel::Tcg => "tcg",
-            Accel::Kvm => "kvm",
-        };
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
-        command.arg("-machine").arg(format!("q35,accel={accel}"));
-        command.arg("-cpu").arg(&self.cpu);
-        command.arg("-smp").arg(self.processors.to_string());
-        command.arg("-m").arg(self.memory_mib.to_string());
-        command.arg("-chardev").arg(format!("socket,id=serial,fd={}", descriptors[0]));
-        command.args(["-serial", "chardev:serial"]);
-        command.arg("-chardev").arg(format!("socket,id=monitor,fd={}", descriptors[1]));
-        command.args(["-mon", "chardev=monitor,mode=control"]);
-        if let Some(descriptor) = descriptors.get(2) {
-            command.arg("-chardev").arg(format!("socket,id=tpm,fd={descriptor}"));
-            command.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm"]);
-        }
-        if !self.reboots {
-            command.arg("-no-reboot");
-        }
-        command.arg("-cdrom").arg(iso).args(["-boot", "d"]).args(&self.qemu);
-        command
     }
 }

@@ -54,14 +54,6 @@ fn build() -> Result<Artifacts> {
     say("building the hypervisor (SLB and runtime)");
     let hypervisor = Sources::here().hypervisor(&[])?;
     let pcrs = pcr::predict(&hypervisor, DEFAULT_OPTIONS)?;
-    let slb = measured_length(&hypervisor);
-    say(format_args!(
-        "SLB {slb} bytes of {SLB_MAX_LENGTH}, runtime {} bytes",
-        hypervisor.len() - SLB_SIZE as usize
-    ));
-    for (register, expected) in [(17, pcrs.pcr17), (18, pcrs.pcr18)] {
-        say(format_args!("expected PCR {register} sha1 {} sha256 {}", expected.sha1(), expected.sha256()));
-    }
     let guest = guest::build()?;
     let artifacts = Artifacts { loader, hypervisor, guest, pcrs };
     artifacts.write_boot_folder(&build_dir().join("boot"))?;
@@ -76,6 +68,16 @@ pub fn hypervisor_with(features: &[&str]) -> Result<Vec<u8>> {
 }
 
 impl Artifacts {
+    /// Tells sizes and expected PCRs.
+    pub fn announce(&self) {
+        let slb = measured_length(&self.hypervisor);
+        let runtime = self.hypervisor.len() - SLB_SIZE as usize;
+        say(format_args!("SLB {slb} bytes of {SLB_MAX_LENGTH}, runtime {runtime} bytes"));
+        for (register, pcr) in [(17, self.pcrs.pcr17), (18, self.pcrs.pcr18)] {
+            say(format_args!("expected PCR {register} sha1 {} sha256 {}", pcr.sha1(), pcr.sha256()));
+        }
+    }
+
     fn write_boot_folder(&self, folder: &Path) -> Result<()> {
         files::write(&folder.join("loader"), &self.loader)?;
         files::write(&folder.join("hypervisor"), &self.hypervisor)?;

@@ -98,12 +98,11 @@ fn images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
 
 /// The modules of `tests/guest/modules`, built out of tree by the kernel's own makefiles in a copy of the folder.
 fn attack_modules(release: &str) -> Result<Vec<PathBuf>> {
-    let sources = root().join("tests/guest/modules");
-    if !sources.exists() {
-        return Ok(Vec::new());
-    }
     let copy = build_dir().join("modules");
-    for entry in fs::read_dir(&sources)? {
+    fs::create_dir_all(&copy)?;
+    // What the sources no longer make must not be taken for theirs.
+    modules_in(&copy)?.iter().try_for_each(fs::remove_file)?;
+    for entry in fs::read_dir(root().join("tests/guest/modules"))? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             files::write(&copy.join(entry.file_name()), &files::read(&entry.path())?)?;
@@ -113,13 +112,13 @@ fn attack_modules(release: &str) -> Result<Vec<PathBuf>> {
     make.arg("-C").arg(format!("/usr/src/linux-headers-{release}"));
     make.arg(format!("M={}", copy.display())).arg("modules");
     run("building the attack modules", make, LIMIT)?;
-    let mut modules = Vec::new();
-    for entry in fs::read_dir(&copy)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "ko") {
-            modules.push(path);
-        }
-    }
+    modules_in(&copy)
+}
+
+fn modules_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut modules: Vec<_> =
+        files.into_iter().filter(|path| path.extension().is_some_and(|e| e == "ko")).collect();
     modules.sort();
     Ok(modules)
 }

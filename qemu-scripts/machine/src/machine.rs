@@ -16,6 +16,9 @@ use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::tpm::Tpm;
 
+/// What QEMU says to its user, in the machine's folder.
+pub(crate) const ERRORS: &str = "qemu.log";
+
 /// What a machine is made of.
 pub(crate) struct Parts {
     pub name: String,
@@ -90,7 +93,13 @@ impl Machine {
     fn failure(&self, pattern: &str, why: &str) -> anyhow::Error {
         let last = self.console.lines().into_iter().rev().find(|l| !l.text.is_empty());
         let last = last.map_or_else(|| "the console is empty".into(), |l| format!("last line: {:?}", l.text));
-        anyhow!("{}: no {pattern:?}: {why}; {last} (log: {})", self.name, self.log.display())
+        let qemu = std::fs::read_to_string(self.folder.path().join(ERRORS)).unwrap_or_default();
+        let qemu = qemu
+            .lines()
+            .rfind(|line| !line.contains("warning: "))
+            .map(|line| format!("; QEMU says: {line}"))
+            .unwrap_or_default();
+        anyhow!("{}: no {pattern:?}: {why}; {last}{qemu} (log: {})", self.name, self.log.display())
     }
 
     /// Types a line.

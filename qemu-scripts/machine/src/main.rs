@@ -31,7 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Build => machine::artifacts().map(drop),
+        Command::Build => machine::artifacts().map(|built| built.announce()),
         Command::Run(arguments) => run::run(&arguments),
         Command::Test(arguments) => suites::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -47,6 +47,7 @@ const QUIET: &str = "console=ttyS0 quiet panic=-1";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let built = machine::artifacts()?;
+    built.announce();
     let boot = boot(arguments, &built);
     if arguments.shell {
         return shell(boot.interactive().run("shell").limit(SHELL_LIMIT).start()?);

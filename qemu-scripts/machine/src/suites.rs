@@ -51,7 +51,7 @@ const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let suites = if arguments.suites.is_empty() { &ALL[..] } else { &arguments.suites };
     if suites.iter().any(|s| *s != Suite::Host) {
-        machine::artifacts()?;
+        machine::artifacts()?.announce();
     }
     let mut failed = Vec::new();
     for suite in suites {

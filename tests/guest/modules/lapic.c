@@ -3,22 +3,8 @@
 #include <linux/io.h>
 #include <linux/irqflags.h>
 #include <asm/apicdef.h>
-#include <asm/asm.h>
 
 #include "tvattack.h"
-
-static u32 store(void __iomem *address, u32 value)
-{
-	u32 ax = 0;
-
-	asm volatile("1: movl %[value], (%[address])\n"
-		     "movl $-1, %%eax\n"
-		     "2:\n" _ASM_EXTABLE_FAULT(1b, 2b)
-		     : "+a"(ax)
-		     : [value] "r"(value), [address] "r"(address)
-		     : "memory");
-	return ax;
-}
 
 int tv_icr(struct tv_icr *request)
 {
@@ -28,9 +14,9 @@ int tv_icr(struct tv_icr *request)
 	if (!apic)
 		return -ENOMEM;
 	local_irq_save(flags);
-	request->vector = store(apic + APIC_ICR2, request->high);
+	request->vector = tv_store(apic + APIC_ICR2, request->high);
 	if (request->vector == TV_NO_FAULT)
-		request->vector = store(apic + APIC_ICR, request->low);
+		request->vector = tv_store(apic + APIC_ICR, request->low);
 	local_irq_restore(flags);
 	iounmap(apic);
 	return 0;

@@ -16,6 +16,8 @@ union request {
 	struct tv_table table;
 	struct tv_icr icr;
 	struct tv_scan scan;
+	struct tv_mmio mmio;
+	struct tv_io_apic io_apic;
 };
 
 static int carry_out(unsigned int command, union request *request)
@@ -37,6 +39,10 @@ static int carry_out(unsigned int command, union request *request)
 		return tv_icr(&request->icr);
 	case TV_SCAN:
 		return tv_scan(&request->scan);
+	case TV_MMIO:
+		return tv_mmio(&request->mmio);
+	case TV_IO_APIC:
+		return tv_io_apic(&request->io_apic);
 	default:
 		return -ENOTTY;
 	}

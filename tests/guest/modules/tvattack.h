@@ -70,6 +70,23 @@ struct tv_icr {
 	__u32 reserved;
 };
 
+/* A 32-bit read or write of a device's register, uncached. */
+struct tv_mmio {
+	__u64 address;
+	__u32 value;
+	__u32 write;
+	__u32 vector;
+	__u32 reserved;
+};
+
+/* Selects a register of the I/O APIC and reads it, or writes it and then reads it. */
+struct tv_io_apic {
+	__u32 index;
+	__u32 value;
+	__u32 write;
+	__u32 vector;
+};
+
 #define TV_NEEDLES 16
 
 /* Looks for any of the words (each XORed with `mask`) in a range of physical memory. */
@@ -91,6 +108,8 @@ struct tv_scan {
 #define TV_TABLE _IOWR('T', 6, struct tv_table)
 #define TV_ICR _IOWR('T', 7, struct tv_icr)
 #define TV_SCAN _IOWR('T', 8, struct tv_scan)
+#define TV_MMIO _IOWR('T', 9, struct tv_mmio)
+#define TV_IO_APIC _IOWR('T', 10, struct tv_io_apic)
 
 #ifdef __KERNEL__
 struct file;
@@ -105,6 +124,11 @@ int tv_table(struct tv_table *request);
 int tv_mmap(struct file *file, struct vm_area_struct *vma);
 int tv_icr(struct tv_icr *request);
 int tv_scan(struct tv_scan *request);
+int tv_mmio(struct tv_mmio *request);
+int tv_io_apic(struct tv_io_apic *request);
+
+/* A store that may fault: the vector. */
+u32 tv_store(void __iomem *address, u32 value);
 #endif
 
 #endif

@@ -16,6 +16,9 @@ pub const UD: u32 = 6;
 /// See [`UD`].
 pub const GP: u32 = 13;
 
+/// RFLAGS.IF.
+pub const INTERRUPTS: u64 = 1 << 9;
+
 /// Privileged instructions, in the module's order.
 pub const INSTRUCTIONS: [&str; 7] = ["VMRUN", "VMLOAD", "VMSAVE", "STGI", "CLGI", "SKINIT", "INVLPGA"];
 
@@ -47,6 +50,8 @@ requests! {
     6 Table { address: u64, entry: u64, level: u32, reserved: u32 }
     7 Icr { high: u32, low: u32, vector: u32, reserved: u32 }
     8 Scan { start: u64, length: u64, mask: u64, needles: [u64; NEEDLES], words: u64, hits: u64, first_hit: u64 }
+    9 Mmio { address: u64, value: u32, write: u32, vector: u32, reserved: u32 }
+    10 IoApic { index: u32, value: u32, write: u32, vector: u32 }
 }
 
 /// The open device.

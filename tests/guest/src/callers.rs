@@ -1,6 +1,6 @@
 //! Callers that are not CPL 3 in 64-bit mode with interrupts on: a status, whatever they ask.
 
-use crate::attack::{Flags, Kernel, NO_FAULT, Vmmcall};
+use crate::attack::{Flags, INTERRUPTS, Kernel, NO_FAULT, Vmmcall};
 use crate::support::{Mapping, NO_HANDLE, expect, leaving_nothing, raw, register};
 use anyhow::ensure;
 use std::arch::asm;
@@ -58,8 +58,6 @@ pub fn compat() -> anyhow::Result<()> {
     ensure!(status as u32 == Status::BadCaller as u32, "a 32-bit caller gets status {status}");
     Ok(())
 }
-
-const INTERRUPTS: u64 = 1 << 9;
 
 /// A program that runs with interrupts off, which only a hostile kernel can arrange.
 pub fn interrupts_off() -> anyhow::Result<()> {

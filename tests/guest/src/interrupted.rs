@@ -12,8 +12,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use trustvisor::abi::{Handle, Status, number};
 
-/// A second of S and more, in rounds.
-fn rounds_for(s: &TestPal, duration: Duration) -> anyhow::Result<u64> {
+/// How many rounds take S this long.
+pub fn rounds_for(s: &TestPal, duration: Duration) -> anyhow::Result<u64> {
     let start = Instant::now();
     let trial = 1_000_000;
     s.compute(trial)?;

@@ -3,8 +3,10 @@
 
 use std::process::ExitCode;
 
+mod a20;
 mod attack;
 mod bad_input;
+mod bait;
 mod bench;
 mod buffers;
 mod callers;
@@ -13,7 +15,9 @@ mod cycles;
 mod deaths;
 mod hold;
 mod interrupted;
+mod io_apic;
 mod ipi;
+mod messages;
 mod owners;
 mod privileged;
 mod reserve;
@@ -22,6 +26,7 @@ mod shared_file;
 mod support;
 mod swap;
 mod tables;
+mod tokens;
 
 type Test = fn() -> anyhow::Result<()>;
 
@@ -43,6 +48,7 @@ const TESTS: &[(&str, Test)] = &[
     ("interrupted", interrupted::run),
     ("signals", interrupted::signals),
     ("abandoned", interrupted::abandoned),
+    ("tokens", tokens::run),
     ("bad-images", bad_input::images),
     ("bad-addresses", bad_input::addresses),
     ("bad-handles", bad_input::handles),
@@ -56,11 +62,16 @@ const TESTS: &[(&str, Test)] = &[
     ("masked-caller", callers::interrupts_off),
     ("kernel-caller", callers::kernel),
     ("reserve", reserve::read_and_write),
+    ("localities", reserve::localities),
+    ("a20", a20::run),
+    ("io-apic", io_apic::run),
     ("tables", tables::run),
     ("privileged", privileged::run),
+    ("x2apic", privileged::x2apic),
     ("swapped-owner", swap::owner),
     ("shared-memory", swap::shared_memory),
     ("shared-file", shared_file::run),
+    ("messages", messages::run),
     ("ipi", ipi::run),
     // These are not tests.
     ("bench-guest", bench::guest),

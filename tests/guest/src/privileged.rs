@@ -68,3 +68,14 @@ pub fn run() -> anyhow::Result<()> {
     ensure!(efer_now.value == efer.value, "EFER has changed from {:#x} to {:#x}", efer.value, efer_now.value);
     Ok(())
 }
+
+/// The registers of an x2APIC, its interrupt command register among them: none of them is there, in either direction.
+pub fn x2apic() -> anyhow::Result<()> {
+    let kernel = Kernel::open()?;
+    for msr in 0x800..=0x8ff {
+        // INIT to all other processors, where it is the command register (APM vol. 2, 16.5).
+        let answer = kernel.ask(Msr { msr, write: 1, value: 0xc_4500, ..Default::default() })?;
+        ensure!(answer.read_error != 0 && answer.write_error != 0, "MSR {msr:#x} can be accessed");
+    }
+    Ok(())
+}

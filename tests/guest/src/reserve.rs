@@ -1,6 +1,6 @@
 //! The reserve is not the OS's: not in its memory map, and reads and writes of its addresses get nothing and change nothing.
 
-use crate::attack::{GP, Kernel};
+use crate::attack::{GP, Kernel, Mmio};
 use crate::support::{Child, Mapping, PAGE, leaving_nothing, register};
 use anyhow::{Context, ensure};
 use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -126,5 +126,31 @@ fn through_dev_mem(info: &Info, constant: u8) -> anyhow::Result<()> {
         }
         ensure!(page == [constant; PAGE], "/dev/mem gives something of the reserve at {address:#x}");
     }
+    Ok(())
+}
+
+/// The TPM's localities 1 to 4 read as nothing and cannot be written; locality 0 is the OS's.
+pub fn localities() -> anyhow::Result<()> {
+    const TPM: u64 = 0xfed4_0000;
+    // TCG PC Client TIS 1.3, 5.2: access, status, data FIFO, vendor and device id, revision; and the last of the page.
+    const REGISTERS: [u64; 6] = [0, 0x18, 0x24, 0xf00, 0xf04, 0xffc];
+    const REQUEST_USE: u32 = 1 << 1;
+    let kernel = Kernel::open()?;
+    let read = |address| anyhow::Ok(kernel.ask(Mmio { address, ..Default::default() })?.value);
+    for locality in 1..=4 {
+        for register in REGISTERS {
+            let address = TPM + locality * PAGE as u64 + register;
+            ensure!(read(address)? == u32::MAX, "locality {locality} can be read at {register:#x}");
+            let store = Mmio { address, value: REQUEST_USE, write: 1, ..Default::default() };
+            let vector = kernel.ask(store)?.vector;
+            ensure!(
+                vector == GP,
+                "a store to locality {locality} at {register:#x}: vector {}",
+                vector as i32
+            );
+            ensure!(read(address)? == u32::MAX, "locality {locality} has changed at {register:#x}");
+        }
+    }
+    ensure!(read(TPM + 0xf00)? != u32::MAX, "locality 0 is hidden as well");
     Ok(())
 }

@@ -23,6 +23,9 @@ pub struct Model {
     pub refuses: Option<u32>,
 }
 
+/// TPM_RC_HASH, parameter 1: an algorithm that is not there.
+const RC_HASH: u32 = 0x1c3;
+
 fn size(bank: u16) -> usize {
     match bank {
         0x04 => 20,
@@ -193,6 +196,9 @@ impl Model {
                 let mut rest = &body[21..];
                 for _ in 0..be32(&body[17..]) {
                     let bank = be16(rest);
+                    if !self.banks.contains(&bank) {
+                        return Err(RC_HASH);
+                    }
                     let (digest, later) = rest[2..].split_at(size(bank));
                     if !self.forgets {
                         self.extend(bank, be32(body), digest);
