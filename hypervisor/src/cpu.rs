@@ -18,6 +18,8 @@ pub struct Features {
     pub phys_bits: u32,
     /// Protection keys for user pages.
     pub pku: bool,
+    /// PALs can have an FPU: XSAVE is there, and the state of everything that it saves fits into a page.
+    pub fpu: bool,
     /// The bits of EFER that a guest may set.
     pub writable_efer: u64,
     /// APIC_BASE, which the guest does not change.
@@ -159,6 +161,7 @@ mod tests {
             asids: 16,
             phys_bits: 40,
             pku: false,
+            fpu: true,
             writable_efer: 0,
             apic_base: 0,
         };

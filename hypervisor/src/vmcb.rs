@@ -255,6 +255,9 @@ const CR0_NE: u64 = 1 << 5;
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_OSXSAVE: u64 = 1 << 18;
 pub const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_FIXED: u64 = 1 << 1;
 /// Power-on value of the page attribute table (7.8.2).
@@ -321,7 +324,7 @@ impl Vmcb {
     }
 
     /// A PAL's, before its first call: CPL 3, every way out intercepted.
-    pub fn init_pal(&mut self, maps: Maps, guest_cr3: u64) {
+    pub fn init_pal(&mut self, maps: Maps, guest_cr3: u64, fpu: bool) {
         *self = Self::zeroed();
         let control = &mut self.control;
         control.intercept_cr = u32::MAX;
@@ -362,10 +365,15 @@ impl Vmcb {
         save.ldtr = Segment { attributes: LDT, ..Segment::default() };
         save.cpl = 3;
         save.efer = EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
-        // TS: the first FPU instruction of a PAL that declared none is #NM, a fault like any other.
-        save.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
-        save.cr3 = guest_cr3;
+        save.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_MP | CR0_PE;
         save.cr4 = CR4_PAE;
+        if fpu {
+            save.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+        } else {
+            // The first FPU instruction is #NM, a fault like any other.
+            save.cr0 |= CR0_TS;
+        }
+        save.cr3 = guest_cr3;
         save.rflags = RFLAGS_FIXED | RFLAGS_IF;
         save.set_reset_values();
     }
@@ -438,7 +446,7 @@ mod tests {
     #[test]
     fn a_pal_has_no_way_out_that_is_not_intercepted() {
         let mut vmcb = Vmcb::zeroed();
-        vmcb.init_pal(MAPS, 0);
+        vmcb.init_pal(MAPS, 0, false);
         let control = &vmcb.control;
         assert_eq!(control.intercept_exceptions, u32::MAX);
         assert_eq!((control.intercept_cr, control.intercept_dr), (u32::MAX, u32::MAX));

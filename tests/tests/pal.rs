@@ -47,6 +47,7 @@ in_the_guest! {
     results_in_clean_shared_pages_survive_reclaim: "shared-memory shared-file";
     whatever_s_does_only_s_dies: "deaths";
     an_interrupted_s_goes_on: "interrupted signals abandoned tokens";
+    only_a_pal_with_an_fpu_has_one: "fpu";
     bad_images_and_addresses_are_a_status: "bad-images bad-addresses";
     bad_handles_and_numbers_are_a_status: "bad-handles bad-numbers";
     callers_in_other_modes_are_refused: "compat-caller masked-caller kernel-caller";

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::addr::Hpa;
-use crate::asid::Incarnation;
 use crate::cpu::Features;
 use crate::gprs::Gprs;
 use crate::hypervisor::Facts;
 use crate::memory::TestMemory;
+use crate::pal::Runnable;
 use crate::pal::tests::{END, OS_RAM, POOL, pals};
 use crate::vmcb::{self, EVENT_VALID, exception};
 use abi::{Digests, Status, TOKEN_BIT, number};
@@ -25,7 +25,7 @@ struct Recorder {
 }
 
 impl Hardware for Recorder {
-    fn run_pal(&mut self, _: Hpa, _: &mut Gprs, _: Incarnation) {
+    fn run_pal(&mut self, _: Runnable, _: &mut Gprs) {
         panic!("no PAL is registered");
     }
     fn now_ms(&self) -> u64 {
@@ -104,6 +104,7 @@ impl Guest {
             asids: 16,
             phys_bits: 40,
             pku: false,
+            fpu: true,
             writable_efer: 0xd01,
             apic_base: 0xfee0_0900,
         };

@@ -5,8 +5,8 @@
 //! so nothing that happens before or after can make it run twice.
 
 use super::space::PalFrames;
-use super::{Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
-use crate::addr::{Gva, PAGE_SIZE};
+use super::{Hardware, MAX_FAULTS, Outcome, Pal, Pals, Runnable, SLICE, State, fault_outcome};
+use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::caller::Caller;
 use crate::gprs::Gprs;
@@ -16,6 +16,11 @@ use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
 use abi::{Digests, Handle, Status, number};
 use core::mem::{offset_of, size_of};
+
+/// Where XSAVE keeps MXCSR, and its value after reset; a zero header says that all else is in its initial state (APM vol. 2,
+/// 11.5.2).
+const MXCSR_OFFSET: u64 = 24;
+const MXCSR_RESET: u32 = 0x1f80;
 
 /// What a call does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,13 +327,19 @@ impl Pals {
         let [rdi, rsi, rdx, rcx, r8, r9] = pal.call.args;
         pal.regs = Gprs { rdi, rsi, rdx, rcx, r8, r9, ..Gprs::zeroed() };
         vmcb(self.mem, &mut pal.frames).start_call(pal.call.entry, rsp);
+        if pal.frames.fpu != Hpa(0) {
+            self.mem.zero(pal.frames.fpu, PAGE_SIZE);
+            self.mem.write_u32(pal.frames.fpu + MXCSR_OFFSET, MXCSR_RESET);
+        }
         pal.calls += 1;
     }
 
     /// Runs S until it returns (None), is interrupted, or has to be wiped.
     fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Option<Outcome> {
         loop {
-            hardware.run_pal(pal.frames.vmcb, &mut pal.regs, pal.call.incarnation);
+            let fpu = Some(pal.frames.fpu).filter(|area| *area != Hpa(0));
+            let runnable = Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu };
+            hardware.run_pal(runnable, &mut pal.regs);
             if self.is_dying(index, pal) {
                 return Some(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
             }

@@ -72,12 +72,22 @@ impl Outcome {
 
 /// What the life cycle asks of the processor it runs on.
 pub trait Hardware {
-    /// Runs S until its next exit. `vmcb` is the PAL's, complete but for what belongs to the processor (ASID).
-    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation);
+    /// Runs S until its next exit.
+    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs);
     /// Milliseconds of a clock that the guest cannot set.
     fn now_ms(&self) -> u64;
     /// A machine check came while S ran: the OS gets it.
     fn raise_machine_check(&mut self);
+}
+
+/// What a processor needs of a PAL to run it.
+#[derive(Clone, Copy)]
+pub struct Runnable {
+    /// Complete but for what belongs to the processor (ASID).
+    pub vmcb: Hpa,
+    pub incarnation: Incarnation,
+    /// XSAVE area of a PAL that uses the FPU.
+    pub fpu: Option<Hpa>,
 }
 
 /// All PALs and what they are made of.
@@ -88,6 +98,8 @@ pub struct Pals {
     pub random: Mutex<Random>,
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
+    /// Whether PALs can use the FPU on this machine.
+    pub fpu: bool,
     slots: &'static Slots,
     collector: Mutex<collect::Collector>,
     incarnations: AtomicU64,
@@ -200,6 +212,7 @@ impl Pals {
         pool: Frames,
         random: Random,
         maps: Maps,
+        fpu: bool,
         slots: &'static Slots,
     ) -> Self {
         Self {
@@ -208,6 +221,7 @@ impl Pals {
             pool: Mutex::new(pool),
             random: Mutex::new(random),
             maps,
+            fpu,
             slots,
             collector: Mutex::new(collect::Collector::new()),
             incarnations: AtomicU64::new(1),

@@ -12,7 +12,7 @@ use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::caller::Caller;
 use crate::guest_memory::Fault;
 use crate::vmcb::Maps;
-use abi::image::{HEADER_SIZE, Header};
+use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 use abi::{Handle, Status};
 use core::sync::atomic::Ordering;
 use utpm::{Measurement, Pcrs};
@@ -55,7 +55,7 @@ impl Pals {
         if header.check(length).is_err() {
             return Outcome::status(Status::BadImage);
         }
-        if header.flags != 0 {
+        if header.flags & FLAG_FPU != 0 && !self.fpu {
             return Outcome::status(Status::Unsupported);
         }
         if let Err(fault) = caller.memory.check_writable(owner_page, 16) {
@@ -200,7 +200,8 @@ impl Pals {
         pal.call = call::Call::none();
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
-        vmcb(self.mem, &mut pal.frames).init_pal(maps, 0);
+        let fpu = pal.frames.fpu != Hpa(0);
+        vmcb(self.mem, &mut pal.frames).init_pal(maps, 0, fpu);
         let slot = &self.slots[index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.space.root().0, Ordering::Release);

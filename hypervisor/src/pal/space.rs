@@ -7,7 +7,7 @@
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
 use crate::memory::DirectMap;
-use abi::image::{Header, Section, WINDOW_BASE, kind};
+use abi::image::{FLAG_FPU, Header, Section, WINDOW_BASE, kind};
 
 /// S's PML4, PDPT and PD come first.
 const FIRST_PT: u64 = 3;
@@ -28,6 +28,8 @@ pub struct PalFrames {
     pub vmcb: Hpa,
     /// Holds the image's header.
     pub header: Hpa,
+    /// XSAVE area of a PAL that uses the FPU; 0 for the others.
+    pub fpu: Hpa,
     pub nested_root: Hpa,
     nested_pdpt: Hpa,
     nested_pd: Hpa,
@@ -53,6 +55,7 @@ impl PalFrames {
         Self {
             vmcb: Hpa(0),
             header: Hpa(0),
+            fpu: Hpa(0),
             nested_root: Hpa(0),
             nested_pdpt: Hpa(0),
             nested_pd: Hpa(0),
@@ -79,7 +82,8 @@ impl PalFrames {
     /// How many frames a PAL with this (checked) header takes.
     pub fn needed(header: &Header) -> u64 {
         let pages = FIRST_PT + regions(header).count() as u64 + header.pages();
-        CONTROL_FRAMES + pages.div_ceil(ENTRIES) + pages
+        let fpu = u64::from(header.flags & FLAG_FPU != 0);
+        CONTROL_FRAMES + fpu + pages.div_ceil(ENTRIES) + pages
     }
 
     /// Takes the control frames and links the upper nested tables. None: the pool is empty; what was taken is in `self`
@@ -87,6 +91,9 @@ impl PalFrames {
     pub fn begin(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner, header: &Header) -> Option<()> {
         self.vmcb = pool.take(owner)?;
         self.header = pool.take(owner)?;
+        if header.flags & FLAG_FPU != 0 {
+            self.fpu = pool.take(owner)?;
+        }
         self.nested_root = pool.take(owner)?;
         self.nested_pdpt = pool.take(owner)?;
         self.nested_pd = pool.take(owner)?;
@@ -171,7 +178,7 @@ impl PalFrames {
                 }
             }
         }
-        for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.header, self.vmcb] {
+        for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.fpu, self.header, self.vmcb] {
             if frame != Hpa(0) {
                 let _ = pool.wipe(owner, frame);
             }

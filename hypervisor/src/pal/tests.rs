@@ -37,10 +37,10 @@ struct Machine {
 }
 
 impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
-    fn run_pal(&mut self, vmcb: Hpa, _: &mut Gprs, _: Incarnation) {
+    fn run_pal(&mut self, pal: Runnable, _: &mut Gprs) {
         *self.1 += 1;
         // SAFETY: the test's memory; the VMCB is the PAL's under test.
-        let vmcb = unsafe { &mut *self.3.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        let vmcb = unsafe { &mut *self.3.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
         let act = if self.0.is_empty() { Act::Return(0) } else { self.0.remove(0) };
         let mut leave = |value| {
             vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
@@ -108,7 +108,7 @@ pub(crate) fn pals(memory: &TestMemory) -> Pals {
     });
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
-    Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, slots)
+    Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, true, slots)
 }
 
 impl Machine {

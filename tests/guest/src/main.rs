@@ -13,6 +13,7 @@ mod callers;
 mod calls;
 mod cycles;
 mod deaths;
+mod fpu;
 mod hold;
 mod interrupted;
 mod io_apic;
@@ -34,6 +35,7 @@ const TESTS: &[(&str, Test)] = &[
     ("calls", calls::run),
     ("registers", calls::registers),
     ("pcrs", calls::pcrs),
+    ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),
     ("full-pool", cycles::full_pool),

@@ -38,6 +38,7 @@ trustvisor::stubs! {
         fn hypercall(rax: u64, rdi: u64, rsi: u64) -> u64;
         fn die(how: u32) -> u64;
         fn ignore(data: &[u8]);
+        fn fpu(value: u64, rounds: u64) -> u64;
     }
 }
 
@@ -48,7 +49,8 @@ pub mod entry {
     pub const FILL: u64 = 4;
     pub const COMPUTE: u64 = 10;
     pub const IGNORE: u64 = 15;
-    pub const COUNT: u64 = 16;
+    pub const FPU: u64 = 16;
+    pub const COUNT: u64 = 17;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {

@@ -3,6 +3,7 @@
 #![no_main]
 
 mod entry;
+mod fpu;
 mod platform;
 mod processor;
 mod smp;

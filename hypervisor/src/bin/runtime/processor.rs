@@ -1,9 +1,10 @@
 //! The processor as the hypervisor's logic sees it, and the loop that runs the OS on it.
 
+use crate::fpu::{Area, Fpu};
 use crate::svm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
-use hypervisor::asid::{Asids, Incarnation};
+use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
@@ -11,7 +12,7 @@ use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::{Counters, Hypervisor};
 use hypervisor::memory::DirectMap;
 use hypervisor::npt;
-use hypervisor::pal::Hardware;
+use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::instructions::port::Port;
@@ -33,6 +34,14 @@ struct ThisProcessor<'a> {
     held_max: u64,
     asids: Asids,
     machine_check: bool,
+    fpu: Fpu,
+    os_fpu: &'static mut Area,
+}
+
+/// What XCR0 can enable.
+fn xsave_components() -> u64 {
+    let leaf = cpuid(0xd, 0);
+    u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
 }
 
 fn tsc() -> u64 {
@@ -48,12 +57,16 @@ impl ThisProcessor<'_> {
 }
 
 impl Hardware for ThisProcessor<'_> {
-    fn run_pal(&mut self, vmcb: Hpa, regs: &mut Gprs, incarnation: Incarnation) {
-        let (asid, flush) = self.asids.assign(incarnation);
+    fn run_pal(&mut self, run: Runnable, regs: &mut Gprs) {
+        let vmcb = run.vmcb;
+        let (asid, flush) = self.asids.assign(run.incarnation);
         // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
         // reference to it now.
         let pal = unsafe { &mut *self.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
         (pal.control.asid, pal.control.tlb_control) = (asid, flush);
+        let area = run.fpu.map(|area| self.mem.pointer(area, PAGE_SIZE));
+        // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
+        let xcr0 = area.map(|area| unsafe { self.fpu.enter(self.os_fpu, area) });
         self.let_in();
         // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and its permission maps intercept
         // everything; the host uses nothing that VMLOAD changes.
@@ -65,6 +78,10 @@ impl Hardware for ThisProcessor<'_> {
             svm::vmload(self.os_state);
         }
         self.held_since = tsc();
+        if let (Some(area), Some(xcr0)) = (area, xcr0) {
+            // SAFETY: as above, and `xcr0` is what `enter` answered.
+            unsafe { self.fpu.leave(self.os_fpu, area, xcr0) };
+        }
         self.counters.exit(abi::exit::PAL);
     }
 
@@ -132,7 +149,7 @@ impl Processor for ThisProcessor<'_> {
 }
 
 /// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
-pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa) -> &'static str {
+pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut Area) -> &'static str {
     let mut processor = ThisProcessor {
         counters: &hv.counters,
         os_state,
@@ -142,6 +159,8 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa) -> &'static str {
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
         machine_check: false,
+        fpu: Fpu::new(xsave_components()),
+        os_fpu,
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
     unsafe { svm::vmload(cpu.os_hpa) };

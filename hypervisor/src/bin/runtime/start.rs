@@ -3,6 +3,7 @@
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
 use crate::entry::{Idt, data, parts};
+use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm};
 use core::arch::x86_64::_rdrand64_step;
@@ -51,6 +52,7 @@ struct Page([u8; PAGE_SIZE as usize]);
 static HOST_SAVE: Place<Page> = Place::new();
 /// See [`processor::run`].
 static OS_STATE: Place<Page> = Place::new();
+static OS_FPU: Place<Area> = Place::new();
 static IDT: Place<Idt> = Place::new();
 static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
@@ -73,7 +75,7 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
     match start(handover, &options) {
         Ok((hv, guest)) => {
             let (cpu, os_state) = enter_svm(&guest);
-            let reason = processor::run(hv, cpu, os_state);
+            let reason = processor::run(hv, cpu, os_state, OS_FPU.put(Area::new()));
             log::error!("{reason}: wiping and resetting the machine");
             reset_machine()
         }
@@ -159,7 +161,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
     let hypervisor = HYPERVISOR.call_once(|| {
-        let pals = Pals::new(mem, ram, frames, random, pal_maps, &SLOTS);
+        let pals = Pals::new(mem, ram, frames, random, pal_maps, features.fpu, &SLOTS);
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked);
         Hypervisor::new(pals, facts)
     });
@@ -233,6 +235,7 @@ fn features() -> Features {
         asids: svm.ebx,
         phys_bits: sizes.eax & 0xff,
         pku: leaf(7).ecx & 1 << 3 != 0,
+        fpu: cpuid(1, 0).ecx & 1 << 26 != 0 && u64::from(leaf(0xd).ecx) <= PAGE_SIZE,
         writable_efer: msr::writable_efer(leaf(0x8000_0001), sizes, leaf(0x8000_0021)),
         // SAFETY: every processor with SVM has this MSR.
         apic_base: unsafe { APIC_BASE.read() },
@@ -250,6 +253,7 @@ fn enter_address_space(root: Hpa, features: &Features) {
             cr4.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION);
             // No page of the hypervisor is a user page: this is only to read the guest's PKRU.
             cr4.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
+            cr4.set(Cr4Flags::OSXSAVE, features.fpu);
         });
         let (_, flags) = Cr3::read();
         Cr3::write(PhysFrame::containing_address(PhysAddr::new(root.0)), flags);

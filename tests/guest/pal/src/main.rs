@@ -7,6 +7,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use trustvisor_pal::{Digests, Out, Status, pcr};
 
 mod deaths;
+
+mod sse;
+
 mod pattern;
 mod secret;
 
@@ -128,6 +131,8 @@ trustvisor_pal::entries! {
     fn hypercall(rax: u64, rdi: u64, rsi: u64) -> u64;
     fn die(how: u32) -> u64;
     fn ignore(data: &[u8]);
+    fn fpu(value: u64, rounds: u64) -> u64;
 }
 
 use deaths::die;
+use sse::fpu;

@@ -1,0 +1,98 @@
+//! The FPU (x87, SSE, AVX) of PALs that declared its use: switched by XSAVE at every entry to S and exit from it. The OS's state
+//! is saved with every component that it has enabled and those that S may use, so nothing of either reaches the other.
+//! The hypervisor itself has no FPU code.
+
+use core::arch::asm;
+use hypervisor::addr::PAGE_SIZE;
+
+/// x87, SSE and AVX: what S may use, where the processor has it (APM vol. 2, 11.5.2).
+const PAL_COMPONENTS: u64 = 0b111;
+
+/// A processor's XSAVE area for the OS.
+#[repr(C, align(4096))]
+pub struct Area([u8; PAGE_SIZE as usize]);
+
+impl Area {
+    /// Empty.
+    pub const fn new() -> Self {
+        Self([0; PAGE_SIZE as usize])
+    }
+}
+
+/// What there is to switch.
+#[derive(Clone, Copy)]
+pub struct Fpu {
+    pal: u64,
+}
+
+impl Fpu {
+    /// `supported`: the components that XCR0 can enable, as CPUID 0Dh says.
+    pub const fn new(supported: u64) -> Self {
+        Self { pal: PAL_COMPONENTS & supported }
+    }
+
+    /// From the OS to S; the result is for [`Self::leave`].
+    ///
+    /// # Safety
+    /// CR4.OSXSAVE is set; both areas are page aligned, a page long, and no Rust reference to `pal` is alive; `pal` was
+    /// written by `leave`, or is zero but for MXCSR.
+    pub unsafe fn enter(self, os: &mut Area, pal: *mut u8) -> u64 {
+        let xcr0 = xgetbv();
+        // SAFETY: the components are all supported: those of XCR0 and of `self.pal`.
+        unsafe {
+            xsetbv(xcr0 | self.pal);
+            xsave(os.0.as_mut_ptr(), xcr0 | self.pal);
+            xsetbv(self.pal);
+            xrstor(pal, self.pal);
+        }
+        xcr0
+    }
+
+    /// From S back to the OS.
+    ///
+    /// # Safety
+    /// As [`Self::enter`], whose result is `xcr0`.
+    pub unsafe fn leave(self, os: &mut Area, pal: *mut u8, xcr0: u64) {
+        // SAFETY: as above; S cannot change XCR0.
+        unsafe {
+            xsave(pal, self.pal);
+            xsetbv(xcr0 | self.pal);
+            xrstor(os.0.as_mut_ptr(), xcr0 | self.pal);
+            xsetbv(xcr0);
+        }
+    }
+}
+
+fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a register; CR4.OSXSAVE is set where there is an `Fpu`.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// # Safety
+/// `value` is a combination that the processor supports.
+unsafe fn xsetbv(value: u64) {
+    // SAFETY: the caller's contract; the hypervisor uses none of the components.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack))
+    }
+}
+
+/// # Safety
+/// `area` is 64-byte aligned and long enough for `components`.
+unsafe fn xsave(area: *mut u8, components: u64) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("xsave64 [{}]", in(reg) area, in("eax") components as u32, in("edx") (components >> 32) as u32, options(nostack))
+    }
+}
+
+/// # Safety
+/// As [`xsave`], and `area` holds what it wrote, or an initial state.
+unsafe fn xrstor(area: *mut u8, components: u64) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!("xrstor64 [{}]", in(reg) area, in("eax") components as u32, in("edx") (components >> 32) as u32, options(nostack))
+    }
+}
