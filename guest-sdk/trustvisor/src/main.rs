@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use std::{fs, path::PathBuf};
 use trustvisor::abi::{Digests, Info, image::FLAG_FPU, info_flag};
 
-/// TrustVisor's command in the guest.
+/// TrustVisor's command: in the guest, and wherever PALs are built.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -6,9 +6,7 @@ use crate::support::{
     raw, register,
 };
 use anyhow::{Context, ensure};
-use trustvisor::abi::image::{
-    FLAG_FPU, HEADER_SIZE, Header, MAX_ENTRIES, MAX_SECTIONS, WINDOW_END, arg, kind,
-};
+use trustvisor::abi::image::{HEADER_SIZE, Header, MAX_ENTRIES, MAX_SECTIONS, WINDOW_END, arg, kind};
 use trustvisor::abi::{Handle, Info, Status, TOKEN_BIT, number};
 use trustvisor::image::header_bytes;
 
@@ -109,10 +107,6 @@ pub fn images() -> anyhow::Result<()> {
             let status = try_register(&with_header(&header), IMAGE.len() as u64).context(*what)?;
             expect(what, status, Status::BadImage)?;
         }
-        let mut fpu = header();
-        fpu.flags = FLAG_FPU;
-        let status = try_register(&with_header(&fpu), IMAGE.len() as u64)?;
-        ensure!(matches!(status, Status::Ok | Status::Unsupported), "an image with FPU: {status:?}");
 
         let length = IMAGE.len() as u64;
         for wrong in [0, 1, HEADER_SIZE as u64 - 1, length - 1, length + 1, 1 << 40, 1 << 47, u64::MAX] {
