@@ -7,7 +7,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use hypervisor::options::{Console, Options, Tpm};
 use machine::{Accel, Artifacts, Boot, Family, Machine, Multiboot, say};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
@@ -61,7 +62,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if !exit.text.ends_with("guest: exit 0") {
         bail!("the guest's program failed: {} (log: {})", exit.text, machine.log().display());
     }
+    if !arguments.no_hypervisor {
+        compare_pcrs(arguments, &built, &machine)?;
+    }
     say(format_args!("done (log: {})", machine.log().display()));
+    Ok(())
+}
+
+/// Whether the machine's PCRs are those that the build predicts: after a dynamic launch they must be.
+fn compare_pcrs(arguments: &Arguments, built: &Artifacts, machine: &Machine) -> Result<()> {
+    let expected = machine::predict(&built.hypervisor, &arguments.options)?;
+    let lines = machine.lines();
+    let options = Options::parse(&arguments.options).map_err(|error| anyhow!("{error}"))?;
+    if options.tpm == Tpm::None || options.console != Console::Com1 {
+        say("the PCRs are not compared: nothing is measured, or the console does not tell");
+        return Ok(());
+    }
+    for (register, pcr) in [(17, expected.pcr17), (18, expected.pcr18)] {
+        let line = format!("slb: PCR {register} sha1 {}", pcr.sha1());
+        let same = lines.contains(&line);
+        match (same, arguments.no_skinit) {
+            (true, _) => say(format_args!("PCR {register} holds the value that the build predicts")),
+            (false, true) => say(format_args!("PCR {register} shows that this was no dynamic launch")),
+            (false, false) => {
+                bail!("PCR {register} is not the predicted one (log: {})", machine.log().display())
+            }
+        }
+    }
     Ok(())
 }
 

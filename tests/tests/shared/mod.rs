@@ -3,8 +3,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use machine::{Boot, Machine};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub struct Shared(OnceLock<Result<Mutex<Machine>, String>>);
@@ -18,27 +17,15 @@ impl Shared {
     pub fn lend<K>(&self, boot: impl FnOnce() -> Result<(Boot, K)>) -> Result<MutexGuard<'_, Machine>> {
         let start = || {
             let (boot, _kept) = boot()?;
-            start(boot).map(Mutex::new)
+            let machine = boot.start()?;
+            machine.wait_until_ready()?;
+            Ok::<_, anyhow::Error>(Mutex::new(machine))
         };
         let machine = self.0.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref();
         let machine = machine.map_err(|why| anyhow!("the shared machine did not start: {why}"))?;
         // A test that fails with the machine in its hands leaves a machine that the next can use.
         Ok(machine.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Starts a machine from a thread that never ends: the machine's processes die with the thread that started them.
-fn start(boot: Boot) -> Result<Machine> {
-    let (sender, started) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(boot.start());
-        loop {
-            thread::park();
-        }
-    });
-    let machine = started.recv().context("the starting thread is gone")??;
-    machine.wait_until_ready()?;
-    Ok(machine)
 }
 
 /// Runs tests of the guest's program `tvtest` in order; each must say that it passed.

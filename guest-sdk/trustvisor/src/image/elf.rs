@@ -23,7 +23,9 @@ pub enum ElfError {
     #[error("no table of entries ({SECTION}): does S have trustvisor_pal::entries! and its linker script?")]
     NoEntries,
     /// A segment may be read, written or executed in a way that no section of S may.
-    #[error("the segment at {0:#x} is neither read-execute nor read-write")]
+    #[error(
+        "the segment at {0:#x} is neither read-execute nor read-write: does S's build.rs call Layout::emit?"
+    )]
     Permissions(u64),
     /// More segments or entries than an image has room for.
     #[error("more than {MAX_SECTIONS} segments or {MAX_ENTRIES} entries")]
