@@ -282,6 +282,43 @@ fn an_interrupt_freezes_s_and_only_its_token_goes_on() {
 }
 
 #[test]
+fn a_stranger_gets_nothing_even_with_the_handle_or_the_token() {
+    let mut m = Machine::new();
+    let length = image_bytes(&header()).len() as u64;
+    let Outcome::Again(token) = m.one(What::Register(length)) else { panic!("registered in one stay") };
+    let mut stranger = |call| m.with(|run| run(&mut Op { call, owner: OWNER, cr3_offset: PAGE_SIZE }));
+    assert_eq!(stranger(What::Resume(token)), Outcome::status(Status::Lost));
+    let mut outcome = m.one(What::Resume(token));
+    while let Outcome::Again(token) = outcome {
+        outcome = m.one(What::Resume(token));
+    }
+    assert_eq!(outcome, OK);
+    let mem = m.memory.map();
+    let handle = Handle { low: mem.read_u64(Hpa(0x1a_0000)), high: mem.read_u64(Hpa(0x1a_0008)) };
+    let mut stranger = |call| m.with(|run| run(&mut Op { call, owner: OWNER, cr3_offset: PAGE_SIZE }));
+    for call in
+        [What::Call(handle, 0, [0; 6]), What::Unregister(handle, false), What::Unregister(handle, true)]
+    {
+        assert_eq!(stranger(call), Outcome::status(Status::NoSuchPal));
+    }
+    assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK);
+}
+
+#[test]
+fn a_call_finds_nothing_of_the_last_ones_buffers() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let mem = m.memory.map();
+    mem.copy_to(Hpa(0x19_0000), &[0xa5; PAGE_SIZE as usize]);
+    assert_eq!(m.all(What::Call(handle, 1, [BUFFER, 2000, BUFFER, 0, 0, 0]), OWNER), OK);
+    // The out buffer lies where the in buffer was, and S writes nothing.
+    assert_eq!(m.all(What::Call(handle, 1, [BUFFER, 0, BUFFER + PAGE_SIZE, 2000, 0, 0]), OWNER), OK);
+    let mut bytes = [0xff; 2000];
+    mem.copy_from(Hpa(0x19_1000), &mut bytes);
+    assert_eq!(bytes, [0; 2000]);
+}
+
+#[test]
 fn abort_wipes_a_frozen_pal() {
     let mut m = Machine::new();
     let free = m.free();
