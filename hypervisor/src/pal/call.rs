@@ -157,13 +157,11 @@ impl Pals {
     }
 
     fn entry(&self, pal: &Pal, index: u16) -> Entry {
+        const { assert!(HEADER_SIZE <= PAGE_SIZE as usize && offset_of!(Entry, args) == 8) };
         let offset = offset_of!(abi::image::Header, entries) + usize::from(index) * size_of::<Entry>();
-        let mut bytes = [0; size_of::<Entry>()];
-        const { assert!(HEADER_SIZE <= PAGE_SIZE as usize) };
-        self.mem.copy_from(pal.frames.header + offset as u64, &mut bytes);
-        let mut args = [0; MAX_ARGS];
-        args.copy_from_slice(&bytes[8..8 + MAX_ARGS]);
-        let addr = bytes[..8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let place = pal.frames.header + offset as u64;
+        let addr = self.mem.read_u64(place);
+        let [args @ .., _, _] = self.mem.read_u64(place + 8).to_le_bytes();
         Entry { addr, args, reserved: 0 }
     }
 
