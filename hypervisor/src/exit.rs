@@ -232,6 +232,7 @@ fn apic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u
         Verdict::Pass => processor.io_apic_write(offset, value),
         Verdict::Drop => {}
         Verdict::RefuseIpi => {
+            log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
             hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -208,6 +208,7 @@ impl Pals {
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
+        log::debug!("PAL {index}: registered, {} pages", pal.frames.section_pages());
         Outcome::status(Status::Ok)
     }
 

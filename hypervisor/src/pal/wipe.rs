@@ -47,6 +47,7 @@ impl Pals {
         let tokens = pal.tokens + 1;
         *pal = Pal { tokens, ..Pal::free() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
+        log::debug!("PAL {index}: wiped");
         wipe.result
     }
 }
