@@ -42,6 +42,7 @@ impl Fpu {
         unsafe {
             xsetbv(xcr0 | self.pal);
             xsave(os.0.as_mut_ptr(), xcr0 | self.pal);
+            clear_pointers();
             xsetbv(self.pal);
             xrstor(pal, self.pal);
         }
@@ -56,11 +57,19 @@ impl Fpu {
         // SAFETY: as above; S cannot change XCR0.
         unsafe {
             xsave(pal, self.pal);
+            clear_pointers();
             xsetbv(xcr0 | self.pal);
             xrstor(os.0.as_mut_ptr(), xcr0 | self.pal);
             xsetbv(xcr0);
         }
     }
+}
+
+/// Many AMD processors save and restore the x87 instruction and data pointers only while an exception is pending: without this the
+/// other side would find them.
+fn clear_pointers() {
+    // SAFETY: the x87 state was saved, and is about to be restored; the hypervisor has none.
+    unsafe { asm!("fninit", options(nomem, nostack)) }
 }
 
 fn xgetbv() -> u64 {
