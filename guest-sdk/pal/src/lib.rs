@@ -19,8 +19,8 @@
 //! Its build script is one line, `trustvisor_pal::build::Layout::new().emit()`, with this crate and the feature `build` among
 //! the build dependencies. `cargo bare -p THE-PAL --release` links it, `trustvisor image ELF -o IMAGE` makes the image.
 //!
-//! S starts with the data section of its image and keeps data between calls. It has no heap, no FPU and no system
-//! calls; a panic is an invalid opcode, after which TrustVisor wipes S.
+//! S starts with the data section of its image and keeps data between calls. It has no heap and no system calls, and the FPU
+//! only if its image says so (`trustvisor image --fpu`); a panic is an invalid opcode, after which TrustVisor wipes S.
 
 #![cfg_attr(not(any(test, feature = "build")), no_std)]
 #![warn(missing_docs)]
