@@ -103,6 +103,7 @@ mod tests {
         fn fill(out: Out<'_>, with: u8);
     }
 
+    // SAFETY: the table that the macro above puts there under this name.
     unsafe extern "C" {
         #[link_name = "TRUSTVISOR_ENTRIES"]
         static TABLE: [Record; 2];

@@ -37,6 +37,7 @@ core::arch::global_asm!(
     options(att_syntax),
 );
 
+// SAFETY: symbols of `entry.s`, of these types.
 unsafe extern "C" {
     safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS];
     /// # Safety

@@ -164,6 +164,7 @@ global_asm!(
     "ret",
 );
 
+// SAFETY: the routine of the assembly above takes its argument so.
 unsafe extern "C" {
     fn tvtest_vmmcall_with_everything(state: *mut Everything);
 }

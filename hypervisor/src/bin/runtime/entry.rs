@@ -133,6 +133,7 @@ pub struct Idt([Gate; VECTORS]);
 impl Idt {
     /// A gate for each exception.
     pub fn new() -> Self {
+        // SAFETY: symbols of the assembly above, of these types.
         unsafe extern "C" {
             static trustvisor_stubs: u64;
         }
@@ -162,6 +163,7 @@ impl Default for Idt {
 
 /// Reads an MSR; None where the processor has none of this number.
 pub fn try_rdmsr(msr: u32) -> Option<u64> {
+    // SAFETY: symbols of the assembly above, of these types.
     unsafe extern "C" {
         fn trustvisor_try_rdmsr(msr: u32, value: *mut u64) -> bool;
     }
@@ -172,6 +174,7 @@ pub fn try_rdmsr(msr: u32) -> Option<u64> {
 
 /// The parts of the runtime's image, as the linker script lays them out.
 pub fn parts() -> [Part; 4] {
+    // SAFETY: symbols of the assembly above, of these types.
     unsafe extern "C" {
         static __runtime_start: u8;
         static __text_start: u8;

@@ -93,6 +93,7 @@ struct Trampoline {
 }
 
 fn trampoline() -> Trampoline {
+    // SAFETY: labels of the assembly above; only their addresses are used.
     unsafe extern "C" {
         static trustvisor_ap_start: u8;
         static trustvisor_ap_end: u8;
@@ -131,6 +132,7 @@ pub fn park_others(
     ipi: impl Fn(u32),
     wait: impl Fn(u64),
 ) -> u32 {
+    // SAFETY: labels of the assembly above; only their addresses are used.
     unsafe extern "C" {
         static trustvisor_ap_park: u8;
     }

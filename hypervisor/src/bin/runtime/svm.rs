@@ -61,6 +61,7 @@ trustvisor_enter:
 "#
 );
 
+// SAFETY: the routine of the assembly above takes its arguments so.
 unsafe extern "C" {
     /// The third argument is not used: it tells the compiler that the VMCB changes.
     fn trustvisor_enter(vmcb: u64, regs: *mut Gprs, changed: *mut Vmcb);

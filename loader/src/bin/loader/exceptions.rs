@@ -32,6 +32,7 @@ static IDT_64: Table<{ 2 * VECTORS }> = Table(UnsafeCell::new([0; 2 * VECTORS]))
 #[unsafe(no_mangle)]
 static LOADER_IDT_32: Table<VECTORS> = Table(UnsafeCell::new([0; VECTORS]));
 
+// SAFETY: labels of the assembly; only their addresses are used.
 unsafe extern "C" {
     static loader_exception_stubs: u8;
     static loader_on_undefined_opcode_32: u8;

@@ -5,6 +5,7 @@ use loader::range::Range;
 
 const MAPPED: u64 = 1 << 32;
 
+// SAFETY: symbols of the linker script; only their addresses are used.
 unsafe extern "C" {
     /// First byte of the loader, from the linker script.
     static loader_start: u8;

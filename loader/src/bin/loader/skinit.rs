@@ -12,6 +12,7 @@ core::arch::global_asm!(
     slb_size = const SLB_SIZE,
 );
 
+// SAFETY: the routine of `skinit.s` takes its arguments so.
 unsafe extern "C" {
     fn loader_skinit(slb: u32, entry: u32, port: u32) -> !;
 }
