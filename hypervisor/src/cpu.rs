@@ -109,11 +109,15 @@ impl Cpu {
     }
 
     /// An event whose delivery the exit interrupted is delivered again, unless a new one took its place. A software interrupt
-    /// comes again by itself: its instruction is executed anew.
+    /// (INT n, INT3, INTO) comes again by itself: its instruction is executed anew.
     pub fn redeliver(&mut self) {
         let control = &mut self.os.control;
         let pending = control.exit_int_info;
-        let software = pending & EVENT_TYPE == EVENT_SOFTWARE;
+        let software = match pending & EVENT_TYPE {
+            EVENT_SOFTWARE => true,
+            EVENT_EXCEPTION => matches!(pending as u8, vector::BP | vector::OF),
+            _ => false,
+        };
         if pending & EVENT_VALID != 0 && !software && control.event_inject & EVENT_VALID == 0 {
             control.event_inject = pending;
         }

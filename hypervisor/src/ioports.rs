@@ -3,9 +3,9 @@
 //!
 //! | port | guarded for | what happens |
 //! |---|---|---|
-//! | 60h | data of the keyboard controller's command D1h (output port: A20, reset) | A20 stays on; reset: wipe first |
-//! | 64h | commands: D1h, DDh (A20 off), Fxh (pulse outputs: reset) | as above |
-//! | 92h | system control port A: A20, fast reset | as above |
+//! | 64h | the keyboard controller's commands D1h (output port: A20, reset), DDh (A20 off), Fxh (pulse: reset) | dropped; before a reset everything is wiped |
+//! | 60h | the byte for D1h | dropped, or the reset that it asks for |
+//! | 92h | system control port A: A20, fast reset | A20 stays on; before a reset everything is wiped |
 //!
 //! Byte accesses are done for the guest; wider and string accesses that touch a guarded port are refused.
 
@@ -79,14 +79,14 @@ impl Keyboard {
         Self { output_port_follows: false }
     }
 
-    /// Judges a byte for a guarded port.
+    /// Judges a byte for a guarded port. The controller never gets the command that writes its output port: what it waits for
+    /// when other commands come in between differs from one to the next.
     pub fn write(&mut self, port: u16, value: u8) -> Write {
         match port {
-            // The controller does not get this one: what it expects next stays what it was.
-            COMMAND if value == A20_OFF => Write::Drop,
             COMMAND => {
                 self.output_port_follows = value == WRITE_OUTPUT_PORT;
                 match value {
+                    WRITE_OUTPUT_PORT | A20_OFF => Write::Drop,
                     _ if value & PULSE == PULSE && value & NO_RESET == 0 => Write::Reset,
                     _ => Write::Byte(value),
                 }
@@ -95,7 +95,7 @@ impl Keyboard {
                 if value & NO_RESET == 0 {
                     Write::Reset
                 } else {
-                    Write::Byte(value | A20)
+                    Write::Drop
                 }
             }
             DATA => Write::Byte(value),
@@ -129,7 +129,10 @@ mod tests {
         fn take(&mut self, port: u16, value: u8) {
             match port {
                 0x64 => {
-                    self.output_port_follows = value == 0xd1;
+                    // Commands that take a byte; the others leave a pending one pending.
+                    if matches!(value, 0x60 | 0xd1..=0xd4) {
+                        self.output_port_follows = value == 0xd1;
+                    }
                     self.a20_off |= value == 0xdd;
                     self.reset |= value >= 0xf0 && value & 1 == 0;
                 }
@@ -185,13 +188,11 @@ mod tests {
         assert_eq!(keyboard.write(0x64, 0xaa), Write::Byte(0xaa));
         assert_eq!(keyboard.write(0x60, 0xed), Write::Byte(0xed));
         assert_eq!(keyboard.write(0x64, 0xfe), Write::Reset);
-        assert_eq!(keyboard.write(0x64, 0xd1), Write::Byte(0xd1));
-        assert_eq!(keyboard.write(0x60, 0xdd), Write::Byte(0xdf));
+        assert_eq!(keyboard.write(0x64, 0xd1), Write::Drop);
+        assert_eq!(keyboard.write(0x60, 0xdd), Write::Drop);
         assert_eq!(keyboard.write(0x60, 0x00), Write::Byte(0x00), "an ordinary byte again");
+        assert_eq!(keyboard.write(0x64, 0xd1), Write::Drop);
+        assert_eq!(keyboard.write(0x60, 0xfe), Write::Reset);
         assert_eq!(keyboard.write(0x92, 0x00), Write::Byte(0x02));
-        // A command that is dropped does not make the controller forget what it waits for.
-        let off = [0xd1, 0xdd].map(|command| keyboard.write(0x64, command));
-        assert_eq!(off, [Write::Byte(0xd1), Write::Drop]);
-        assert_eq!(keyboard.write(0x60, 0xdd), Write::Byte(0xdf));
     }
 }

@@ -236,6 +236,8 @@ pub const fn exception(vector: u8, error_code: Option<u32>) -> u64 {
 /// Exception vectors.
 pub mod vector {
     pub const DE: u8 = 0;
+    pub const BP: u8 = 3;
+    pub const OF: u8 = 4;
     pub const TS: u8 = 10;
     pub const UD: u8 = 6;
     pub const DF: u8 = 8;

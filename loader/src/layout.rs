@@ -82,19 +82,20 @@ pub fn lay_out<'a>(
         boot_area: size_of::<BootArea>() as u64,
     };
     let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, options.reserve))?;
-    let start_page = start_page(&info.map).ok_or(Refusal::NoRoom("starting the other processors"))?;
+    let start_page = start_page(&info.map, &taken).ok_or(Refusal::NoRoom("starting the other processors"))?;
     let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
     let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
     Ok(Layout { image, kernel, cmdline, initrd, plan, start_page, guest_map })
 }
 
 /// The highest page of RAM that a processor can start in and that nothing else needs: Linux wants the lower ones for itself.
-fn start_page(map: &MemoryMap) -> Option<u64> {
-    let pages = map.ram().filter_map(|ram| {
-        let end = ram.end.min(START_PAGE_LIMIT) / PAGE_SIZE * PAGE_SIZE;
-        end.checked_sub(PAGE_SIZE).filter(|page| *page >= ram.start.max(PAGE_SIZE))
-    });
-    pages.max()
+fn start_page(map: &MemoryMap, taken: &[Range]) -> Option<u64> {
+    let pages = (1..START_PAGE_LIMIT / PAGE_SIZE).rev().map(|page| page * PAGE_SIZE);
+    pages.map(|start| Range { start, end: start + PAGE_SIZE }).find_map(|page| {
+        let is_ram = map.ram().any(|ram| ram.start <= page.start && page.end <= ram.end);
+        let is_free = taken.iter().all(|taken| !taken.overlaps(&page));
+        (is_ram && is_free).then_some(page.start)
+    })
 }
 
 #[cfg(test)]

@@ -358,10 +358,12 @@ impl Pals {
                         hardware.raise_machine_check();
                     }
                     let cause = match code {
-                        exit_code::EXCEPTION_0..=exit_code::EXCEPTION_31 => code - exit_code::EXCEPTION_0,
-                        _ => 0x100 + code,
+                        exit_code::EXCEPTION_0..=exit_code::EXCEPTION_31 => {
+                            u64::from(code - exit_code::EXCEPTION_0)
+                        }
+                        _ => 0x100 + u64::from(code),
                     };
-                    return Some(self.start_wipe(index, pal, Outcome::Done(cause.into(), Status::Faulted)));
+                    return Some(self.start_wipe(index, pal, Outcome::Done(cause, Status::Faulted)));
                 }
             }
         }

@@ -16,6 +16,7 @@ const SYSTEM_CONTROL: u16 = 0x92;
 const READ_OUTPUT: u8 = 0xd0;
 const WRITE_OUTPUT: u8 = 0xd1;
 const OFF: u8 = 0xdd;
+const ENABLE_KEYBOARD: u8 = 0xae;
 /// In the output port: no reset, and all else but the line.
 const ALL_BUT_A20: u8 = 0xdd;
 const LINE: u8 = 1 << 1;
@@ -43,6 +44,10 @@ const ATTEMPTS: &[(&str, &[(u16, u8)])] = &[
     (
         "the output port, the command in between",
         &[(COMMAND, WRITE_OUTPUT), (COMMAND, OFF), (DATA, ALL_BUT_A20)],
+    ),
+    (
+        "the output port, enabling the keyboard in between",
+        &[(COMMAND, WRITE_OUTPUT), (COMMAND, ENABLE_KEYBOARD), (DATA, ALL_BUT_A20)],
     ),
     ("the output port, twice", &[(COMMAND, WRITE_OUTPUT), (COMMAND, WRITE_OUTPUT), (DATA, ALL_BUT_A20)]),
     (

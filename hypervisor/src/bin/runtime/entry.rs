@@ -58,8 +58,10 @@ exception_stubs:
     .set vector, vector + 1
     .endr
 exception_common:
-    // RDMSR of a register that is not there: `trustvisor_try_rdmsr` says so.
+    // #GP at the RDMSR of a register that is not there: `trustvisor_try_rdmsr` says so.
     push rax
+    cmp qword ptr [rsp + 8], 13
+    jne 5f
     lea rax, [rip + try_rdmsr_at]
     cmp rax, [rsp + 24]
     jne 5f

@@ -8,6 +8,9 @@ use hypervisor::addr::PAGE_SIZE;
 /// x87, SSE and AVX: what S may use, where the processor has it (APM vol. 2, 11.5.2).
 const PAL_COMPONENTS: u64 = 0b111;
 
+/// The header of an XSAVE area: which components it holds (APM vol. 2, 11.5.2).
+const HEADER: core::ops::Range<usize> = 512..576;
+
 /// A processor's XSAVE area for the OS.
 #[repr(C, align(4096))]
 pub struct Area([u8; PAGE_SIZE as usize]);
@@ -41,6 +44,8 @@ impl Fpu {
         // SAFETY: the components are all supported: those of XCR0 and of `self.pal`.
         unsafe {
             xsetbv(xcr0 | self.pal);
+            // XSAVE leaves the bits of components that it does not save; XRSTOR would fault on those that are off by then.
+            os.0[HEADER].fill(0);
             xsave(os.0.as_mut_ptr(), xcr0 | self.pal);
             clear_pointers();
             xsetbv(self.pal);

@@ -8,6 +8,7 @@ use hypervisor::asid;
 use hypervisor::cpu::Features;
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
+use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 const APIC_BASE_X2APIC: u64 = 1 << 10;
@@ -25,6 +26,19 @@ const VM_CR: u32 = 0xc001_0114;
 const VM_CR_R_INIT: u64 = 1 << 1;
 const VM_CR_DIS_A20M: u64 = 1 << 2;
 const VM_CR_SVMDIS: u64 = 1 << 4;
+/// Border between RAM and I/O below 4 GiB (APM vol. 2, 7.9.4).
+const TOP_MEM: u32 = 0xc001_001a;
+/// Where SMM's memory is, and whether (APM vol. 2, 10.2.5: TValid).
+const SMM_ADDR: u32 = 0xc001_0112;
+const SMM_MASK: u32 = 0xc001_0113;
+const SMM_MASK_TVALID: u64 = 1 << 1;
+const SMM_BITS: u64 = 0x0000_ffff_fffe_0000;
+/// Page attribute table, and its value after reset, for which the tables are made (APM vol. 2, 7.8.2).
+const PAT: u32 = 0x277;
+const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// Ports of the keyboard controller.
+const KEYBOARD_DATA: u16 = 0x60;
+const KEYBOARD_COMMAND: u16 = 0x64;
 
 /// 0 for a register that the processor does not have: it cannot be in the way.
 fn read(msr: u32) -> u64 {
@@ -49,11 +63,50 @@ pub fn check(reserve: Reserve, features: &Features) -> Result<(), &'static str> 
     ensure(!redirected, "an I/O range register is in use")?;
     ensure(!overlaps(read(MMIO_CFG_BASE), reserve), "configuration space lies over the reserve")?;
 
+    let top = read(TOP_MEM);
+    ensure(top == 0 || reserve.end.0 <= top, "the reserve lies above TOP_MEM")?;
+    ensure(!in_smm_memory(reserve), "SMM's memory lies over the reserve")?;
+
     let vm_cr = read(VM_CR);
     ensure(vm_cr & VM_CR_SVMDIS == 0, "the firmware has disabled SVM")?;
     // SAFETY: INIT becomes #SX and A20 is ignored: SKINIT has set both, and without it the hypervisor wants both as well.
     unsafe { Msr::new(VM_CR).write(vm_cr | VM_CR_R_INIT | VM_CR_DIS_A20M) };
+    // SAFETY: the types that all mappings made so far have after a reset; nothing is cached under another one after WBINVD, and
+    // the tables are changed next.
+    unsafe {
+        Msr::new(PAT).write(PAT_RESET);
+        core::arch::asm!("wbinvd", options(nostack));
+    }
+    switch_a20_on();
     Ok(())
+}
+
+fn in_smm_memory(reserve: Reserve) -> bool {
+    let (base, mask) = (read(SMM_ADDR) & SMM_BITS, read(SMM_MASK));
+    let bits = mask & SMM_BITS;
+    // The mask's lowest bit is the size: the range is a power of two, aligned.
+    let end = base + (1 << bits.trailing_zeros().min(47));
+    mask & SMM_MASK_TVALID != 0 && base < reserve.end.0 && reserve.base.0 < end
+}
+
+/// Writes the keyboard controller's output port, which also ends what whoever ran before may have begun there.
+fn switch_a20_on() {
+    const WRITE_OUTPUT_PORT: u8 = 0xd1;
+    const A20_ON: u8 = 0xdf;
+    const INPUT_FULL: u8 = 1 << 1;
+    const PATIENCE: u32 = 100_000;
+    for (port, value) in [(KEYBOARD_COMMAND, WRITE_OUTPUT_PORT), (KEYBOARD_DATA, A20_ON)] {
+        // SAFETY: the controller's ports; A20 is on afterwards, and no reset is asked for.
+        unsafe {
+            let mut status = Port::<u8>::new(KEYBOARD_COMMAND);
+            for _ in 0..PATIENCE {
+                if status.read() & INPUT_FULL == 0 {
+                    break;
+                }
+            }
+            Port::<u8>::new(port).write(value);
+        }
+    }
 }
 
 fn overlaps(mmio_cfg_base: u64, reserve: Reserve) -> bool {

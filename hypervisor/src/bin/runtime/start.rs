@@ -40,9 +40,6 @@ use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
 
 const APIC_BASE: Msr = Msr::new(0x1b);
-/// Page attribute table, and its value after reset, for which the tables are made (APM vol. 2, 7.8.2).
-const PAT: u32 = 0x277;
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 #[repr(C, align(4096))]
@@ -150,7 +147,11 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     POOL.call_once(|| (frames.base(), frames.total().into()));
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
     let place = smp::Place { page: start_page, slb_root: reserve.base + SLB_TABLES, root };
-    let in_init = info.skinit_missing == 0;
+    // PCR 17 tells; only without a TPM there is nothing but the loader's word.
+    let in_init = match handover.tpm_family {
+        tpm_family::NONE => info.skinit_missing == 0,
+        _ => handover.dynamic_launch != 0,
+    };
     let parked =
         smp::park_others(mem, place, in_init, |command| send_ipi(mem, command), |ms| wait(clock, ms));
     if parked > 0 {
@@ -347,7 +348,6 @@ fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         svm::clgi();
-        Msr::new(PAT).write(PAT_RESET);
         Msr::new(VM_HSAVE_PA).write(physical(host_save as *const Page as u64).0);
     }
     let cpu = CPU.put(Cpu::new(guest.features, guest.tsc_per_ms));
