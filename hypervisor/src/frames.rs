@@ -93,11 +93,6 @@ impl Frames {
         self.free += 1;
         true
     }
-
-    /// Zeroes the whole pool, owned or not: for the moment before control is lost.
-    pub fn wipe_all(&mut self) {
-        self.mem.zero(self.base, u64::from(self.total) * PAGE_SIZE);
-    }
 }
 
 #[cfg(test)]
