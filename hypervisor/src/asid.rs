@@ -16,10 +16,11 @@ const MAX_PAL_ASIDS: usize = 64;
 pub const MIN_ASIDS: u32 = 3;
 
 /// A processor's assignment of ASIDs to incarnations.
+#[cfg_attr(test, derive(Clone))]
 pub struct Asids {
     holders: [Incarnation; MAX_PAL_ASIDS],
-    /// How many of them the processor has.
-    count: usize,
+    /// How many of them are used, a power of two, less one.
+    mask: usize,
     flush: u32,
 }
 
@@ -28,14 +29,14 @@ impl Asids {
     pub const fn new(asids: u32, flush_by_asid: bool) -> Self {
         let free = asids.saturating_sub(OS_ASID + 1) as usize;
         assert!(free > 0, "too few ASIDs");
-        let count = if free < MAX_PAL_ASIDS { free } else { MAX_PAL_ASIDS };
+        let count = if free < MAX_PAL_ASIDS { 1 << free.ilog2() } else { MAX_PAL_ASIDS };
         let flush = if flush_by_asid { tlb::FLUSH_ASID } else { tlb::FLUSH_ALL };
-        Self { holders: [0; MAX_PAL_ASIDS], count, flush }
+        Self { holders: [0; MAX_PAL_ASIDS], mask: count - 1, flush }
     }
 
     /// The ASID and TLB_CONTROL with which to run this incarnation.
     pub fn assign(&mut self, incarnation: Incarnation) -> (u32, u32) {
-        let index = incarnation as usize % self.count;
+        let index = incarnation as usize & self.mask & (MAX_PAL_ASIDS - 1);
         let asid = OS_ASID + 1 + index as u32;
         let flush = if self.holders[index] == incarnation { tlb::KEEP } else { self.flush };
         self.holders[index] = incarnation;
@@ -62,7 +63,7 @@ mod tests {
                 let (asid, control) = table.assign(incarnation);
                 match control {
                     tlb::FLUSH_ALL => entries.clear(),
-                    tlb::FLUSH_ASID => { entries.remove(&asid); }
+                    tlb::FLUSH_ASID if flush_by_asid => { entries.remove(&asid); }
                     _ => {}
                 }
                 prop_assert!(asid > OS_ASID && asid < asids);

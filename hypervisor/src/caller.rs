@@ -5,13 +5,12 @@ use crate::memory::{DirectMap, RamMap};
 
 /// The caller of a hypercall. Made at the exit, gone before the next VMRUN.
 pub struct Caller<'a> {
-    pub space: Space,
     pub memory: GuestMemory<'a>,
 }
 
 impl<'a> Caller<'a> {
     /// The program that runs in this address space.
     pub fn new(mem: DirectMap, ram: &'a RamMap, space: Space) -> Self {
-        Self { space, memory: GuestMemory::new(mem, ram, space) }
+        Self { memory: GuestMemory::new(mem, ram, space) }
     }
 }

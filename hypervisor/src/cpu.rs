@@ -33,6 +33,8 @@ pub struct Cpu {
     pub features: Features,
     /// Where the OS's VMCB lies.
     pub os_hpa: Hpa,
+    /// The MSR permission map for when the OS has begun to profile.
+    pub profiling_msrpm: Hpa,
     /// Longest stretch with interrupts held off.
     pub held_max: u64,
     pub tsc_per_ms: u64,
@@ -66,6 +68,7 @@ impl Cpu {
             regs: Gprs::zeroed(),
             features,
             os_hpa: Hpa(0),
+            profiling_msrpm: Hpa(0),
             held_max: 0,
             tsc_per_ms,
             keyboard: Keyboard::new(),
@@ -133,7 +136,7 @@ impl Cpu {
     #[must_use]
     pub fn raise_pf(&mut self, gva: Gva, error_code: u32, limited: bool) -> bool {
         let spot = Spot { cr3: self.os.save.cr3, rip: self.os.save.rip, gva };
-        if limited && spot == self.repeated.spot {
+        if limited && self.repeated.times > 0 && spot == self.repeated.spot {
             if self.repeated.times >= MAX_REPEATED {
                 self.progress();
                 return false;
@@ -149,7 +152,7 @@ impl Cpu {
 
     /// A hypercall was answered.
     pub fn progress(&mut self) {
-        self.repeated = Repeated::default();
+        self.repeated.times = 0;
     }
 }
 

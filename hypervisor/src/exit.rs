@@ -14,6 +14,7 @@ use crate::lapic::{self, Code, Source, Verdict};
 use crate::msr::{self, ReadAnswer, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
+use crate::profiling;
 use crate::vmcb::{ATTR_LONG, EFER_LMA, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
@@ -34,6 +35,10 @@ pub trait Processor: Hardware {
     fn write_back_caches(&self);
     /// The guest's PKRU. Only where the guest has enabled protection keys.
     fn pkru(&self) -> u32;
+    /// Writes a register; false: #GP.
+    fn write_msr(&self, msr: u32, value: u64) -> bool;
+    /// From now on [`crate::profiling`] has something to switch.
+    fn start_profiling(&mut self);
     /// Whether a machine check hit a PAL since the last call.
     fn take_machine_check(&mut self) -> bool;
 }
@@ -58,18 +63,19 @@ const MACHINE_CHECK: u8 = 18;
 /// Answers an exit of the OS.
 pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
     let code = cpu.os.exit_code();
-    hv.counters.exit(kind(cpu, code));
     cpu.os.control.event_inject = 0;
+    if code == exit_code::VMMCALL {
+        hv.counters.exit(exit::VMMCALL);
+        let pkru = if cpu.os.save.cr4 & CR4_PKE != 0 { processor.pkru() } else { 0 };
+        hypercall::vmmcall(hv, cpu, processor, pkru);
+        if processor.take_machine_check() {
+            cpu.os.inject(MACHINE_CHECK, None);
+        }
+        return Next::Resume;
+    }
+    hv.counters.exit(kind(cpu, code));
     let done = match code {
         exit_code::CPUID => answer_cpuid(cpu, processor),
-        exit_code::VMMCALL => {
-            let pkru = if cpu.os.save.cr4 & CR4_PKE != 0 { processor.pkru() } else { 0 };
-            hypercall::vmmcall(hv, cpu, processor, pkru);
-            if processor.take_machine_check() {
-                cpu.os.inject(MACHINE_CHECK, None);
-            }
-            Ok(())
-        }
         exit_code::MSR => access_msr(cpu, processor),
         exit_code::NPF => nested_page_fault(hv, cpu, processor),
         exit_code::IOIO => match access_port(cpu, processor) {
@@ -106,7 +112,6 @@ fn kind(cpu: &Cpu, code: u32) -> usize {
     match code {
         exit_code::CPUID => exit::CPUID,
         exit_code::MSR => exit::MSR,
-        exit_code::VMMCALL => exit::VMMCALL,
         exit_code::NPF if in_page(npt::LAPIC, cpu.os.control.exit_info_2) => exit::LAPIC,
         exit_code::NPF => exit::NPF,
         exit_code::IOIO => exit::IO,
@@ -127,7 +132,7 @@ fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
     Ok(())
 }
 
-fn access_msr(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead> {
     let number = cpu.regs.rcx as u32;
     let guest = msr::Guest {
         efer: cpu.os.save.efer,
@@ -150,6 +155,17 @@ fn access_msr(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
             // A change of paging modes by the hypervisor leaves the guest's translations stale (APM vol. 2, 15.16).
             cpu.os.save.efer = value;
             cpu.flush_os();
+        }
+        WriteAnswer::Profile if !profiling::begins(number, value) => {
+            if !processor.write_msr(number, value) {
+                return raise_gp(cpu);
+            }
+        }
+        WriteAnswer::Profile => {
+            // With the other map the write is executed anew, without an exit.
+            processor.start_profiling();
+            cpu.os.control.msrpm = cpu.profiling_msrpm.0;
+            return Ok(());
         }
         WriteAnswer::Tsc(value) => cpu.os.control.tsc_offset = value.wrapping_sub(processor.tsc()),
     }
@@ -174,8 +190,7 @@ fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> 
         }
     }
     // For port accesses the exit names the next instruction (EXITINFO2), whatever the processor.
-    cpu.os.save.rip = cpu.os.control.exit_info_2;
-    cpu.os.control.interrupt_shadow = 0;
+    cpu.os.go_on_at(cpu.os.control.exit_info_2);
     Ok(true)
 }
 

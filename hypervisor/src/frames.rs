@@ -13,6 +13,7 @@ pub type Owner = u16;
 const NONE: u32 = u32::MAX;
 
 /// The bookkeeping: one word a frame, in memory of its own.
+#[cfg_attr(test, derive(Clone))]
 pub struct Frames {
     mem: DirectMap,
     /// First word: `next free` for a free frame, `OWNED | owner` for another.
@@ -95,6 +96,33 @@ impl Frames {
     }
 }
 
+/// What the model of [`crate::pal`] asks.
+#[cfg(test)]
+impl Frames {
+    /// Whose frame this is; of the pool's frames.
+    pub fn owner_of(&self, frame: Hpa) -> Option<Owner> {
+        let index = (frame.0.checked_sub(self.base.0)? / PAGE_SIZE) as u32;
+        let word = if index < self.total { self.word(index) } else { NONE };
+        (word != NONE && word & OWNED != 0).then_some(word as Owner)
+    }
+
+    /// The same bookkeeping in another copy of the memory.
+    pub fn over(self, mem: DirectMap) -> Self {
+        Self { mem, ..self }
+    }
+
+    /// The free list, but for what follows a frame that is on it twice.
+    pub fn free_frames(&self) -> std::vec::Vec<Hpa> {
+        let mut list = std::vec::Vec::new();
+        let mut index = self.head;
+        while index < self.total && list.len() < self.total as usize {
+            list.push(self.base + u64::from(index) * PAGE_SIZE);
+            index = self.word(index);
+        }
+        list
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +145,9 @@ mod tests {
         assert!(!frames.wipe(4, taken[5]), "another owner's frame");
         assert!(!frames.wipe(3, taken[5] + 8));
         assert!(!frames.wipe(3, Hpa(0)));
+        // Beyond the bookkeeping lies what somebody wrote into a frame.
+        memory.map().write_u32(taken[0], OWNED | 3);
+        assert!(!frames.wipe(3, taken[0] + 1024 * PAGE_SIZE));
         assert!(frames.wipe(3, taken[5]));
         assert!(!frames.wipe(3, taken[5]), "freed twice");
         let mut now = [0xff; 6];

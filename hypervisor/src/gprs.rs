@@ -21,6 +21,16 @@ pub struct Gprs {
 }
 
 impl Gprs {
+    /// The arguments of a call as the System V ABI passes them, all else zero.
+    pub const fn with_arguments([rdi, rsi, rdx, rcx, r8, r9]: [u64; 6]) -> Self {
+        Self { rdi, rsi, rdx, rcx, r8, r9, ..Self::zeroed() }
+    }
+
+    /// These arguments.
+    pub const fn arguments(&self) -> [u64; 6] {
+        [self.rdi, self.rsi, self.rdx, self.rcx, self.r8, self.r9]
+    }
+
     /// All zero.
     pub const fn zeroed() -> Self {
         Self {

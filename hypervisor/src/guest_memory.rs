@@ -83,46 +83,31 @@ const CR4_PKE: u64 = 1 << 22;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-/// An address space of the guest, from the registers at the exit. Holds register values only. The default stands for none.
+/// An address space of the guest: the registers that select it, as they were at the exit. The default stands for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
+    cr0: u64,
     root: Hpa,
-    five_levels: bool,
-    no_execute: bool,
-    write_protect: bool,
-    /// PKRU, where protection keys are on.
-    pkru: Option<u32>,
-    /// Address bits that must be 0 in an entry: those the processor does not have.
-    reserved: u64,
+    cr4: u64,
+    efer: u64,
+    /// Counts only where CR4 enables protection keys.
+    pkru: u32,
+    physical_bits: u32,
 }
 
 impl Space {
-    /// The address space that these registers select; `None` unless it is long-mode paging. `pkru` is used only if CR4 enables
-    /// it; `physical_bits` is CPUID 8000_0008 EAX[7:0].
+    /// The address space that these registers select; `None` unless it is long-mode paging. `physical_bits` is CPUID
+    /// 8000_0008 EAX[7:0].
     pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, pkru: u32, physical_bits: u32) -> Option<Self> {
         if cr0 & CR0_PG == 0 || efer & EFER_LMA == 0 {
             return None;
         }
-        Some(Self {
-            root: Hpa(cr3 & entry::ADDRESS),
-            five_levels: cr4 & CR4_LA57 != 0,
-            no_execute: efer & EFER_NXE != 0,
-            write_protect: cr0 & CR0_WP != 0,
-            pkru: (cr4 & CR4_PKE != 0).then_some(pkru),
-            reserved: entry::ADDRESS & !((1u64 << physical_bits.clamp(32, 52)) - 1),
-        })
+        Some(Self { cr0, root: Hpa(cr3 & entry::ADDRESS), cr4, efer, pkru, physical_bits })
     }
 
     /// No address space: all zero.
     pub const fn none() -> Self {
-        Self {
-            root: Hpa(0),
-            five_levels: false,
-            no_execute: false,
-            write_protect: false,
-            pkru: None,
-            reserved: 0,
-        }
+        Self { cr0: 0, root: Hpa(0), cr4: 0, efer: 0, pkru: 0, physical_bits: 0 }
     }
 
     /// CR3 bits 51:12: what identifies the address space.
@@ -130,14 +115,31 @@ impl Space {
         self.root
     }
 
-    /// Bits of a virtual address below the sign: user addresses are below `1 << this`.
-    fn user_bits(&self) -> u32 {
-        if self.five_levels { 56 } else { 47 }
+    fn five_levels(&self) -> bool {
+        self.cr4 & CR4_LA57 != 0
+    }
+
+    fn no_execute(&self) -> bool {
+        self.efer & EFER_NXE != 0
+    }
+
+    fn write_protect(&self) -> bool {
+        self.cr0 & CR0_WP != 0
+    }
+
+    fn pkru(&self) -> Option<u32> {
+        (self.cr4 & CR4_PKE != 0).then_some(self.pkru)
+    }
+
+    /// Address bits that must be 0 in an entry: those that the processor does not have.
+    fn reserved(&self) -> u64 {
+        entry::ADDRESS & !((1u64 << self.physical_bits.clamp(32, 52)) - 1)
     }
 
     /// User: the lower half. Supervisor: any canonical address.
     fn allows(&self, gva: Gva, user: bool) -> bool {
-        let high = (gva.0 as i64) >> self.user_bits();
+        let bits = if self.five_levels() { 56 } else { 47 };
+        let high = (gva.0 as i64) >> bits;
         high == 0 || (!user && high == -1)
     }
 }
@@ -184,6 +186,11 @@ impl<'a> GuestMemory<'a> {
     /// See the module's documentation: not to be kept across a VMRUN.
     pub fn new(mem: DirectMap, ram: &'a RamMap, space: Space) -> Self {
         Self { mem, ram, space }
+    }
+
+    /// The address space.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// Reads user memory.
@@ -300,7 +307,7 @@ impl<'a> GuestMemory<'a> {
         }
         let allowed = match access {
             Access::Read => true,
-            Access::Write => (leaf.writable || !(user || self.space.write_protect)) && leaf.dirty,
+            Access::Write => (leaf.writable || !(user || self.space.write_protect())) && leaf.dirty,
             Access::Fetch => !leaf.no_execute,
         };
         let key_forbids = self.key_forbids(&leaf, access, user);
@@ -318,7 +325,7 @@ impl<'a> GuestMemory<'a> {
         user | match access {
             Access::Read => 0,
             Access::Write => error::WRITE,
-            Access::Fetch if self.space.no_execute => error::FETCH,
+            Access::Fetch if self.space.no_execute() => error::FETCH,
             Access::Fetch => 0,
         }
     }
@@ -326,14 +333,14 @@ impl<'a> GuestMemory<'a> {
     /// Protection keys guard data accesses to user pages: two bits of PKRU a key, access disable and write disable (APM vol. 2,
     /// 5.6.7).
     fn key_forbids(&self, leaf: &Leaf, access: Access, user: bool) -> bool {
-        let Some(pkru) = self.space.pkru.filter(|_| leaf.user) else {
+        let Some(pkru) = self.space.pkru().filter(|_| leaf.user) else {
             return false;
         };
         let bits = pkru >> (2 * leaf.key);
         let (access_disable, write_disable) = (bits & 1 != 0, bits & 2 != 0);
         match access {
             Access::Read => access_disable,
-            Access::Write => access_disable || (write_disable && (user || self.space.write_protect)),
+            Access::Write => access_disable || (write_disable && (user || self.space.write_protect())),
             Access::Fetch => false,
         }
     }
@@ -342,7 +349,7 @@ impl<'a> GuestMemory<'a> {
     fn walk(&self, gva: Gva) -> Result<Leaf, Miss> {
         let mut table = self.space.root;
         let (mut writable, mut user, mut no_execute) = (true, true, false);
-        let mut level = if self.space.five_levels { 5 } else { 4 };
+        let mut level = if self.space.five_levels() { 5 } else { 4 };
         loop {
             if !self.ram.contains(table) {
                 return Err(Miss::NotRam);
@@ -385,8 +392,8 @@ impl<'a> GuestMemory<'a> {
             (2, true) => (LARGE_PAGE - 1) & entry::ADDRESS & !(1 << 12),
             _ => 0,
         };
-        let no_execute = if self.space.no_execute { 0 } else { entry::NO_EXECUTE };
-        self.space.reserved | no_execute | by_level
+        let no_execute = if self.space.no_execute() { 0 } else { entry::NO_EXECUTE };
+        self.space.reserved() | no_execute | by_level
     }
 }
 

@@ -36,17 +36,17 @@ fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &C
     if rax & TOKEN_BIT != 0 {
         return hv.pals.resume(hardware, caller, handle, rax);
     }
+    // What counts most comes first.
     let (call, entry, rest) = (rax as u16, (rax >> 16) as u16, rax >> 32);
-    if rest != 0 || (entry != 0 && call != number::CALL) {
+    if call == number::CALL && rest == 0 {
+        return hv.pals.call(hardware, caller, handle, entry, regs);
+    }
+    if rest != 0 || entry != 0 {
         return Outcome::status(Status::UnknownCall);
     }
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
-        number::CALL => {
-            let args = [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9];
-            hv.pals.call(hardware, caller, handle, entry, args)
-        }
         number::UNREGISTER => hv.pals.unregister(caller, handle, false),
         number::ABORT => hv.pals.unregister(caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),

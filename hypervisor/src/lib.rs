@@ -26,6 +26,7 @@ pub mod options;
 pub mod paging;
 pub mod pal;
 pub mod place;
+pub mod profiling;
 pub mod random;
 pub mod serial;
 pub mod slb;

@@ -29,10 +29,8 @@ impl DirectMap {
     /// Where `len` bytes at `at` are mapped. An address beyond the mapping is a bug of the hypervisor: addresses named by the
     /// guest pass [`RamMap::contains`] first.
     pub fn pointer(&self, at: Hpa, len: u64) -> *mut u8 {
-        assert!(
-            at.0.checked_add(len).is_some_and(|end| end <= self.limit),
-            "physical address beyond the direct map"
-        );
+        let last = self.limit.checked_sub(len);
+        assert!(last.is_some_and(|last| at.0 <= last), "physical address beyond the direct map");
         (self.base + at.0) as *mut u8
     }
 

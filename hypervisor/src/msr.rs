@@ -1,8 +1,9 @@
 //! Model-specific registers: which of them the guest does not simply have, and what it gets instead.
 //!
 //! [`TABLE`] lists every register that can change address decoding, memory types or the processor's mode, or that belongs to
-//! virtualisation. What is not in it and lies in the ranges of the permission map is the guest's own, without an exit. What lies
-//! outside these ranges always exits and raises #GP: among these are the registers of an outer hypervisor (`4000_0000h`,
+//! virtualisation. What is not in it is the guest's own, without an exit, but for two kinds. AMD's own registers (`C001_xxxxh`) can
+//! be read; writes are dropped: many of them change how the processor works, and not all are documented. What lies
+//! outside the ranges of the permission map always exits and raises #GP: among these are the registers of an outer hypervisor (`4000_0000h`,
 //! `4B56_4D00h`), which would write to wherever a guest tells it. (So do SMCA's, `C000_2000h`: [`crate::cpuid`] hides them.)
 //!
 //! A write that Linux does at boot is dropped rather than refused; refused is what no OS has a reason to write.
@@ -31,6 +32,8 @@ pub enum OnWrite {
     Fault,
     /// What [`write`] says.
     Shadow,
+    /// Writes the processor's register; exits until something is profiled ([`crate::profiling`]).
+    Profile,
 }
 
 /// What happens to a range of registers.
@@ -59,7 +62,7 @@ pub const APIC_BASE: u32 = 0x1b;
 pub const EFER: u32 = 0xc000_0080;
 
 /// Every register with a rule, ascending (APM vol. 2, appendix A; BKDGs and PPRs for what is not architectural).
-pub static TABLE: [Rule; 39] = {
+pub static TABLE: [Rule; 49] = {
     use OnRead as R;
     use OnWrite as W;
     [
@@ -67,6 +70,7 @@ pub static TABLE: [Rule; 39] = {
         rule(0x11, 0x12, R::Fault, W::Fault, "an outer KVM would write its clock where the guest says"),
         rule(APIC_BASE, APIC_BASE, R::Pass, W::Shadow, "address decoding; the mode the ICR trap relies on"),
         rule(0x3b, 0x3b, R::Pass, W::Drop, "TSC adjust would move the hypervisor's clock"),
+        rule(0x1d9, 0x1d9, R::Pass, W::Profile, "DEBUGCTL: branch records"),
         rule(0x200, 0x20f, R::Pass, W::Drop, "variable MTRRs: memory types of the reserve"),
         rule(0x250, 0x250, R::Pass, W::Drop, "fixed MTRR: decoding of low memory (RdMem, WrMem)"),
         rule(0x258, 0x259, R::Pass, W::Drop, "fixed MTRRs"),
@@ -76,6 +80,16 @@ pub static TABLE: [Rule; 39] = {
         rule(0x800, 0x8ff, R::Fault, W::Fault, "x2APIC: hidden, the launch refuses this mode"),
         rule(EFER, EFER, R::Shadow, W::Shadow, "SVME must stay set and does not show"),
         rule(0xc000_0104, 0xc000_0104, R::Fault, W::Fault, "TSC ratio: part of SVM"),
+        rule(0xc000_010e, 0xc000_010f, R::Pass, W::Profile, "branch records, version 2"),
+        rule(
+            0xc000_0300,
+            0xc000_0303,
+            R::Pass,
+            W::Profile,
+            "performance counters: global control and status",
+        ),
+        rule(0xc001_0000, 0xc001_0003, R::Pass, W::Profile, "PERF_CTL of the first four counters"),
+        rule(0xc001_0004, 0xc001_0007, R::Pass, W::Pass, "PERF_CTR of the first four counters"),
         rule(
             0xc001_0010,
             0xc001_0010,
@@ -106,6 +120,7 @@ pub static TABLE: [Rule; 39] = {
         ),
         rule(0xc001_0056, 0xc001_0056, R::Pass, W::Fault, "SMI trigger: which I/O cycle SMIs become"),
         rule(0xc001_0058, 0xc001_0058, R::Pass, W::Drop, "MMIO configuration base: address decoding"),
+        rule(0xc001_0062, 0xc001_0062, R::Pass, W::Pass, "P-state control: a choice among the definitions"),
         rule(
             0xc001_0064,
             0xc001_006b,
@@ -142,6 +157,15 @@ pub static TABLE: [Rule; 39] = {
             W::Fault,
             "GHCB, SEV status, RMP: parts of SEV, which is hidden",
         ),
+        rule(0xc001_0200, 0xc001_020b, R::Pass, W::Profile, "PERF_CTL and PERF_CTR of all six counters"),
+        rule(
+            0xc001_0230,
+            0xc001_024f,
+            R::Pass,
+            W::Pass,
+            "counters of L3 and fabric: shared by several processors, in reach of each of them",
+        ),
+        rule(0xc001_02b0, 0xc001_02b4, R::Pass, W::Pass, "CPPC: performance requests"),
         rule(
             0xc001_1002,
             0xc001_1005,
@@ -150,12 +174,13 @@ pub static TABLE: [Rule; 39] = {
             "override what CPUID says, for the hypervisor as well",
         ),
         rule(
-            0xc001_1030,
-            0xc001_103d,
+            0xc001_1020,
+            0xc001_102f,
             R::Pass,
-            W::Pass,
-            "IBS: the OS's own, S's instructions included for now",
+            W::Drop,
+            "configuration of load, store, decode and caches, errata among it: firmware's",
         ),
+        rule(0xc001_1030, 0xc001_103d, R::Pass, W::Profile, "instruction-based sampling"),
     ]
 };
 
@@ -190,18 +215,27 @@ const _: () = {
     }
 };
 
-/// Fills in the permission map.
-pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
+/// Fills in the permission map of a guest that has begun to profile, or has not.
+pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
     let (ranges, unused) = map.split_at_mut(RANGES.len() * RANGE_BYTES);
     ranges.fill(0);
     unused.fill(0xff);
+    ranges[2 * RANGE_BYTES..].fill(WRITES);
     for rule in &TABLE {
-        let bits = u8::from(rule.on_read != OnRead::Pass) | u8::from(rule.on_write != OnWrite::Pass) << 1;
+        let written = match rule.on_write {
+            OnWrite::Pass => false,
+            OnWrite::Profile => !profiles,
+            OnWrite::Drop | OnWrite::Fault | OnWrite::Shadow => true,
+        };
+        let bits = u8::from(rule.on_read != OnRead::Pass) | u8::from(written) << 1;
         for (byte, shift) in (rule.first..=rule.last).filter_map(position) {
-            ranges[byte] |= bits << shift;
+            ranges[byte] = ranges[byte] & !(3 << shift) | bits << shift;
         }
     }
 }
+
+/// The write bits of four registers.
+const WRITES: u8 = 0b1010_1010;
 
 fn rule_of(msr: u32) -> Option<&'static Rule> {
     TABLE.iter().find(|rule| (rule.first..=rule.last).contains(&msr))
@@ -275,6 +309,8 @@ pub enum WriteAnswer {
     Efer(u64),
     /// The guest's time-stamp counter becomes this: by the TSC offset.
     Tsc(u64),
+    /// The processor's register becomes this, as far as the processor agrees; the guest may begin to profile.
+    Profile,
 }
 
 /// Answers an exit for RDMSR.
@@ -289,9 +325,11 @@ pub fn read(msr: u32, guest: &Guest) -> ReadAnswer {
 pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
     match (msr, rule_of(msr).map(|rule| rule.on_write)) {
         (_, Some(OnWrite::Drop)) => WriteAnswer::Drop,
+        (_, Some(OnWrite::Profile)) => WriteAnswer::Profile,
         (TSC, Some(OnWrite::Shadow)) => WriteAnswer::Tsc(value),
         (EFER, Some(OnWrite::Shadow)) => write_efer(value, guest),
         (APIC_BASE, Some(OnWrite::Shadow)) if value == guest.apic_base => WriteAnswer::Drop,
+        (_, None) if msr.wrapping_sub(RANGES[2]) < RANGE_REGISTERS => WriteAnswer::Drop,
         _ => WriteAnswer::Fault,
     }
 }
@@ -307,14 +345,14 @@ fn write_efer(value: u64, guest: &Guest) -> WriteAnswer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const ALL: Registers = Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
     const NONE: Registers = Registers { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
-    fn guest() -> Guest {
+    pub(crate) fn guest() -> Guest {
         Guest {
             efer: 0x1d01,
             writable_efer: writable_efer(ALL, NONE, NONE),
@@ -339,12 +377,12 @@ mod tests {
     #[test]
     fn the_map_says_what_the_table_says() {
         let mut map = [0x5a; MAP_SIZE];
-        fill_permission_map(&mut map);
+        fill_permission_map(&mut map, false);
         for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
             let expected = TABLE
                 .iter()
                 .find(|rule| rule.first <= msr && msr <= rule.last)
-                .map_or((false, false), |rule| {
+                .map_or((false, msr >= 0xc001_0000), |rule| {
                     (rule.on_read != OnRead::Pass, rule.on_write != OnWrite::Pass)
                 });
             assert_eq!(exits(&map, msr), expected, "{msr:#x}");
@@ -352,6 +390,57 @@ mod tests {
         assert!(map[0x1800..].iter().all(|byte| *byte == 0xff));
         // EFER: bits 0 and 1 of byte 820h; VM_HSAVE_PA: bits 6 and 7 of byte 1045h.
         assert_eq!((map[0x820] & 3, map[0x1045] >> 6), (3, 3));
+    }
+
+    /// Written down apart from the table.
+    #[test]
+    fn what_isolation_rests_on_is_never_written_without_an_exit() {
+        let guarded = [
+            TSC,
+            0x11,
+            APIC_BASE,
+            0x3b,
+            0x200,
+            0x20f,
+            0x250,
+            0x26f,
+            0x2ff,
+            0x800,
+            0x830,
+            0x8ff,
+            EFER,
+            0xc000_0104,
+            0xc001_0010,
+            0xc001_0015,
+            0xc001_0016,
+            0xc001_0019,
+            0xc001_001a,
+            0xc001_001d,
+            0xc001_001f,
+            0xc001_0020,
+            0xc001_0050,
+            0xc001_0056,
+            0xc001_0058,
+            0xc001_0064,
+            0xc001_0111,
+            0xc001_0113,
+            0xc001_0114,
+            0xc001_0116,
+            0xc001_0117,
+            0xc001_0118,
+            0xc001_1004,
+            0xc001_1029,
+        ];
+        for profiles in [false, true] {
+            let mut map = [0; MAP_SIZE];
+            fill_permission_map(&mut map, profiles);
+            for msr in guarded {
+                assert!(exits(&map, msr).1, "{msr:#x}");
+            }
+            for msr in [0x800, 0x8ff, EFER, 0xc001_0114, 0xc001_0117] {
+                assert!(exits(&map, msr).0, "{msr:#x} shows");
+            }
+        }
     }
 
     #[test]
@@ -367,6 +456,10 @@ mod tests {
             0xc001_0020,
             0xc001_0058,
             0xc001_1004,
+            0xc001_1029,
+            // In no rule.
+            0xc001_0140,
+            0xc001_1fff,
         ];
         for msr in dropped {
             assert_eq!(write(msr, 0, &guest()), WriteAnswer::Drop, "{msr:#x}");
@@ -411,6 +504,25 @@ mod tests {
             assert_eq!(read(msr, &guest()), ReadAnswer::Fault);
             assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault);
         }
+    }
+
+    #[test]
+    fn who_profiles_does_not_exit() {
+        let (mut before, mut map) = ([0; MAP_SIZE], [0; MAP_SIZE]);
+        fill_permission_map(&mut before, false);
+        fill_permission_map(&mut map, true);
+        let profiling = |msr: u32| {
+            [0x1d9, 0xc000_010f, 0xc000_0301, 0xc001_0000, 0xc001_020a, 0xc001_1030, 0xc001_1033]
+                .contains(&msr)
+        };
+        for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
+            let rule = rule_of(msr).map(|rule| rule.on_write);
+            assert!(!profiling(msr) || rule == Some(OnWrite::Profile), "{msr:#x}");
+            let (read, written) = exits(&before, msr);
+            let expected = (read, written && rule != Some(OnWrite::Profile));
+            assert_eq!(exits(&map, msr), expected, "{msr:#x}");
+        }
+        assert_eq!(write(0xc001_1030, 1 << 48, &guest()), WriteAnswer::Profile);
     }
 
     #[test]

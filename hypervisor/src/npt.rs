@@ -106,7 +106,7 @@ fn kind(start: u64, size: u64, hide: &Hidden) -> Kind {
 fn leaf(page: u64, ones: Hpa, hide: &Hidden) -> u64 {
     let watched = [LAPIC.0, IO_APIC.0].contains(&page);
     let hidden = MESSAGES.contains(&page) || TPM_HIDDEN.contains(&page) || page == hide.start_page.0;
-    if watched && !cfg!(feature = "break-icr-trap") {
+    if watched {
         page | CONSTANT
     } else if hidden {
         ones.0 | CONSTANT

@@ -98,7 +98,10 @@ pub struct Save {
     pub cr2: u64,
     reserved_6: [u8; 0x20],
     pub g_pat: u64,
-    reserved_7: [u8; 0x990],
+    reserved_7: [u8; 0x70],
+    /// Where the processor virtualises SPEC_CTRL: the guest's.
+    pub spec_ctrl: u64,
+    reserved_8: [u8; 0x918],
 }
 
 /// A VMCB: one page.
@@ -131,6 +134,7 @@ const _: () = {
     assert!(offset_of!(Save, rax) == 0x1f8);
     assert!(offset_of!(Save, cr2) == 0x240);
     assert!(offset_of!(Save, g_pat) == 0x268);
+    assert!(offset_of!(Save, spec_ctrl) == 0x2e0);
 };
 
 /// Bits of `intercept_1` (offset 00Ch).
@@ -236,6 +240,7 @@ pub const fn exception(vector: u8, error_code: Option<u32>) -> u64 {
 /// Exception vectors.
 pub mod vector {
     pub const DE: u8 = 0;
+    pub const DB: u8 = 1;
     pub const BP: u8 = 3;
     pub const OF: u8 = 4;
     pub const TS: u8 = 10;
@@ -261,11 +266,14 @@ const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
 const CR4_OSXSAVE: u64 = 1 << 18;
 pub const RFLAGS_IF: u64 = 1 << 9;
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_FIXED: u64 = 1 << 1;
 /// Power-on value of the page attribute table (7.8.2).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
+const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// `CS.L` in [`Segment::attributes`].
 pub const ATTR_LONG: u16 = 1 << 9;
 const KERNEL_CODE: u16 = 0x29b;
@@ -380,15 +388,12 @@ impl Vmcb {
         save.set_reset_values();
     }
 
-    /// Puts a PAL at an entry, with the stack as after a CALL from [`SENTINEL`]'s place.
+    /// Puts a PAL at an entry, with the stack as after a CALL from [`SENTINEL`]'s place. At CPL 3 S changes none of the other
+    /// fields but by an exit that it does not survive.
     pub fn start_call(&mut self, entry: u64, rsp: u64) {
         let save = &mut self.save;
-        (save.rip, save.rsp, save.rax) = (entry, rsp, 0);
+        (save.rip, save.rsp, save.rax, save.cr2) = (entry, rsp, 0, 0);
         save.rflags = RFLAGS_FIXED | RFLAGS_IF;
-        (save.dr6, save.dr7) = (DR6_RESET, DR7_RESET);
-        save.cr2 = 0;
-        self.control.event_inject = 0;
-        self.control.interrupt_shadow = 0;
     }
 
     /// Whether the last exit is the return of S: an instruction fetch of [`SENTINEL`] with the stack as a RET leaves it.
@@ -414,12 +419,22 @@ impl Vmcb {
 
     /// Moves past an instruction: by what the CPU decoded where it says so (nRIP), else by `length`.
     pub fn skip(&mut self, length: u64, nrip: bool) {
-        let save = &mut self.save;
-        save.rip = match self.control.next_rip {
+        self.go_on_at(match self.control.next_rip {
             next if nrip && next != 0 => next,
-            _ => save.rip.wrapping_add(length),
-        };
+            _ => self.save.rip.wrapping_add(length),
+        });
+    }
+
+    /// As at the end of an instruction: the next one is at `rip`, shadow and RF are over, and single-stepping traps (APM vol. 2,
+    /// 13.1.4).
+    pub fn go_on_at(&mut self, rip: u64) {
+        self.save.rip = rip;
+        self.save.rflags &= !RFLAGS_RF;
         self.control.interrupt_shadow = 0;
+        if self.save.rflags & RFLAGS_TF != 0 {
+            self.save.dr6 |= DR6_SINGLE_STEP;
+            self.inject(vector::DB, None);
+        }
     }
 }
 
@@ -490,6 +505,20 @@ mod tests {
     }
 
     #[test]
+    fn an_instruction_done_for_the_guest_ends_like_any_other() {
+        let mut vmcb = Vmcb::zeroed();
+        vmcb.control.interrupt_shadow = 1;
+        (vmcb.save.rip, vmcb.save.rflags) = (u64::MAX, RFLAGS_RF | 2);
+        vmcb.skip(3, true);
+        assert_eq!((vmcb.save.rip, vmcb.save.rflags, vmcb.control.interrupt_shadow), (2, 2, 0));
+        assert_eq!((vmcb.control.event_inject, vmcb.save.dr6), (0, 0));
+        vmcb.control.next_rip = 0x1004;
+        vmcb.save.rflags |= RFLAGS_TF;
+        vmcb.skip(3, true);
+        assert_eq!((vmcb.save.rip, vmcb.control.event_inject, vmcb.save.dr6), (0x1004, 0x8000_0301, 1 << 14));
+    }
+
+    #[test]
     fn the_os_cannot_use_svm() {
         let mut vmcb = Vmcb::zeroed();
         vmcb.init_os(MAPS, &GuestStart::default());
@@ -499,6 +528,7 @@ mod tests {
             assert_ne!(vmcb.control.intercept_1 & bit, 0, "{bit:#x}");
         }
         assert_eq!(vmcb.control.intercept_1 & (INTR | NMI | HLT), 0, "these are the OS's");
-        assert_eq!(vmcb.control.asid, OS_ASID);
+        assert_eq!(vmcb.control.intercept_3 & 0x13, 0x13, "INVLPGB and TLBSYNC");
+        assert_eq!((vmcb.control.asid, vmcb.control.tlb_control), (OS_ASID, tlb::FLUSH_ALL));
     }
 }

@@ -4,7 +4,7 @@
 mod shared;
 
 use anyhow::{Result, ensure};
-use machine::{Boot, Family, Machine, hypervisor_with};
+use machine::{Boot, Family, Machine, mutated_hypervisor};
 use shared::{Shared, tvtest};
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn a_second_processor_is_parked_and_stays_so() -> Result<()> {
 /// Shows that the tests above see what they look for.
 #[test]
 fn without_the_traps_the_second_processor_leaves_svm() -> Result<()> {
-    let broken = hypervisor_with(&["break-icr-trap"])?;
+    let broken = mutated_hypervisor("icr-trap")?;
     let boot = Boot::new("guest-no-icr-trap", built()?.as_ref()).hypervisor(broken).processors(2);
     let machine = boot.kernel_options("console=ttyS0 loglevel=4 panic=-1 maxcpus=1").run("serve").start()?;
     machine.wait_until_ready()?;

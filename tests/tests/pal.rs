@@ -14,14 +14,18 @@ static MACHINE: Shared = Shared::new();
 
 const LIMIT: Duration = Duration::from_secs(180);
 const DISK_SIZE: u64 = 64 << 20;
+const EXACT: Duration = Duration::from_secs(400);
 
 fn machine() -> Result<MutexGuard<'static, Machine>> {
     MACHINE.lend(|| {
-        let disk = tempfile::NamedTempFile::new()?;
-        disk.as_file().set_len(DISK_SIZE)?;
-        let boot = Boot::new("pal", built()?.as_ref()).disk(disk.path()).limit(Duration::from_secs(1_500));
-        // QEMU opens the disk when it starts; the name is not needed after that.
-        Ok((boot, disk))
+        let disks = [tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?];
+        let mut boot = Boot::new("pal", built()?.as_ref()).limit(Duration::from_secs(1_500));
+        for disk in &disks {
+            disk.as_file().set_len(DISK_SIZE)?;
+            boot = boot.disk(disk.path());
+        }
+        // QEMU opens the disks when it starts; their names are not needed after that.
+        Ok((boot, disks))
     })
 }
 
@@ -45,6 +49,14 @@ in_the_guest! {
     buffers_may_be_absent_or_shared: "absent-pages copy-on-write large-buffers";
     a_result_for_memory_that_is_not_the_caller_s_is_sigsegv: "read-only half-outside";
     results_in_clean_shared_pages_survive_reclaim: "shared-memory shared-file";
+    every_kind_of_memory_can_be_a_buffer_or_an_image: "shared-kinds large-pages file-on-disk";
+    buffers_may_overlap_be_empty_or_lie_at_the_end_of_memory: "overlapping empty-buffers last-page";
+    buffers_that_change_under_a_call_get_a_whole_result_or_none: "moving";
+    s_finds_the_same_whatever_state_its_caller_is_in: "hostile-callers";
+    nothing_of_s_is_in_the_registers_when_it_is_frozen_or_has_returned: "frozen-registers fpu-registers";
+    a_call_may_be_left_in_every_way: "left-by-jump left-by-exit left-by-fork stopped";
+    a_debugger_sees_a_call_as_one_instruction: "single-steps debugger debug-registers";
+    hundreds_of_pals_and_the_largest_one_work: "many largest";
     whatever_s_does_only_s_dies: "deaths";
     an_interrupted_s_goes_on: "interrupted signals abandoned tokens";
     only_a_pal_with_an_fpu_has_one: "fpu";
@@ -53,6 +65,30 @@ in_the_guest! {
     callers_in_other_modes_are_refused: "compat-caller masked-caller kernel-caller";
     page_tables_into_the_reserve_or_devices_are_refused: "tables";
     nobody_in_the_guest_finds_what_s_keeps: "proc-mem physical-memory";
+}
+
+/// A timer's lateness can be judged where time is exact; and where time jumps over what nobody does, waiting costs nothing.
+#[test]
+fn a_computing_s_or_a_long_hypercall_delays_nobody_by_more_than_a_tick() -> Result<()> {
+    let boot =
+        Boot::new("pal-icount", built()?.as_ref()).qemu(&["-icount", "shift=0,sleep=off"]).limit(EXACT);
+    let machine = boot.start()?;
+    machine.wait_until_ready()?;
+    let lines = tvtest(&machine, "orphans latency latency-hypercalls latency-collect", EXACT)?;
+    lines.iter().filter(|line| line.contains(" us ")).for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+/// A processor and a kernel with 5-level tables, protection keys and a page of 1 GiB.
+#[test]
+fn with_wider_tables_keys_and_huge_pages_all_is_the_same() -> Result<()> {
+    let built = built()?;
+    let boot = Boot::new("pal-wide", built.as_ref()).cpu("EPYC,+la57,+pku").memory_mib(4096);
+    let kernel = "console=ttyS0 earlyprintk=ttyS0 loglevel=4 panic=-1 hugepagesz=1G hugepages=1";
+    let machine = boot.kernel_options(kernel).run("serve").start()?;
+    machine.wait_until_ready()?;
+    let tests = "five-levels protection-keys huge-page calls registers absent-pages copy-on-write read-only overlapping";
+    tvtest(&machine, tests, LIMIT).map(drop)
 }
 
 /// The pool as `tvtest hold` or `tvtest info` names it.

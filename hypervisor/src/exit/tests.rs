@@ -22,6 +22,8 @@ struct Recorder {
     selected: u32,
     ports: RefCell<Vec<(u16, u8)>>,
     written_back: RefCell<u32>,
+    msrs: RefCell<Vec<(u32, u64)>>,
+    profiles: bool,
 }
 
 impl Hardware for Recorder {
@@ -64,6 +66,13 @@ impl Processor for Recorder {
     }
     fn pkru(&self) -> u32 {
         0
+    }
+    fn write_msr(&self, msr: u32, value: u64) -> bool {
+        self.msrs.borrow_mut().push((msr, value));
+        msr != 0x1d9
+    }
+    fn start_profiling(&mut self) {
+        self.profiles = true;
     }
     fn take_machine_check(&mut self) -> bool {
         false
@@ -179,6 +188,23 @@ fn guarded_registers() {
 }
 
 /// A write of the local APIC by `mov [rdi], eax`.
+#[test]
+fn a_profilers_writes_exit_until_something_is_profiled() {
+    let mut guest = Guest::new();
+    guest.cpu.profiling_msrpm = Hpa(0x7000);
+    let mut write = |msr: u32, value: u64| {
+        guest.cpu.regs.rcx = msr.into();
+        (guest.cpu.os.save.rip, guest.cpu.os.save.rax) = (CODE, value);
+        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Next::Resume);
+        let written = core::mem::take(&mut *guest.processor.msrs.borrow_mut());
+        (guest.cpu.os.save.rip - CODE, guest.injected(), written, guest.cpu.os.control.msrpm)
+    };
+    assert_eq!(write(0xc001_0200, 0x76), (2, 0, std::vec![(0xc001_0200, 0x76)], 0));
+    assert_eq!(write(0x1d9, 0x40), (0, exception(13, Some(0)), std::vec![(0x1d9, 0x40)], 0));
+    assert_eq!(write(0xc001_0200, 1 << 22), (0, 0, std::vec![], 0x7000));
+    assert!(guest.processor.profiles);
+}
+
 fn lapic_write(guest: &mut Guest, offset: u64, value: u64) -> Next {
     guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
     guest.cpu.os.save.rax = value;
@@ -235,6 +261,8 @@ fn guarded_ports() {
 #[test]
 fn hidden_pages_refuse_writes() {
     let mut guest = Guest::new();
+    // An instruction that would be done if the page were an APIC's.
+    guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
     for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, npt::LAPIC.0 + 0x1000, npt::IO_APIC.0 + 0x1000, 1 << 41] {
         assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Next::Resume);
         assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
@@ -242,7 +270,7 @@ fn hidden_pages_refuse_writes() {
     // Page tables in the local APIC's page: not decoded as an instruction.
     assert_eq!(guest.exit(exit_code::NPF, 1 << 33 | 7, npt::LAPIC.0), Next::Resume);
     assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
-    assert!(guest.processor.lapic.borrow().is_empty());
+    assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
 
 #[test]
@@ -313,4 +341,48 @@ proptest! {
         }
         prop_assert!(guest.cpu.os.save.efer & vmcb::EFER_SVME != 0);
     }
+}
+
+#[test]
+fn a_change_of_efer_flushes_the_translations() {
+    for (flush_by_asid, expected) in [(true, vmcb::tlb::FLUSH_ASID), (false, vmcb::tlb::FLUSH_ALL)] {
+        let mut guest = Guest::new();
+        guest.cpu.features.flush_by_asid = flush_by_asid;
+        guest.cpu.os.control.tlb_control = vmcb::tlb::KEEP;
+        guest.cpu.regs.rcx = msr::EFER.into();
+        guest.cpu.os.save.rax = 0xd01;
+        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Next::Resume);
+        assert_eq!(guest.cpu.os.control.tlb_control, expected);
+    }
+}
+
+#[test]
+fn an_unfinished_hypercall_lets_interrupts_in() {
+    let mut guest = Guest::new().user();
+    guest.cpu.os.save.rax = number::COLLECT.into();
+    guest.cpu.os.control.interrupt_shadow = 1;
+    assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+    let (rip, rax) = (guest.cpu.os.save.rip, guest.cpu.os.save.rax);
+    assert_eq!((rip, rax & TOKEN_BIT, guest.cpu.os.control.interrupt_shadow), (CODE, TOKEN_BIT, 0));
+}
+
+#[test]
+fn info_fills_the_room_there_is_or_asks_for_it_three_times() {
+    let mut guest = Guest::new().user();
+    let mem = guest.memory.map();
+    let buffer = CODE + 0x1000;
+    mem.write_u64(Hpa(buffer + 8), u64::MAX);
+    let mut info = |at: u64, room: u64| {
+        (guest.cpu.os.save.rip, guest.cpu.os.save.rax) = (CODE, number::INFO.into());
+        (guest.cpu.regs.rdi, guest.cpu.regs.rsi, guest.cpu.regs.rdx) = (at, room, u64::MAX);
+        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+        (guest.injected(), guest.cpu.os.save.rax, guest.status())
+    };
+    assert_eq!(info(buffer, 8), (0, 8, Some(Status::Ok)));
+    assert_eq!((mem.read_u64(Hpa(buffer)), mem.read_u64(Hpa(buffer + 8))), (1, u64::MAX));
+    let absent = 1 << 30;
+    for _ in 0..3 {
+        assert_eq!(info(absent, 8), (exception(vector::PF, Some(6)), number::INFO.into(), None));
+    }
+    assert_eq!(info(absent, 8), (0, absent, Some(Status::NoProgress)));
 }

@@ -1,30 +1,26 @@
-//! The way into S and back: the one path that a call takes.
+//! The way into S and back: the one path that every call takes.
 //!
-//! A call goes through the [`Step`]s in order. Small calls pass all of them in one stay; what is long (buffers) stops after
-//! a slice and goes on with the token, and so does S when an interrupt comes. S runs in [`Step::Run`] and in no other step,
-//! so nothing that happens before or after can make it run twice.
+//! A call goes through the [`Step`]s in order. A call without buffers has two of them, [`Step::Run`] and the end; what is long
+//! (buffers, see [`super::buffers`]) stops after a slice and goes on with the token, and so does S when an interrupt comes. S runs in
+//! [`Step::Run`] and in no other step, so nothing that happens before or after can make it run twice.
+//!
+//! Nothing is allocated here, and no lock is taken but the slot's own, which nobody waits for.
 
 use super::space::PalFrames;
-use super::{Hardware, MAX_FAULTS, Outcome, Pal, Pals, Runnable, SLICE, State, fault_outcome};
+use super::{Hardware, Outcome, Pal, Pals, Runnable, SLICE, State};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::caller::Caller;
 use crate::gprs::Gprs;
-use crate::guest_memory::{Access, Fault};
 use crate::memory::DirectMap;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
-use abi::{Digests, Handle, Status, number};
+use abi::{Handle, Status};
 use core::mem::{offset_of, size_of};
-
-/// Where XSAVE keeps MXCSR, and its value after reset; a zero header says that all else is in its initial state (APM vol. 2,
-/// 11.5.2).
-const MXCSR_OFFSET: u64 = 24;
-const MXCSR_RESET: u32 = 0x1f80;
 
 /// What a call does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// Zero what the last call left in the parameter section.
     Zero,
     /// Copy in and in-out buffers to the parameter section.
@@ -42,10 +38,10 @@ enum Step {
 /// How far a call has come: the step, and where in its buffers.
 #[derive(Clone, Copy)]
 pub struct Progress {
-    step: Step,
-    buffer: usize,
-    offset: u64,
-    faults: u8,
+    pub(super) step: Step,
+    pub(super) buffer: usize,
+    pub(super) offset: u64,
+    pub(super) faults: u8,
 }
 
 impl Progress {
@@ -56,12 +52,12 @@ impl Progress {
 
 /// A buffer argument: captured once, when the call begins.
 #[derive(Clone, Copy, Default)]
-struct Buffer {
-    kind: u8,
-    gva: Gva,
-    length: u64,
+pub(super) struct Buffer {
+    pub kind: u8,
+    pub gva: Gva,
+    pub length: u64,
     /// Where it lies in the parameter section.
-    param: u64,
+    pub param: u64,
 }
 
 /// A call's captured arguments.
@@ -69,12 +65,11 @@ struct Buffer {
 pub struct Call {
     pub(super) incarnation: Incarnation,
     entry: u64,
-    args: [u64; MAX_ARGS],
     buffers: [Buffer; MAX_ARGS / 2],
     /// How many of them there are.
     count: usize,
     /// Bytes of all buffers, and of the last call's that are to be zeroed.
-    total: u64,
+    pub(super) total: u64,
     value: u64,
 }
 
@@ -84,30 +79,35 @@ impl Call {
         Self {
             incarnation: 0,
             entry: 0,
-            args: [0; MAX_ARGS],
             buffers: [EMPTY; MAX_ARGS / 2],
             count: 0,
             total: 0,
             value: 0,
         }
     }
+
+    pub(super) fn buffers(&self) -> &[Buffer] {
+        self.buffers.get(..self.count).unwrap_or(&[])
+    }
 }
 
 impl Pals {
     /// `CALL`.
+    #[inline]
     pub fn call(
         &self,
         hardware: &mut impl Hardware,
         caller: &Caller,
         handle: Handle,
         entry: u16,
-        args: [u64; MAX_ARGS],
+        args: &Gprs,
     ) -> Outcome {
-        let locked = self.find(caller, handle).and_then(|index| Ok((index, self.lock(index)?)));
-        let (index, mut pal) = match locked {
-            Ok(found) => found,
+        // 1. The caller's own PAL, which nobody else has now.
+        let (index, mut pal) = match self.open(caller, handle) {
+            Ok(opened) => opened,
             Err(status) => return Outcome::status(status),
         };
+        // 2. It is not in a call, and nobody wants it gone.
         match pal.state {
             State::Idle => {}
             State::InCall(_) => return Outcome::status(Status::Busy),
@@ -116,16 +116,26 @@ impl Pals {
         if self.is_dying(index, &pal) {
             return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
         }
+        // 3. The arguments, once.
         if let Err(status) = self.capture(&mut pal, entry, args) {
             return Outcome::status(status);
         }
         pal.suspect_since_ms = None;
-        pal.state = Progress::at(Step::Zero);
-        self.continue_call(hardware, caller, index, &mut pal)
+        pal.last_used_ms = hardware.now_ms();
+        // 4. Without buffers, S runs. With buffers, one step after another.
+        if pal.call.count != 0 || pal.param_used != 0 {
+            pal.state = Progress::at(Step::Zero);
+            return self.continue_call(hardware, caller, index, &mut pal);
+        }
+        self.start(&mut pal);
+        match self.run(hardware, index, &mut pal) {
+            Ok(()) => finish(&mut pal),
+            Err(outcome) => outcome,
+        }
     }
 
-    /// Looks the entry up and lays its buffers out in the parameter section.
-    fn capture(&self, pal: &mut Pal, entry: u16, args: [u64; MAX_ARGS]) -> Result<(), Status> {
+    /// Looks the entry up, puts its arguments into S's registers, and lays its buffers out in the parameter section.
+    fn capture(&self, pal: &mut Pal, entry: u16, args: &Gprs) -> Result<(), Status> {
         if usize::from(entry) >= MAX_ENTRIES {
             return Err(Status::BadArgument);
         }
@@ -134,18 +144,24 @@ impl Pals {
             return Err(Status::BadArgument);
         }
         let call = &mut pal.call;
-        (call.entry, call.count, call.total, call.args) = (entry.addr, 0, pal.param_used, [0; MAX_ARGS]);
+        (call.entry, call.count, call.total) = (entry.addr, 0, pal.param_used);
+        pal.regs = Gprs::zeroed();
+        if entry.args[0] == arg::NONE {
+            return Ok(());
+        }
+        let args = args.arguments();
+        let mut passed = [0; MAX_ARGS];
         let mut used = 0u64;
         for (i, kind) in entry.args.iter().enumerate() {
             match *kind {
-                arg::INT | arg::LEN => call.args[i] = args[i],
+                arg::INT | arg::LEN => passed[i] = args[i],
                 arg::IN | arg::OUT | arg::IN_OUT => {
                     let length = args.get(i + 1).copied().ok_or(Status::BadArgument)?;
                     let end = used.checked_add(length).filter(|end| *end <= pal.frames.param_size);
                     let Some(end) = end else { return Err(Status::TooLarge) };
                     let buffer = call.buffers.get_mut(call.count).ok_or(Status::BadArgument)?;
                     *buffer = Buffer { kind: *kind, gva: Gva(args[i]), length, param: used };
-                    call.args[i] = pal.frames.param_addr + used;
+                    passed[i] = pal.frames.param_addr + used;
                     call.count += 1;
                     call.total += length;
                     used = end.next_multiple_of(16).min(pal.frames.param_size);
@@ -153,6 +169,7 @@ impl Pals {
                 _ => break,
             }
         }
+        pal.regs = Gprs::with_arguments(passed);
         Ok(())
     }
 
@@ -166,6 +183,7 @@ impl Pals {
     }
 
     /// Goes through the steps until the call is finished or has to stop.
+    #[inline(never)]
     pub(super) fn continue_call(
         &self,
         hardware: &mut impl Hardware,
@@ -178,11 +196,11 @@ impl Pals {
         loop {
             let State::InCall(progress) = pal.state else { return Outcome::status(Status::Lost) };
             let step = match progress.step {
-                Step::Zero => Ok(self.zero_params(pal, progress, &mut budget)),
                 Step::Run => match self.run(hardware, index, pal) {
-                    None => Ok(true),
-                    Some(outcome) => return outcome,
+                    Ok(()) => Ok(true),
+                    Err(outcome) => return outcome,
                 },
+                Step::Zero => Ok(self.zero_params(pal, progress, &mut budget)),
                 _ => self.move_buffers(caller, pal, progress, &mut budget),
             };
             match step {
@@ -196,122 +214,13 @@ impl Pals {
                 Step::Fetch => Step::Probe,
                 Step::Zero | Step::Probe => {
                     self.start(pal);
-                    Step::Run
+                    continue;
                 }
                 Step::Run if has_buffers => Step::ProbeAgain,
                 Step::ProbeAgain => Step::Deliver,
-                Step::Run | Step::Deliver => {
-                    pal.state = State::Idle;
-                    pal.tokens += 1;
-                    return Outcome::Done(pal.call.value, Status::Ok);
-                }
+                Step::Run | Step::Deliver => return finish(pal),
             };
             pal.state = Progress::at(next);
-        }
-    }
-
-    /// Zeroes the next part of what the last call used; true when all is done.
-    fn zero_params(&self, pal: &mut Pal, progress: Progress, budget: &mut u64) -> bool {
-        let mut offset = progress.offset;
-        while offset < pal.param_used {
-            if *budget < PAGE_SIZE {
-                pal.state = State::InCall(Progress { offset, ..progress });
-                return false;
-            }
-            if let Some(frame) = pal.frames.param_frame(self.mem, offset) {
-                self.mem.zero(frame, PAGE_SIZE.min(pal.param_used - offset));
-            }
-            offset += PAGE_SIZE;
-            *budget -= PAGE_SIZE;
-        }
-        pal.param_used = 0;
-        true
-    }
-
-    /// Fetches, probes or delivers buffers, page by page, until all are done (true) or the slice is used up (false).
-    fn move_buffers(
-        &self,
-        caller: &Caller,
-        pal: &mut Pal,
-        mut progress: Progress,
-        budget: &mut u64,
-    ) -> Result<bool, Fault> {
-        while let Some(buffer) = pal.call.buffers[..pal.call.count].get(progress.buffer).copied() {
-            let wanted = match progress.step {
-                Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
-                _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),
-            };
-            if !wanted || progress.offset == buffer.length {
-                progress = Progress { buffer: progress.buffer + 1, offset: 0, ..progress };
-                continue;
-            }
-            if *budget == 0 {
-                pal.state = State::InCall(progress);
-                return Ok(false);
-            }
-            // One piece: up to the next page boundary on either side.
-            let param = buffer.param + progress.offset;
-            let gva = buffer.gva + progress.offset;
-            let piece = (buffer.length - progress.offset)
-                .min(PAGE_SIZE - param % PAGE_SIZE)
-                .min(PAGE_SIZE - gva.page_offset() as u64)
-                .min(*budget);
-            let done = self.move_piece(caller, pal, progress.step, gva, param, piece);
-            if done.is_err() {
-                // The faults so far were for this very spot, or the spot has moved.
-                pal.state = State::InCall(progress);
-            }
-            done?;
-            progress.offset += piece;
-            progress.faults = 0;
-            *budget -= piece;
-        }
-        Ok(true)
-    }
-
-    fn move_piece(
-        &self,
-        caller: &Caller,
-        pal: &mut Pal,
-        step: Step,
-        gva: Gva,
-        param: u64,
-        length: u64,
-    ) -> Result<(), Fault> {
-        let access = if step == Step::Fetch { Access::Read } else { Access::Write };
-        let hpa = caller.memory.translate(gva, access, true)?;
-        // `capture` kept every buffer inside the parameter section.
-        let Some(frame) = pal.frames.param_frame(self.mem, param) else {
-            return Err(Fault::BadAddress { gva });
-        };
-        let frame = frame + param % PAGE_SIZE;
-        match step {
-            Step::Fetch => {
-                self.mem.copy(hpa, frame, length);
-                pal.param_used = pal.param_used.max(param + length);
-            }
-            Step::Deliver => self.mem.copy(frame, hpa, length),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// A page is missing. Before S has run, and when starting over costs no more than a slice, the call is as if it
-    /// had never begun: an application that never comes back leaves no open call.
-    fn call_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };
-        progress.faults += 1;
-        let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
-        let stuck = progress.faults > MAX_FAULTS;
-        let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
-        if keep {
-            return fault_outcome(fault, Some(pal.next_token(index)));
-        }
-        pal.state = State::Idle;
-        pal.tokens += 1;
-        match fault {
-            Fault::Page { gva, .. } if stuck => Outcome::Done(gva.0, Status::NoProgress),
-            _ => fault_outcome(fault, None),
         }
     }
 
@@ -320,105 +229,63 @@ impl Pals {
         let rsp = entry_rsp(pal);
         self.mem.write_u64(pal.frames.stack_frame + rsp % PAGE_SIZE, SENTINEL);
         // What S may write counts as used, whether it does or not.
-        let used = pal.call.buffers[..pal.call.count].last().map_or(0, |b| b.param + b.length);
-        pal.param_used = pal.param_used.max(used);
-        let [rdi, rsi, rdx, rcx, r8, r9] = pal.call.args;
-        pal.regs = Gprs { rdi, rsi, rdx, rcx, r8, r9, ..Gprs::zeroed() };
-        vmcb(self.mem, &mut pal.frames).start_call(pal.call.entry, rsp);
+        if let Some(last) = pal.call.buffers().last() {
+            pal.param_used = pal.param_used.max(last.param + last.length);
+        }
+        let entry = pal.call.entry;
+        vmcb(self.mem, &mut pal.frames).start_call(entry, rsp);
         if pal.frames.fpu != Hpa(0) {
-            self.mem.zero(pal.frames.fpu, PAGE_SIZE);
-            self.mem.write_u32(pal.frames.fpu + MXCSR_OFFSET, MXCSR_RESET);
+            xsave::make_initial(self.mem, pal.frames.fpu);
         }
         pal.calls += 1;
+        pal.state = Progress::at(Step::Run);
     }
 
-    /// Runs S until it returns (None), is interrupted, or has to be wiped.
-    fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Option<Outcome> {
+    /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
+    #[inline]
+    fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
+        let fpu = Some(pal.frames.fpu).filter(|area| *area != Hpa(0));
+        let runnable = Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu };
         loop {
-            let fpu = Some(pal.frames.fpu).filter(|area| *area != Hpa(0));
-            let runnable = Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu };
             hardware.run_pal(runnable, &mut pal.regs);
+            if vmcb(self.mem, &mut pal.frames).exit_code() == exit_code::MACHINE_CHECK {
+                hardware.raise_machine_check();
+            }
             if self.is_dying(index, pal) {
-                return Some(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
+                return Err(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
             }
             let rsp = entry_rsp(pal);
             let vmcb = vmcb(self.mem, &mut pal.frames);
+            if vmcb.is_return(rsp) {
+                pal.call.value = vmcb.save.rax;
+                return Ok(());
+            }
             match vmcb.exit_code() {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
-                    return Some(Outcome::Again(pal.next_token(index)));
+                    return Err(Outcome::Again(pal.next_token(index)));
                 }
                 exit_code::VMMCALL => self.serve(pal),
-                _ if vmcb.is_return(rsp) => {
-                    pal.call.value = vmcb.save.rax;
-                    pal.regs = Gprs::zeroed();
-                    return None;
-                }
                 code => {
-                    if code == exit_code::MACHINE_CHECK {
-                        hardware.raise_machine_check();
-                    }
-                    let cause = match code {
-                        exit_code::EXCEPTION_0..=exit_code::EXCEPTION_31 => {
-                            u64::from(code - exit_code::EXCEPTION_0)
-                        }
-                        _ => 0x100 + u64::from(code),
-                    };
-                    return Some(self.start_wipe(index, pal, Outcome::Done(cause, Status::Faulted)));
+                    return Err(self.start_wipe(index, pal, Outcome::Done(cause(code), Status::Faulted)));
                 }
             }
         }
     }
+}
 
-    /// A hypercall of S: its micro-TPM.
-    fn serve(&self, pal: &mut Pal) {
-        let rax = vmcb(self.mem, &mut pal.frames).save.rax;
-        let index = pal.regs.rdi;
-        let pointer = pal.regs.rsi;
-        let status = match u16::try_from(rax) {
-            Ok(number::PCR_READ) => match pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(index).ok()) {
-                Some(digests) => self.write_digests(pal, pointer, digests),
-                None => Status::BadArgument,
-            },
-            Ok(number::PCR_EXTEND) => match self.read_digests(pal, pointer) {
-                Some(digests) => match pal.pcrs.as_mut().and_then(|pcrs| pcrs.extend(index, &digests).ok()) {
-                    Some(()) => Status::Ok,
-                    None => Status::BadArgument,
-                },
-                None => Status::BadAddress,
-            },
-            _ => Status::UnknownCall,
-        };
-        let vmcb = vmcb(self.mem, &mut pal.frames);
-        vmcb.save.rax = 0;
-        vmcb.skip(3, false);
-        pal.regs.rdx = status as u64;
+/// What `Faulted` says of the exit that S died of: the exception's vector, or the exit code above 100h.
+fn cause(code: u32) -> u64 {
+    match code {
+        exit_code::EXCEPTION_0..=exit_code::EXCEPTION_31 => u64::from(code - exit_code::EXCEPTION_0),
+        _ => 0x100 + u64::from(code),
     }
+}
 
-    fn read_digests(&self, pal: &Pal, pointer: u64) -> Option<Digests> {
-        let mut bytes = [0; size_of::<Digests>()];
-        let header = self.header(pal);
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            let addr = pointer.checked_add(i as u64)?;
-            let (frame, _) = pal.frames.resolve(self.mem, &header, addr)?;
-            self.mem.copy_from(frame + addr % PAGE_SIZE, core::slice::from_mut(byte));
-        }
-        let mut digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-        digests.sha1.copy_from_slice(&bytes[..20]);
-        digests.sha256.copy_from_slice(&bytes[20..]);
-        Some(digests)
-    }
-
-    fn write_digests(&self, pal: &Pal, pointer: u64, digests: &Digests) -> Status {
-        let header = self.header(pal);
-        for (i, byte) in digests.sha1.iter().chain(&digests.sha256).enumerate() {
-            let addr = pointer.wrapping_add(i as u64);
-            let Some((frame, true)) = pal.frames.resolve(self.mem, &header, addr) else {
-                return Status::BadAddress;
-            };
-            self.mem.copy_to(frame + addr % PAGE_SIZE, core::slice::from_ref(byte));
-        }
-        Status::Ok
-    }
+/// The call is over, results and all.
+fn finish(pal: &mut Pal) -> Outcome {
+    pal.state = State::Idle;
+    pal.tokens += 1;
+    Outcome::Done(pal.call.value, Status::Ok)
 }
 
 /// The PAL's VMCB.
@@ -431,4 +298,23 @@ pub(super) fn vmcb(mem: DirectMap, frames: &mut PalFrames) -> &mut Vmcb {
 /// RSP at the entry: the return address is on the stack, which is aligned as the System V ABI wants it.
 fn entry_rsp(pal: &Pal) -> u64 {
     pal.frames.stack_top - 8
+}
+
+/// The XSAVE area of a PAL with an FPU (APM vol. 2, 11.5.2).
+mod xsave {
+    use crate::addr::Hpa;
+    use crate::memory::DirectMap;
+
+    const MXCSR: u64 = 24;
+    const MXCSR_RESET: u32 = 0x1f80;
+    const HEADER: u64 = 512;
+    const HEADER_SIZE: u64 = 64;
+
+    /// A zero header says that every component is in its initial state; MXCSR is loaded even so.
+    pub fn make_initial(mem: DirectMap, area: Hpa) {
+        for word in (0..HEADER_SIZE).step_by(8) {
+            mem.write_u64(area + HEADER + word, 0);
+        }
+        mem.write_u32(area + MXCSR, MXCSR_RESET);
+    }
 }

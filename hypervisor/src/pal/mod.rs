@@ -11,12 +11,14 @@
 //! - A slot becomes `Free` only when all its frames are zero and given back, and nothing in [`Pal`] tells of S any more.
 //! - A token continues the operation it was given for and no other: it carries the slot and a count that never repeats.
 //!
-//! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back,
-//! [`collect`] finds PALs whose owner died.
+//! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back, with
+//! [`buffers`] and S's own hypercalls ([`service`]), [`collect`] finds PALs whose owner died.
 
+mod buffers;
 pub mod call;
 pub mod collect;
 pub mod register;
+mod service;
 pub mod space;
 pub mod wipe;
 
@@ -241,9 +243,20 @@ impl Pals {
         let is = |word: &AtomicU64, value: u64| word.load(Ordering::Acquire) == value;
         let matches = is(&slot.handle[0], handle.low)
             && is(&slot.handle[1], handle.high)
-            && is(&slot.owner_cr3, caller.space.root().0)
+            && is(&slot.owner_cr3, caller.memory.space().root().0)
             && (handle.low, handle.high) != (0, 0);
         if matches { Ok(index) } else { Err(Status::NoSuchPal) }
+    }
+
+    /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
+    /// nobody up; that the slot still holds the same registration is seen under the lock.
+    #[inline]
+    fn open(&self, caller: &Caller, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
+        let slot = &self.slots[handle.low as usize % MAX_PALS];
+        let incarnation = slot.incarnation.load(Ordering::Acquire);
+        let index = self.find(caller, handle)?;
+        let pal = self.lock(index)?;
+        if pal.call.incarnation == incarnation { Ok((index, pal)) } else { Err(Status::NoSuchPal) }
     }
 
     /// The slot's PAL, unless another processor has it.
@@ -267,7 +280,7 @@ impl Pals {
         let index = slot as usize - 1;
         let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
         let Some(mut pal) = entry.pal.try_lock() else { return Outcome::status(Status::Lost) };
-        if pal.token(index) != token || pal.owner.space.root() != caller.space.root() {
+        if pal.token(index) != token || pal.owner.space.root() != caller.memory.space().root() {
             return Outcome::status(Status::Lost);
         }
         match pal.state {
@@ -314,8 +327,7 @@ impl Pals {
 
     /// `PAL_INFO`.
     pub fn pal_info(&self, caller: &Caller, handle: Handle) -> Result<abi::PalInfo, Refused> {
-        let index = self.find(caller, handle)?;
-        let pal = self.lock(index)?;
+        let (_, pal) = self.open(caller, handle)?;
         Ok(abi::PalInfo {
             measurement: *pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok()).ok_or(Status::NoSuchPal)?,
             reserved: [0; 4],

@@ -73,7 +73,7 @@ impl Pals {
             return Outcome::Restart;
         }
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: caller.space, page: owner_page };
+        pal.owner = OwnerPage { space: *caller.memory.space(), page: owner_page };
         pal.last_used_ms = hardware.now_ms();
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
@@ -204,7 +204,7 @@ impl Pals {
         vmcb(self.mem, &mut pal.frames).init_pal(maps, 0, fpu);
         let slot = &self.slots[index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
-        slot.owner_cr3.store(caller.space.root().0, Ordering::Release);
+        slot.owner_cr3.store(caller.memory.space().root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;

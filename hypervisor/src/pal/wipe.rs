@@ -17,6 +17,7 @@ pub struct Wipe {
 
 impl Pals {
     /// Makes the PAL unreachable and begins to wipe it.
+    #[cold]
     pub(super) fn start_wipe(&self, index: usize, pal: &mut Pal, result: Outcome) -> Outcome {
         let slot = &self.slots[index];
         for word in &slot.handle {

@@ -17,6 +17,7 @@ use hypervisor::launch::{
 use crate::files;
 use crate::flatten::flatten;
 use crate::guest::{self, Guest};
+use crate::mutation;
 use crate::paths::{build_dir, root, target_dir};
 use crate::pcr::{self, BootPcrs, measured_length};
 use crate::process::{self, say};
@@ -52,7 +53,7 @@ fn build() -> Result<Artifacts> {
     say("building the loader");
     let loader = Sources::here().loader()?;
     say("building the hypervisor (SLB and runtime)");
-    let hypervisor = Sources::here().hypervisor(&[])?;
+    let hypervisor = Sources::here().hypervisor()?;
     let pcrs = pcr::predict(&hypervisor, DEFAULT_OPTIONS)?;
     let guest = guest::build()?;
     let artifacts = Artifacts { loader, hypervisor, guest, pcrs };
@@ -60,11 +61,16 @@ fn build() -> Result<Artifacts> {
     Ok(artifacts)
 }
 
-/// The hypervisor module, built with features of the crate `hypervisor`.
-pub fn hypervisor_with(features: &[&str]) -> Result<Vec<u8>> {
-    let _lock = files::lock(&build_dir())?;
-    say(format_args!("building the hypervisor with {}", features.join(", ")));
-    Sources { root: root().into(), target: target_dir().join("variant") }.hypervisor(features)
+/// The hypervisor module with one of the [`crate::mutations`], or with several (`a+b`): what a system test attacks to show that the
+/// attack is real.
+pub fn mutated_hypervisor(name: &str) -> Result<Vec<u8>> {
+    let mutations = name.split('+').map(mutation::named).collect::<Result<Vec<_>>>()?;
+    let folder = target_dir().join("mutated");
+    let _lock = files::lock(&folder)?;
+    say(format_args!("building the hypervisor without {}", name.replace('+', ", ")));
+    let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
+    mutation::mirror(&sources.root, &mutations)?;
+    sources.hypervisor()
 }
 
 impl Artifacts {
@@ -104,9 +110,8 @@ impl Sources {
         files::read(&self.binary("release", "loader"))
     }
 
-    fn hypervisor(&self, features: &[&str]) -> Result<Vec<u8>> {
-        let features = [&["bare"], features].concat().join(",");
-        let flags = |name| ["-p", "hypervisor", "--bin", name, "--features", &features];
+    fn hypervisor(&self) -> Result<Vec<u8>> {
+        let flags = |name| ["-p", "hypervisor", "--bin", name, "--features", "bare"];
         self.bare("SLB", &[&flags("slb")[..], &["--profile", "slb"]].concat())?;
         self.bare("runtime", &[&flags("runtime")[..], &["--release"]].concat())?;
         let slb = flatten(&files::read(&self.binary("slb", "slb"))?, RESERVE_VA, SLB_SIZE).context("SLB")?;
@@ -154,25 +159,26 @@ impl Sources {
 /// Builds the hypervisor from a copy of the sources in another folder, from nothing.
 pub fn hypervisor_elsewhere(folder: &Path) -> Result<Vec<u8>> {
     let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
-    for file in source_files()? {
-        let copy = sources.root.join(&file);
-        fs::create_dir_all(copy.parent().context("a file lies in a folder")?)?;
-        fs::copy(root().join(&file), copy)?;
-    }
-    sources.hypervisor(&[])
+    mutation::mirror(&sources.root, &[])?;
+    sources.hypervisor()
 }
 
 /// The workspace's own files, relative to [`root`].
 pub fn source_files() -> Result<Vec<PathBuf>> {
+    files_below(root())
+}
+
+/// The same of a copy of the workspace.
+pub(crate) fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(root().join(&folder))? {
+        for entry in fs::read_dir(root.join(&folder))? {
             let entry = entry?;
             let path = folder.join(entry.file_name());
             let skipped = [".git", ".ci", "target", "build"].iter().any(|s| path == Path::new(s));
             match entry.file_type()? {
-                _ if skipped || root().join(&path) == target_dir() => {}
+                _ if skipped || root.join(&path) == target_dir() => {}
                 kind if kind.is_dir() => folders.push(path),
                 kind if kind.is_file() => files.push(path),
                 _ => {}
@@ -183,7 +189,7 @@ pub fn source_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn cargo(root: &Path, target: &Path) -> Command {
+pub(crate) fn cargo(root: &Path, target: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root).env("CARGO_TARGET_DIR", target);
     command

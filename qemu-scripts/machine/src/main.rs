@@ -1,6 +1,8 @@
 //! The commands behind `qemu-scripts/run`, `test` and `bench`: builds TrustVisor and tries it on an emulated machine.
 
 mod bench;
+mod fuzz;
+mod mutants;
 mod run;
 mod suites;
 mod tcb;

@@ -6,13 +6,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use machine::{root, run_shown, say, target_dir};
 
-use crate::tcb;
+use crate::{fuzz, mutants, tcb};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The suites to run
     #[arg(value_enum)]
     suites: Vec<Suite>,
+    /// How long suite fuzz gives each of its targets
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    fuzz: u64,
+    /// How many PALs suite soak registers, calls and kills
+    #[arg(long, value_name = "CYCLES", default_value_t = 500)]
+    soak: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -25,9 +31,26 @@ enum Suite {
     Guest,
     /// PALs and the hypercall boundary
     Pal,
+    /// A hostile kernel, root and programs against TrustVisor
+    Attacks,
+    /// PALs that live and die at random while the guest swaps
+    Soak,
+    /// The trusted code with one check removed: some test must notice
+    Model,
+    /// Random input for everything that parses what others wrote
+    Fuzz,
 }
 
-const ALL: [Suite; 4] = [Suite::Host, Suite::Launch, Suite::Guest, Suite::Pal];
+const ALL: [Suite; 8] = [
+    Suite::Host,
+    Suite::Launch,
+    Suite::Guest,
+    Suite::Pal,
+    Suite::Attacks,
+    Suite::Soak,
+    Suite::Model,
+    Suite::Fuzz,
+];
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What only makes sense on the bare-metal target.
 const BARE: [(&str, &[&str]); 4] = [
@@ -50,14 +73,14 @@ const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let suites = if arguments.suites.is_empty() { &ALL[..] } else { &arguments.suites };
-    if suites.iter().any(|s| *s != Suite::Host) {
+    if suites.iter().any(|s| !matches!(s, Suite::Host | Suite::Model | Suite::Fuzz)) {
         machine::artifacts()?.announce();
     }
     let mut failed = Vec::new();
     for suite in suites {
         let start = Instant::now();
         say(format_args!("suite {suite:?}"));
-        let result = suite.run();
+        let result = suite.run(arguments);
         let minutes = start.elapsed().as_secs_f64() / 60.0;
         match result {
             Ok(()) => say(format_args!("suite {suite:?} passed in {minutes:.1} minutes")),
@@ -74,12 +97,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Suite {
-    fn run(self) -> Result<()> {
+    fn run(self, arguments: &Arguments) -> Result<()> {
         match self {
             Self::Host => host(),
-            Self::Launch => system("launch"),
-            Self::Guest => system("guest"),
-            Self::Pal => system("pal"),
+            Self::Launch => system("launch", &[]),
+            Self::Guest => system("guest", &[]),
+            Self::Pal => system("pal", &[]),
+            Self::Attacks => system("attacks", &[]),
+            Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
+            Self::Model => mutants::run(),
+            Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),
         }
     }
 }
@@ -88,7 +115,7 @@ impl Suite {
 fn host() -> Result<()> {
     let mut failed = Vec::new();
     let mut step = |what: &str, arguments: &[&str]| {
-        if let Err(error) = cargo(what, arguments) {
+        if let Err(error) = cargo(what, arguments, &[]) {
             say(format_args!("{error:#}"));
             failed.push(what.to_owned());
         }
@@ -111,17 +138,17 @@ fn host() -> Result<()> {
     Ok(())
 }
 
-fn system(test: &str) -> Result<()> {
+fn system(test: &str, environment: &[(&str, String)]) -> Result<()> {
     let arguments =
         ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=1"];
-    cargo(&format!("system tests: {test}"), &arguments)
+    cargo(&format!("system tests: {test}"), &arguments, environment)
 }
 
-fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
+fn cargo(what: &str, arguments: &[&str], environment: &[(&str, String)]) -> Result<()> {
     say(format_args!("{what}: cargo {}", arguments.join(" ")));
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root()).args(arguments).env("CARGO_TARGET_DIR", target_dir());
     // The guest's programs include them.
-    command.envs(machine::pal_images()?);
+    command.envs(machine::pal_images()?).envs(environment.iter().map(|(name, value)| (name, value)));
     run_shown(what, command, LIMIT)
 }

@@ -18,6 +18,9 @@ union request {
 	struct tv_scan scan;
 	struct tv_mmio mmio;
 	struct tv_io_apic io_apic;
+	struct tv_control control;
+	struct tv_svm svm;
+	struct tv_invd invd;
 };
 
 static int carry_out(unsigned int command, union request *request)
@@ -43,6 +46,14 @@ static int carry_out(unsigned int command, union request *request)
 		return tv_mmio(&request->mmio);
 	case TV_IO_APIC:
 		return tv_io_apic(&request->io_apic);
+	case TV_CONTROL:
+		return tv_control(&request->control);
+	case TV_SVM:
+		return tv_svm(&request->svm);
+	case TV_INVD:
+		return tv_invd(&request->invd);
+	case TV_TRIPLE_FAULT:
+		return tv_triple_fault();
 	default:
 		return -ENOTTY;
 	}

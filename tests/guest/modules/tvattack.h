@@ -87,6 +87,31 @@ struct tv_io_apic {
 	__u32 vector;
 };
 
+/* What TV_CONTROL does. */
+enum { TV_CR2, TV_CR3, TV_CR4, TV_WRITE_CR4 };
+
+/* Reads a control register, or writes `value` to it. */
+struct tv_control {
+	__u64 value;
+	__u32 what;
+	__u32 vector;
+};
+
+/* What TV_SVM tries. */
+enum { TV_TRY_VMSAVE, TV_TRY_VMLOAD, TV_TRY_CLGI };
+
+/* An instruction of SVM: its exception, and whether it had its effect. */
+struct tv_svm {
+	__u32 what;
+	__u32 vector;
+	__u64 effect;
+};
+
+/* INVD. */
+struct tv_invd {
+	__u64 done;
+};
+
 #define TV_NEEDLES 16
 
 /* Looks for any of the words (each XORed with `mask`) in a range of physical memory. */
@@ -110,6 +135,10 @@ struct tv_scan {
 #define TV_SCAN _IOWR('T', 8, struct tv_scan)
 #define TV_MMIO _IOWR('T', 9, struct tv_mmio)
 #define TV_IO_APIC _IOWR('T', 10, struct tv_io_apic)
+#define TV_CONTROL _IOWR('T', 11, struct tv_control)
+#define TV_SVM _IOWR('T', 12, struct tv_svm)
+#define TV_INVD _IOWR('T', 13, struct tv_invd)
+#define TV_TRIPLE_FAULT _IOWR('T', 14, __u64)
 
 #ifdef __KERNEL__
 struct file;
@@ -126,6 +155,10 @@ int tv_icr(struct tv_icr *request);
 int tv_scan(struct tv_scan *request);
 int tv_mmio(struct tv_mmio *request);
 int tv_io_apic(struct tv_io_apic *request);
+int tv_control(struct tv_control *request);
+int tv_svm(struct tv_svm *request);
+int tv_invd(struct tv_invd *request);
+int tv_triple_fault(void);
 
 /* A store that may fault: the vector. */
 u32 tv_store(void __iomem *address, u32 value);

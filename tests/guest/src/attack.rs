@@ -34,6 +34,22 @@ macro_rules! requests {
     )*};
 }
 
+/// What [`Control`] does.
+pub const CR2: u32 = 0;
+/// See [`CR2`].
+pub const CR3: u32 = 1;
+/// See [`CR2`].
+pub const CR4: u32 = 2;
+/// See [`CR2`].
+pub const WRITE_CR4: u32 = 3;
+
+/// What [`Svm`] tries.
+pub const VMSAVE: u32 = 0;
+/// See [`VMSAVE`].
+pub const VMLOAD: u32 = 1;
+/// See [`VMSAVE`].
+pub const CLGI: u32 = 2;
+
 /// A request to the module.
 pub trait Request: Copy {
     const NUMBER: u64;
@@ -52,6 +68,10 @@ requests! {
     8 Scan { start: u64, length: u64, mask: u64, needles: [u64; NEEDLES], words: u64, hits: u64, first_hit: u64 }
     9 Mmio { address: u64, value: u32, write: u32, vector: u32, reserved: u32 }
     10 IoApic { index: u32, value: u32, write: u32, vector: u32 }
+    11 Control { value: u64, what: u32, vector: u32 }
+    12 Svm { what: u32, vector: u32, effect: u64 }
+    13 Invd { done: u64 }
+    14 TripleFault { unused: u64 }
 }
 
 /// The open device.

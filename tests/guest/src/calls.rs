@@ -101,14 +101,14 @@ fn read(s: &TestPal, index: u32) -> anyhow::Result<Digests> {
 /// All registers of a program: RAX, RBX, RCX, RDX, RSI, RDI, RBP, R8 to R15, XMM0 to XMM15.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Everything {
-    general: [u64; 15],
-    flags: u64,
-    sse: [[u64; 2]; 16],
+pub struct Everything {
+    pub general: [u64; 15],
+    pub flags: u64,
+    pub sse: [[u64; 2]; 16],
 }
 
-const RAX: usize = 0;
-const RDX: usize = 3;
+pub const RAX: usize = 0;
+pub const RDX: usize = 3;
 
 global_asm!(
     ".globl tvtest_vmmcall_with_everything",
@@ -166,7 +166,7 @@ global_asm!(
 
 // SAFETY: the routine of the assembly above takes its argument so.
 unsafe extern "C" {
-    fn tvtest_vmmcall_with_everything(state: *mut Everything);
+    pub fn tvtest_vmmcall_with_everything(state: *mut Everything);
 }
 
 /// RFLAGS: IF, DF, OF, SF, ZF, AF, PF, CF and the bit that is always 1.

@@ -8,6 +8,11 @@ use trustvisor::abi::Status;
 #[path = "../pal/src/ways_to_die.rs"]
 mod ways_to_die;
 
+/// How many ways there are.
+pub fn ways() -> usize {
+    ways_to_die::WAYS.len()
+}
+
 pub fn run() -> anyhow::Result<()> {
     let bystander = register()?;
     for (number, (name, details)) in ways_to_die::WAYS.iter().enumerate() {

@@ -30,7 +30,7 @@ pub fn pool() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wait() -> anyhow::Result<()> {
+pub fn wait() -> anyhow::Result<()> {
     for _ in 0..1_200 {
         if std::fs::remove_file(Path::new(RELEASE)).is_ok() {
             return Ok(());

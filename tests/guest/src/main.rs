@@ -1,10 +1,13 @@
 //! The guest's side of the system tests: `tvtest NAME...` carries out the named tests in order, says `tvtest: ok NAME` after
-//! each, and ends with one line and exit status 1 at the first that fails. `tvtest list` names them all.
+//! each, and ends with one line and exit status 1 at the first that fails. `tvtest list` names them all. `tvtest attack NAME...`: see
+//! [`attacks`].
 
 use std::process::ExitCode;
 
 mod a20;
+mod asm_pal;
 mod attack;
+mod attacks;
 mod bad_input;
 mod bait;
 mod bench;
@@ -13,21 +16,32 @@ mod callers;
 mod calls;
 mod cycles;
 mod deaths;
+mod entered;
 mod fpu;
+mod frozen;
 mod hold;
 mod interrupted;
 mod io_apic;
 mod ipi;
+mod kinds;
+mod latency;
+mod layouts;
+mod left;
+mod many;
 mod messages;
+mod moving;
+mod orphans;
 mod owners;
 mod privileged;
 mod reserve;
 mod secrecy;
 mod shared_file;
+mod soak;
 mod support;
 mod swap;
 mod tables;
 mod tokens;
+mod traced;
 
 type Test = fn() -> anyhow::Result<()>;
 
@@ -47,6 +61,24 @@ const TESTS: &[(&str, Test)] = &[
     ("half-outside", buffers::half_outside),
     ("large-buffers", buffers::large),
     ("deaths", deaths::run),
+    ("hostile-callers", entered::run),
+    ("overlapping", layouts::overlapping),
+    ("empty-buffers", layouts::empty),
+    ("last-page", layouts::at_the_end),
+    ("moving", moving::run),
+    ("left-by-jump", left::jump),
+    ("left-by-exit", left::thread_exit),
+    ("left-by-fork", left::fork),
+    ("stopped", left::stopped),
+    ("frozen-registers", frozen::run),
+    ("fpu-registers", frozen::fpu),
+    ("single-steps", traced::steps),
+    ("debugger", traced::changed),
+    ("debug-registers", traced::debug_registers),
+    ("many", many::processes),
+    ("largest", many::largest),
+    ("shared-kinds", kinds::shared),
+    ("large-pages", kinds::large_pages),
     ("interrupted", interrupted::run),
     ("signals", interrupted::signals),
     ("abandoned", interrupted::abandoned),
@@ -73,6 +105,16 @@ const TESTS: &[(&str, Test)] = &[
     ("swapped-owner", swap::owner),
     ("shared-memory", swap::shared_memory),
     ("shared-file", shared_file::run),
+    ("file-on-disk", kinds::file_on_disk),
+    // These need a processor or a kernel with what they are about, or exact time (`-icount`).
+    ("protection-keys", entered::protection_keys),
+    ("five-levels", kinds::five_levels),
+    ("huge-page", kinds::huge_page),
+    ("latency", latency::compute),
+    ("latency-hypercalls", latency::hypercalls),
+    ("latency-collect", latency::collecting),
+    ("orphans", orphans::run),
+    ("soak", soak::run),
     ("messages", messages::run),
     ("ipi", ipi::run),
     // These are not tests.
@@ -86,6 +128,9 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     if arguments.peek().is_some_and(|first| first == owners::STRANGER) {
         return owners::be_a_stranger();
+    }
+    if arguments.next_if(|first| first == attacks::ATTACK).is_some() {
+        return attacks::run(arguments);
     }
     for name in arguments {
         if name == "list" {

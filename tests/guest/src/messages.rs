@@ -35,7 +35,10 @@ pub fn run() -> anyhow::Result<()> {
             stores.push((address, value, store.vector));
         }
         sleep(Duration::from_millis(5));
-        started |= bait.taken()?;
+        started = bait.taken()?;
+        if started {
+            break;
+        }
     }
     bait.clear()?;
     ensure!(!started, "the second processor runs the guest's code outside SVM");

@@ -34,7 +34,7 @@ impl Needles {
         Ok(Self { mask, words })
     }
 
-    fn count_in(&self, bytes: &[u8]) -> u64 {
+    pub fn count_in(&self, bytes: &[u8]) -> u64 {
         let masked = |word: &[u8; 8]| u64::from_le_bytes(*word) ^ self.mask;
         bytes.as_chunks::<8>().0.iter().filter(|word| self.words.contains(&masked(word))).count() as u64
     }
@@ -78,7 +78,7 @@ pub fn proc_mem() -> anyhow::Result<()> {
 }
 
 /// Reads all memory of a process through /proc: bytes read and words found.
-fn read_process(pid: i32, needles: &Needles) -> anyhow::Result<(u64, u64)> {
+pub fn read_process(pid: i32, needles: &Needles) -> anyhow::Result<(u64, u64)> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     let (mut read, mut hits) = (0, 0);
@@ -138,9 +138,11 @@ pub fn physical_memory() -> anyhow::Result<()> {
 }
 
 /// Has the kernel read all RAM, the first MiB and the reserve: bytes read and words found.
-fn read_physical(kernel: &Kernel, needles: &Needles) -> anyhow::Result<(u64, u64)> {
-    let info = trustvisor::info()?;
-    let mut ranges = vec![(0, 1 << 20), (info.reserve_base, info.reserve_base + info.reserve_size)];
+pub fn read_physical(kernel: &Kernel, needles: &Needles) -> anyhow::Result<(u64, u64)> {
+    let mut ranges = vec![(0, 1 << 20)];
+    if let Ok(info) = trustvisor::info() {
+        ranges.push((info.reserve_base, info.reserve_base + info.reserve_size));
+    }
     for range in memory_map()?.iter().filter(|r| r.top && r.name == "System RAM" && r.end > 1 << 20) {
         ranges.push((range.start.max(1 << 20).next_multiple_of(4096), range.end & !0xfff));
     }

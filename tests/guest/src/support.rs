@@ -3,10 +3,14 @@
 mod child;
 mod fault;
 mod mapping;
+mod rng;
+mod signal;
 
 pub use child::{Child, Pipe};
 pub use fault::{Fault, faulting};
 pub use mapping::{Mapping, PAGE};
+pub use rng::Rng;
+pub use signal::{Timer, default_action, is_token, on_signal, registers};
 
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
@@ -39,18 +43,24 @@ trustvisor::stubs! {
         fn die(how: u32) -> u64;
         fn ignore(data: &[u8]);
         fn fpu(value: u64, rounds: u64) -> u64;
+        fn marked(seed: u64, rounds: u64, how: u32) -> u64;
+        fn watched(data: &[u8], rounds: u64) -> u64;
     }
 }
 
 /// Indices of entries that tests call raw.
 pub mod entry {
     pub const NULL: u64 = 0;
+    pub const COUNTING: u64 = 1;
     pub const SUM: u64 = 3;
     pub const FILL: u64 = 4;
+    pub const REVERSE: u64 = 5;
+    pub const ADD_BYTES: u64 = 6;
     pub const COMPUTE: u64 = 10;
     pub const IGNORE: u64 = 15;
     pub const FPU: u64 = 16;
-    pub const COUNT: u64 = 17;
+    pub const MARKED: u64 = 17;
+    pub const COUNT: u64 = 19;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {

@@ -16,10 +16,12 @@ const DISK: &std::ffi::CStr = c"/dev/vda";
 const SWAP_PAGES: u32 = 4096;
 
 /// The disk as swap space, while it lives.
-struct Swap;
+pub struct Swap;
 
 impl Swap {
-    fn on() -> anyhow::Result<Self> {
+    pub const BYTES: usize = SWAP_PAGES as usize * PAGE;
+
+    pub fn on() -> anyhow::Result<Self> {
         // Linux, include/linux/swap.h, union swap_header: version, last page, number of bad pages; the magic ends the page.
         let mut header = [0; PAGE];
         header[1024..1028].copy_from_slice(&1u32.to_le_bytes());

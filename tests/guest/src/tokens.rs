@@ -101,7 +101,7 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 /// A registration stops where its image cannot be read: another process with the same memory does not go on with it.
-fn stopped_registration() -> anyhow::Result<()> {
+pub fn stopped_registration() -> anyhow::Result<()> {
     leaving_nothing(|_| {
         let (image, owner_page) =
             (Mapping::anonymous(IMAGE.len().div_ceil(PAGE) + 1)?, Mapping::anonymous(1)?);

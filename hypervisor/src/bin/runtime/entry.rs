@@ -58,14 +58,17 @@ exception_stubs:
     .set vector, vector + 1
     .endr
 exception_common:
-    // #GP at the RDMSR of a register that is not there: `trustvisor_try_rdmsr` says so.
+    // #GP at `trustvisor_try_rdmsr` and `trustvisor_try_wrmsr`: they say so.
     push rax
     cmp qword ptr [rsp + 8], 13
     jne 5f
     lea rax, [rip + try_rdmsr_at]
     cmp rax, [rsp + 24]
+    je 4f
+    lea rax, [rip + try_wrmsr_at]
+    cmp rax, [rsp + 24]
     jne 5f
-    lea rax, [rip + try_rdmsr_failed]
+4:  lea rax, [rip + try_msr_failed]
     mov [rsp + 24], rax
     pop rax
     add rsp, 16
@@ -89,7 +92,19 @@ try_rdmsr_at:
     mov [rsi + 4], edx
     mov eax, 1
     ret
-try_rdmsr_failed:
+
+    // fn trustvisor_try_wrmsr(edi: register, rsi: value) -> bool
+    .global trustvisor_try_wrmsr
+trustvisor_try_wrmsr:
+    mov ecx, edi
+    mov eax, esi
+    mov rdx, rsi
+    shr rdx, 32
+try_wrmsr_at:
+    wrmsr
+    mov eax, 1
+    ret
+try_msr_failed:
     xor eax, eax
     ret
 
@@ -172,6 +187,19 @@ pub fn try_rdmsr(msr: u32) -> Option<u64> {
     let mut value = 0;
     // SAFETY: the routine writes to `value` alone; the exception handler returns from its one instruction that can fault.
     unsafe { trustvisor_try_rdmsr(msr, &mut value) }.then_some(value)
+}
+
+/// Writes an MSR; false where the processor has none of this number, or refuses the value.
+///
+/// # Safety
+/// Nothing that the hypervisor relies on depends on the register.
+pub unsafe fn try_wrmsr(msr: u32, value: u64) -> bool {
+    // SAFETY: a symbol of the assembly above, of this type.
+    unsafe extern "C" {
+        fn trustvisor_try_wrmsr(msr: u32, value: u64) -> bool;
+    }
+    // SAFETY: the caller's contract; the exception handler returns from the routine's one instruction that can fault.
+    unsafe { trustvisor_try_wrmsr(msr, value) }
 }
 
 /// The parts of the runtime's image, as the linker script lays them out.

@@ -7,6 +7,7 @@ mod fpu;
 mod platform;
 mod processor;
 mod smp;
+mod speculation;
 mod start;
 mod svm;
 

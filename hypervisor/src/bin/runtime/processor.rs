@@ -1,6 +1,8 @@
 //! The processor as the hypervisor's logic sees it, and the loop that runs the OS on it.
 
+use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::fpu::{Area, Fpu};
+use crate::speculation::Speculation;
 use crate::svm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
@@ -9,13 +11,13 @@ use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
 use hypervisor::gprs::Gprs;
-use hypervisor::hypervisor::{Counters, Hypervisor};
-use hypervisor::memory::DirectMap;
+use hypervisor::hypervisor::Hypervisor;
 use hypervisor::npt;
 use hypervisor::pal::{Hardware, Runnable};
-use hypervisor::tpm::clock::{Clock, TscClock};
+use hypervisor::profiling::{Msrs, Profiling};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::instructions::port::Port;
+use x86_64::registers::model_specific::Msr;
 
 /// The processor's own answer.
 pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
@@ -25,17 +27,20 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
 
 /// The processor that the OS runs on.
 struct ThisProcessor<'a> {
-    counters: &'a Counters,
+    hv: &'a Hypervisor,
     /// Where the OS's FS, GS, TR, LDTR and system-call MSRs are kept while a PAL runs.
     os_state: Hpa,
-    mem: DirectMap,
-    clock: TscClock,
+    tsc_per_ms: u64,
     held_since: u64,
     held_max: u64,
     asids: Asids,
     machine_check: bool,
     fpu: Fpu,
     os_fpu: &'static mut Area,
+    /// The OS has begun to profile.
+    profiles: bool,
+    profiling: Profiling,
+    speculation: Speculation,
 }
 
 /// What XCR0 can enable.
@@ -47,6 +52,21 @@ fn xsave_components() -> u64 {
 fn tsc() -> u64 {
     // SAFETY: RDTSC only reads a counter.
     unsafe { _rdtsc() }
+}
+
+/// Registers that [`Profiling`] found to be there.
+struct ProfilingRegisters;
+
+impl Msrs for ProfilingRegisters {
+    fn read(&self, msr: u32) -> u64 {
+        // SAFETY: the register is there.
+        unsafe { Msr::new(msr).read() }
+    }
+
+    fn write(&mut self, msr: u32, value: u64) {
+        // SAFETY: what the OS had written there, with or without its enabling bit: nothing of memory depends on it.
+        unsafe { Msr::new(msr).write(value) }
+    }
 }
 
 impl ThisProcessor<'_> {
@@ -62,31 +82,39 @@ impl Hardware for ThisProcessor<'_> {
         let (asid, flush) = self.asids.assign(run.incarnation);
         // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
         // reference to it now.
-        let pal = unsafe { &mut *self.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        let pal = unsafe { &mut *self.hv.pals.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
         (pal.control.asid, pal.control.tlb_control) = (asid, flush);
-        let area = run.fpu.map(|area| self.mem.pointer(area, PAGE_SIZE));
+        let area = run.fpu.map(|area| self.hv.pals.mem.pointer(area, PAGE_SIZE));
         // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
         let xcr0 = area.map(|area| unsafe { self.fpu.enter(self.os_fpu, area) });
+        if self.profiles {
+            self.profiling.stop(&mut ProfilingRegisters);
+        }
+        let spec_ctrl = self.speculation.enter(pal);
         self.let_in();
-        // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and its permission maps intercept
-        // everything; the host uses nothing that VMLOAD changes.
+        // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and
+        // its permission maps intercept everything; the host uses nothing that VMLOAD changes. What VMLOAD gives S, S
+        // cannot change (but for the RPL of a null selector), so it is not saved.
         unsafe {
             svm::vmsave(self.os_state);
             svm::vmload(vmcb);
             svm::enter_interruptible(vmcb, pal, regs);
-            svm::vmsave(vmcb);
             svm::vmload(self.os_state);
         }
         self.held_since = tsc();
+        self.speculation.leave(spec_ctrl);
+        if self.profiles {
+            self.profiling.resume(&mut ProfilingRegisters);
+        }
         if let (Some(area), Some(xcr0)) = (area, xcr0) {
             // SAFETY: as above, and `xcr0` is what `enter` answered.
             unsafe { self.fpu.leave(self.os_fpu, area, xcr0) };
         }
-        self.counters.exit(abi::exit::PAL);
+        self.hv.counters.exit(abi::exit::PAL);
     }
 
     fn now_ms(&self) -> u64 {
-        self.clock.ms()
+        self.held_since / self.tsc_per_ms
     }
 
     fn raise_machine_check(&mut self) {
@@ -104,19 +132,19 @@ impl Processor for ThisProcessor<'_> {
     }
 
     fn lapic_write(&self, offset: u32, value: u32) {
-        self.mem.write_u32(npt::LAPIC + u64::from(offset), value);
+        self.hv.pals.mem.write_u32(npt::LAPIC + u64::from(offset), value);
     }
 
     fn lapic_read(&self, offset: u32) -> u32 {
-        self.mem.read_u32(npt::LAPIC + u64::from(offset))
+        self.hv.pals.mem.read_u32(npt::LAPIC + u64::from(offset))
     }
 
     fn io_apic_read(&self, offset: u32) -> u32 {
-        self.mem.read_u32(npt::IO_APIC + u64::from(offset))
+        self.hv.pals.mem.read_u32(npt::IO_APIC + u64::from(offset))
     }
 
     fn io_apic_write(&self, offset: u32, value: u32) {
-        self.mem.write_u32(npt::IO_APIC + u64::from(offset), value);
+        self.hv.pals.mem.write_u32(npt::IO_APIC + u64::from(offset), value);
     }
 
     fn port_read(&self, port: u16) -> u8 {
@@ -143,6 +171,15 @@ impl Processor for ThisProcessor<'_> {
         value
     }
 
+    fn write_msr(&self, msr: u32, value: u64) -> bool {
+        // SAFETY: a register of `profiling` that makes nothing watch.
+        unsafe { try_wrmsr(msr, value) }
+    }
+
+    fn start_profiling(&mut self) {
+        self.profiles = true;
+    }
+
     fn take_machine_check(&mut self) -> bool {
         core::mem::take(&mut self.machine_check)
     }
@@ -151,16 +188,18 @@ impl Processor for ThisProcessor<'_> {
 /// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
 pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut Area) -> &'static str {
     let mut processor = ThisProcessor {
-        counters: &hv.counters,
+        hv,
         os_state,
-        mem: hv.pals.mem,
-        clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
+        tsc_per_ms: cpu.tsc_per_ms.max(1),
         held_since: 0,
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
         machine_check: false,
         fpu: Fpu::new(xsave_components()),
         os_fpu,
+        profiles: false,
+        profiling: Profiling::new(|msr| try_rdmsr(msr).is_some()),
+        speculation: Speculation::new(),
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
     unsafe { svm::vmload(cpu.os_hpa) };

@@ -113,6 +113,7 @@ struct Guest {
     reserve: Reserve,
     features: Features,
     maps: Maps,
+    profiling_msrpm: Hpa,
     start: GuestStart,
     tsc_per_ms: u64,
 }
@@ -174,8 +175,15 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     if options.log < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
-    let maps = Maps { nested_cr3: nested, ..maps.os };
-    Ok((hypervisor, Guest { reserve, features, maps, start: info.guest, tsc_per_ms: handover.tsc_per_ms }))
+    let guest = Guest {
+        reserve,
+        features,
+        maps: Maps { nested_cr3: nested, ..maps.os },
+        profiling_msrpm: maps.profiling_msr,
+        start: info.guest,
+        tsc_per_ms: handover.tsc_per_ms,
+    };
+    Ok((hypervisor, guest))
 }
 
 /// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
@@ -263,6 +271,8 @@ fn enter_address_space(root: Hpa, features: &Features) {
 
 struct PermissionMaps {
     os: Maps,
+    /// The OS's for MSRs, when it has begun to profile.
+    profiling_msr: Hpa,
     pal: Maps,
 }
 
@@ -270,10 +280,13 @@ struct PermissionMaps {
 fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
     let take = |area: &mut TableArea, pages| area.take(pages).map_err(|_| Refusal::Area);
     let (os_msr, os_io) = (take(area, 2)?, take(area, 3)?);
+    let profiling_msr = take(area, 2)?;
     let (pal_msr, pal_io) = (take(area, 2)?, take(area, 3)?);
     let mut map = [0; msr::MAP_SIZE];
-    msr::fill_permission_map(&mut map);
-    area.mem().copy_to(os_msr, &map);
+    for (place, profiles) in [(os_msr, false), (profiling_msr, true)] {
+        msr::fill_permission_map(&mut map, profiles);
+        area.mem().copy_to(place, &map);
+    }
     let mut map = [0; ioports::MAP_SIZE];
     ioports::fill_permission_map(&mut map);
     area.mem().copy_to(os_io, &map);
@@ -285,7 +298,7 @@ fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
         area.mem().copy_to(pal_io + page * PAGE_SIZE, &ones);
     }
     let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
-    Ok(PermissionMaps { os: maps(os_msr, os_io), pal: maps(pal_msr, pal_io) })
+    Ok(PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) })
 }
 
 /// Writes the APIC's command register and waits until the IPI is on its way.
@@ -352,6 +365,7 @@ fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     }
     let cpu = CPU.put(Cpu::new(guest.features, guest.tsc_per_ms));
     cpu.os_hpa = physical(&raw const cpu.os as u64);
+    cpu.profiling_msrpm = guest.profiling_msrpm;
     cpu.os.init_os(guest.maps, &guest.start);
     cpu.regs = Gprs { rsi: guest.start.rsi, ..Gprs::zeroed() };
     let os_state = OS_STATE.put(Page([0; PAGE_SIZE as usize]));

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use trustvisor_pal::{Digests, Out, Status, pcr};
 
 mod deaths;
-
+mod marks;
 mod sse;
 
 mod pattern;
@@ -132,7 +132,11 @@ trustvisor_pal::entries! {
     fn die(how: u32) -> u64;
     fn ignore(data: &[u8]);
     fn fpu(value: u64, rounds: u64) -> u64;
+    fn marked(seed: u64, rounds: u64, how: u32) -> u64;
+    fn watched(data: &[u8], rounds: u64) -> u64;
 }
 
 use deaths::die;
+use marks::marked;
+use pattern::watched;
 use sse::fpu;

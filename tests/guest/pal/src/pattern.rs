@@ -32,3 +32,15 @@ pub fn compute(rounds: u64) -> u64 {
     let mut generator = Generator::new(rounds);
     (0..rounds).fold(0, |sum: u64, _| sum.wrapping_add(generator.next()))
 }
+
+/// Reads a buffer again and again; returns how often it had changed.
+pub fn watched(data: &[u8], rounds: u64) -> u64 {
+    let sum = || data.iter().fold(0u64, |sum, byte| sum.rotate_left(1) ^ u64::from(look(byte)));
+    let first = sum();
+    (0..rounds).filter(|_| sum() != first).count() as u64
+}
+
+fn look(byte: &u8) -> u8 {
+    // SAFETY: a valid reference. Volatile: somebody may try to change it meanwhile.
+    unsafe { core::ptr::from_ref(byte).read_volatile() }
+}

@@ -32,6 +32,11 @@ impl Child {
         unsafe { libc::_exit(code) }
     }
 
+    /// A child that was forked elsewhere.
+    pub fn adopt(pid: libc::pid_t) -> Self {
+        Self { pid, reaped: false }
+    }
+
     pub fn pid(&self) -> libc::pid_t {
         self.pid
     }
@@ -44,22 +49,27 @@ impl Child {
     pub fn join(mut self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
         let status = loop {
-            let mut status = 0;
-            // SAFETY: waits for our own child.
-            let pid = unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
-            if pid == self.pid {
+            if let Some(status) = self.ended()? {
                 break status;
             }
-            ensure!(pid == 0, "the child is gone");
             ensure!(Instant::now() < deadline, "the child is still there after {} s", limit.as_secs());
             std::thread::sleep(Duration::from_millis(10));
         };
-        self.reaped = true;
         if libc::WIFSIGNALED(status) {
             bail!("the child died of signal {}", libc::WTERMSIG(status));
         }
         ensure!(libc::WEXITSTATUS(status) == 0, "the child failed");
         Ok(())
+    }
+
+    /// Its status, once it has ended; after that it is not to be asked again.
+    pub fn ended(&mut self) -> anyhow::Result<Option<i32>> {
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        let pid = unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) };
+        ensure!(pid == 0 || pid == self.pid, "the child is gone");
+        self.reaped = pid == self.pid;
+        Ok(self.reaped.then_some(status))
     }
 
     fn end(&mut self, signal: libc::c_int) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! Surviving a SIGSEGV at a VMMCALL: the handler notes the fault and steps over the instruction.
 
 use super::system;
-use std::cell::UnsafeCell;
+use std::cell::Cell;
 use std::mem::{MaybeUninit, zeroed};
 
 /// What a SIGSEGV said.
@@ -14,12 +14,10 @@ pub struct Fault {
     pub at_vmmcall: bool,
 }
 
-struct Noted(UnsafeCell<Option<Fault>>);
-
-// SAFETY: this program has one thread; the handler runs in it.
-unsafe impl Sync for Noted {}
-
-static NOTED: Noted = Noted(UnsafeCell::new(None));
+thread_local! {
+    /// Of this thread: its own accesses raise the signal.
+    static NOTED: Cell<Option<Fault>> = const { Cell::new(None) };
+}
 
 const VMMCALL: [u8; 3] = [0x0f, 0x01, 0xd9];
 
@@ -30,7 +28,7 @@ extern "C" fn note(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_voi
         let context = &mut *context.cast::<libc::ucontext_t>();
         let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
         let at_vmmcall = (*rip as *const [u8; 3]).read_unaligned() == VMMCALL;
-        *NOTED.0.get() = Some(Fault { address: (*info).si_addr() as u64, code: (*info).si_code, at_vmmcall });
+        NOTED.set(Some(Fault { address: (*info).si_addr() as u64, code: (*info).si_code, at_vmmcall }));
         if !at_vmmcall {
             libc::_exit(139);
         }
@@ -47,12 +45,9 @@ pub fn faulting<T>(f: impl FnOnce() -> T) -> anyhow::Result<(T, Option<Fault>)> 
     let mut before = MaybeUninit::uninit();
     // SAFETY: a valid action with a handler of the right type; the old one is written.
     system("sigaction", unsafe { libc::sigaction(libc::SIGSEGV, &action, before.as_mut_ptr()) })?;
-    // SAFETY: one thread, and the handler is not running.
-    unsafe { *NOTED.0.get() = None };
+    NOTED.set(None);
     let result = f();
     // SAFETY: `before` was written by the first call.
     system("sigaction", unsafe { libc::sigaction(libc::SIGSEGV, before.as_ptr(), std::ptr::null_mut()) })?;
-    // SAFETY: one thread, and the handler is not running.
-    let fault = unsafe { *NOTED.0.get() };
-    Ok((result, fault))
+    Ok((result, NOTED.get()))
 }

@@ -2,7 +2,6 @@
 
 use super::system;
 use std::os::fd::AsRawFd;
-use std::ptr;
 
 pub const PAGE: usize = 4096;
 
@@ -12,6 +11,9 @@ pub struct Mapping {
     address: *mut u8,
     length: usize,
 }
+
+// SAFETY: threads share an address and a length; to the bytes they do what processes that share them do.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Anonymous private memory, not paged in.
@@ -34,6 +36,17 @@ impl Mapping {
         Self::new(pages, libc::MAP_SHARED, file.as_raw_fd(), offset)
     }
 
+    /// A private mapping of a file.
+    pub fn private(file: &impl AsRawFd, offset: u64, pages: usize) -> anyhow::Result<Self> {
+        Self::new(pages, libc::MAP_PRIVATE, file.as_raw_fd(), offset)
+    }
+
+    /// Anonymous private memory at this address, or where the kernel prefers.
+    pub fn at(address: u64, pages: usize) -> anyhow::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::map(address, pages, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    }
+
     /// The start of a file, for reading.
     pub fn shared_read_only(file: &impl AsRawFd, pages: usize) -> anyhow::Result<Self> {
         Self::with(pages, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
@@ -44,9 +57,20 @@ impl Mapping {
     }
 
     fn with(pages: usize, protection: i32, flags: i32, file: i32, offset: u64) -> anyhow::Result<Self> {
-        let length = pages * PAGE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let address = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, file, offset as i64) };
+        Self::map(0, pages, protection, flags, file, offset)
+    }
+
+    fn map(
+        hint: u64,
+        pages: usize,
+        protection: i32,
+        flags: i32,
+        file: i32,
+        offset: u64,
+    ) -> anyhow::Result<Self> {
+        let (hint, length) = (hint as *mut libc::c_void, pages * PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice; the hint is no more than that.
+        let address = unsafe { libc::mmap(hint, length, protection, flags, file, offset as i64) };
         system("mmap", if address == libc::MAP_FAILED { -1 } else { 0 })?;
         Ok(Self { address: address.cast(), length })
     }

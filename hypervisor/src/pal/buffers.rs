@@ -1,0 +1,121 @@
+//! A call's buffers on their way between the caller's memory and the parameter section, a slice at a time.
+//!
+//! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
+
+use super::call::{Progress, Step};
+use super::{MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
+use crate::addr::{Gva, PAGE_SIZE};
+use crate::caller::Caller;
+use crate::guest_memory::{Access, Fault};
+use abi::Status;
+use abi::image::arg;
+
+impl Pals {
+    /// Zeroes the next part of what the last call used; true when all is done.
+    #[inline(never)]
+    pub(super) fn zero_params(&self, pal: &mut Pal, progress: Progress, budget: &mut u64) -> bool {
+        let mut offset = progress.offset;
+        while offset < pal.param_used {
+            if *budget < PAGE_SIZE {
+                pal.state = State::InCall(Progress { offset, ..progress });
+                return false;
+            }
+            if let Some(frame) = pal.frames.param_frame(self.mem, offset) {
+                self.mem.zero(frame, PAGE_SIZE.min(pal.param_used - offset));
+            }
+            offset += PAGE_SIZE;
+            *budget -= PAGE_SIZE;
+        }
+        pal.param_used = 0;
+        true
+    }
+
+    /// Fetches, probes or delivers buffers, page by page, until all are done (true) or the slice is used up (false).
+    #[inline(never)]
+    pub(super) fn move_buffers(
+        &self,
+        caller: &Caller,
+        pal: &mut Pal,
+        mut progress: Progress,
+        budget: &mut u64,
+    ) -> Result<bool, Fault> {
+        while let Some(buffer) = pal.call.buffers().get(progress.buffer).copied() {
+            let wanted = match progress.step {
+                Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
+                _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),
+            };
+            if !wanted || progress.offset == buffer.length {
+                progress = Progress { buffer: progress.buffer + 1, offset: 0, ..progress };
+                continue;
+            }
+            if *budget == 0 {
+                pal.state = State::InCall(progress);
+                return Ok(false);
+            }
+            // One piece: up to the next page boundary on either side.
+            let param = buffer.param + progress.offset;
+            let gva = buffer.gva + progress.offset;
+            let piece = (buffer.length - progress.offset)
+                .min(PAGE_SIZE - param % PAGE_SIZE)
+                .min(PAGE_SIZE - gva.page_offset() as u64)
+                .min(*budget);
+            let done = self.move_piece(caller, pal, progress.step, gva, param, piece);
+            if done.is_err() {
+                // The faults so far were for this very spot, or the spot has moved.
+                pal.state = State::InCall(progress);
+            }
+            done?;
+            progress.offset += piece;
+            progress.faults = 0;
+            *budget -= piece;
+        }
+        Ok(true)
+    }
+
+    fn move_piece(
+        &self,
+        caller: &Caller,
+        pal: &mut Pal,
+        step: Step,
+        gva: Gva,
+        param: u64,
+        length: u64,
+    ) -> Result<(), Fault> {
+        let access = if step == Step::Fetch { Access::Read } else { Access::Write };
+        let hpa = caller.memory.translate(gva, access, true)?;
+        // `capture` kept every buffer inside the parameter section.
+        let Some(frame) = pal.frames.param_frame(self.mem, param) else {
+            return Err(Fault::BadAddress { gva });
+        };
+        let frame = frame + param % PAGE_SIZE;
+        match step {
+            Step::Fetch => {
+                self.mem.copy(hpa, frame, length);
+                pal.param_used = pal.param_used.max(param + length);
+            }
+            Step::Deliver => self.mem.copy(frame, hpa, length),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A page is missing. Before S has run, and when starting over costs no more than a slice, the call is as if it
+    /// had never begun: an application that never comes back leaves no open call.
+    #[inline(never)]
+    pub(super) fn call_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
+        let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        progress.faults += 1;
+        let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
+        let stuck = progress.faults > MAX_FAULTS;
+        let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
+        if keep {
+            return fault_outcome(fault, Some(pal.next_token(index)));
+        }
+        pal.state = State::Idle;
+        pal.tokens += 1;
+        match fault {
+            Fault::Page { gva, .. } if stuck => Outcome::Done(gva.0, Status::NoProgress),
+            _ => fault_outcome(fault, None),
+        }
+    }
+}

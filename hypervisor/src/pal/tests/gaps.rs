@@ -1,0 +1,259 @@
+//! What `tests/mutations.toml` found that no other test misses.
+
+use super::super::*;
+use super::machine::*;
+use crate::addr::PAGE_SIZE;
+use crate::vmcb::{Vmcb, exit_code};
+use abi::image::{self, Entry, Header, SENTINEL, arg};
+
+/// A processor with an S that is a function of the test.
+struct Driver<'a> {
+    mem: DirectMap,
+    s: &'a mut dyn FnMut(&mut Vmcb, &mut Gprs),
+}
+
+impl Hardware for Driver<'_> {
+    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
+        // SAFETY: the test's memory; the VMCB is the PAL's under test.
+        let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        (self.s)(vmcb, regs);
+        vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
+        (vmcb.control.exit_info_1, vmcb.control.exit_info_2) = (0x14, SENTINEL);
+        vmcb.save.rip = SENTINEL;
+        vmcb.save.rsp += 8;
+    }
+    fn now_ms(&self) -> u64 {
+        5_000
+    }
+    fn raise_machine_check(&mut self) {}
+}
+
+impl Machine {
+    fn caller(&self, root: u64) -> Caller<'static> {
+        let space = Space::new(1 << 31 | 1 << 16, root, 0x20, 0xd01, 0, 40).unwrap();
+        Caller::new(self.memory.map(), &self.pals.ram, space)
+    }
+
+    /// A call whose S returns when `s` does.
+    fn run(
+        &mut self,
+        handle: Handle,
+        entry: u16,
+        args: [u64; 6],
+        mut s: impl FnMut(&mut Vmcb, &mut Gprs),
+    ) -> Outcome {
+        let caller = self.caller(self.cr3);
+        let mut driver = Driver { mem: self.memory.map(), s: &mut s };
+        self.pals.call(&mut driver, &caller, handle, entry, &Gprs::with_arguments(args))
+    }
+
+    /// Registers an image with these entries.
+    fn register_with(&mut self, entries: &[[u8; 6]]) -> Handle {
+        let mut header: Header = header();
+        header.entries = [Entry::default(); image::MAX_ENTRIES];
+        header.entry_count = entries.len() as u16;
+        for (entry, args) in header.entries.iter_mut().zip(entries) {
+            *entry = Entry { addr: image::WINDOW_BASE + 16, args: *args, reserved: 0 };
+        }
+        self.memory.map().copy_to(Hpa(0x18_0000), &image_bytes(&header));
+        self.register(OWNER)
+    }
+}
+
+/// Follows S's tables and its nested tables: the frame's address, writable, executable; each by both together.
+fn s_sees(mem: DirectMap, vmcb: &Vmcb, addr: u64) -> Option<(Hpa, [bool; 2], [bool; 2])> {
+    let walk = |root: u64, addr: u64, host: &dyn Fn(u64) -> Option<u64>| {
+        let (mut table, mut writable, mut executable) = (root, true, true);
+        for shift in [39, 30, 21, 12] {
+            let entry = mem.read_u64(Hpa(host(table)? + (addr >> shift & 0x1ff) * 8));
+            if entry & 1 == 0 {
+                return None;
+            }
+            writable &= entry & 2 != 0;
+            executable &= entry >> 63 == 0;
+            table = entry & 0x000f_ffff_ffff_f000;
+        }
+        Some((table | addr & 0xfff, writable, executable))
+    };
+    let nested = |gpa: u64| walk(vmcb.control.nested_cr3, gpa, &Some);
+    let (gpa, w, x) = walk(vmcb.save.cr3, addr, &|table| Some(nested(table)?.0))?;
+    let (hpa, nested_w, nested_x) = nested(gpa)?;
+    Some((Hpa(hpa), [w, nested_w], [x, nested_x]))
+}
+
+#[test]
+fn code_is_read_only_and_the_rest_not_executable_in_both_tables() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let mem = m.memory.map();
+    let mut looked = 0;
+    let outcome = m.run(handle, 0, [0; 6], |vmcb, _| {
+        for section in &header().sections[..4] {
+            let code = section.kind == image::kind::CODE;
+            for addr in (section.addr..section.addr + section.mem_size).step_by(PAGE_SIZE as usize) {
+                let (_, writable, executable) = s_sees(mem, vmcb, addr).unwrap();
+                assert_eq!((writable, executable), ([!code; 2], [code; 2]), "{addr:#x}");
+                looked += 1;
+            }
+            assert!(s_sees(mem, vmcb, image::WINDOW_BASE + 599 * PAGE_SIZE).is_none(), "the stack's guard");
+        }
+        assert_eq!(vmcb.save.rsp % 16, 8);
+        let (top, ..) = s_sees(mem, vmcb, vmcb.save.rsp).unwrap();
+        assert_eq!(mem.read_u64(top), SENTINEL);
+    });
+    assert_eq!((outcome, looked), (OK, 24));
+}
+
+/// Neither pages of the caller nor frames of S that follow one another lie side by side.
+#[test]
+fn every_byte_goes_where_it_belongs() {
+    let mut m = Machine::new();
+    let first = m.register(OWNER);
+    assert_eq!(m.all(What::Unregister(first, false), OWNER), OK);
+    let handle = m.register(OWNER);
+    let mem = m.memory.map();
+    for page in 0..4 {
+        m.map(BUFFER + page * PAGE_SIZE, 0x19_0000 + (3 - page) * PAGE_SIZE, 0x67);
+    }
+    let place = |at: u64| Hpa(0x19_0000 + (3 - at / PAGE_SIZE) * PAGE_SIZE + at % PAGE_SIZE);
+    let pattern = |at: u64| (at * 7 + at / 251) as u8;
+    let (from, to, length) = (100, 2 * PAGE_SIZE + 300, 6_000);
+    for at in 0..length {
+        mem.copy_to(place(from + at), &[pattern(at)]);
+    }
+    let args = [BUFFER + from, length, BUFFER + to, length, 0, 0];
+    let outcome = m.run(handle, 1, args, |vmcb, regs| {
+        for at in 0..length {
+            let mut byte = [0];
+            mem.copy_from(s_sees(mem, vmcb, regs.rdi + at).unwrap().0, &mut byte);
+            assert_eq!(byte[0], pattern(at), "byte {at} in");
+            mem.copy_to(s_sees(mem, vmcb, regs.rdx + at).unwrap().0, &[!byte[0]]);
+        }
+    });
+    assert_eq!(outcome, OK);
+    for at in 0..length {
+        let mut byte = [0];
+        mem.copy_from(place(to + at), &mut byte);
+        assert_eq!(byte[0], !pattern(at), "byte {at} out");
+    }
+}
+
+#[test]
+fn no_result_is_written_before_all_can_be() {
+    let mut m = Machine::new();
+    let handle = m.register_with(&[[arg::OUT, arg::LEN, arg::OUT, arg::LEN, 0, 0]]);
+    let mem = m.memory.map();
+    mem.copy_to(Hpa(0x19_0000), &[0xa5; 8]);
+    m.acts = std::vec![Act::Interrupt, Act::Return(0)];
+    let args = [BUFFER, 8, BUFFER + PAGE_SIZE, 8, 0, 0];
+    let Outcome::Again(token) = m.one(What::Call(handle, 0, args)) else { panic!("not frozen") };
+    m.map(BUFFER + PAGE_SIZE, 0, 0);
+    let Outcome::Fault { token: Some(token), .. } = m.one(What::Resume(token)) else { panic!("no fault") };
+    assert_eq!(mem.read_u64(Hpa(0x19_0000)), 0xa5a5_a5a5_a5a5_a5a5);
+    m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x67);
+    assert_eq!(m.one(What::Resume(token)), OK);
+    assert_eq!(mem.read_u64(Hpa(0x19_0000)), 0);
+}
+
+#[test]
+fn s_finds_its_arguments_in_its_registers_and_nothing_else() {
+    let mut m = Machine::new();
+    let handle = m.register_with(&[[arg::INT; 6], [arg::NONE; 6]]);
+    for (entry, expected) in [(0, [1, 2, 3, 4, 5, 6]), (1, [0; 6])] {
+        let outcome = m.run(handle, entry, [1, 2, 3, 4, 5, 6], |vmcb, regs| {
+            assert_eq!(super::s::words(regs), super::s::words(&Gprs::with_arguments(expected)));
+            assert_eq!((vmcb.save.rax, vmcb.save.rflags), (0, 0x202));
+            (regs.rbx, regs.r15, regs.rdi) = (7, 7, 7);
+            (vmcb.save.rax, vmcb.save.rflags) = (7, 0x4_0fd7);
+        });
+        assert_eq!(outcome, Outcome::Done(7, Status::Ok));
+    }
+}
+
+#[test]
+fn long_buffers_make_way_for_interrupts() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    for page in 0..20 {
+        m.map(BUFFER + page * PAGE_SIZE, 0x19_0000, 0x67);
+    }
+    let args = [BUFFER, 20 * PAGE_SIZE, BUFFER, 0, 0, 0];
+    let mut stays = 1;
+    let mut outcome = m.one(What::Call(handle, 1, args));
+    while let Outcome::Again(token) = outcome {
+        (outcome, stays) = (m.one(What::Resume(token)), stays + 1);
+    }
+    assert_eq!((outcome, stays), (OK, 2));
+    // What was used is zeroed in slices as well.
+    assert!(matches!(m.one(What::Call(handle, 0, [0; 6])), Outcome::Again(_)));
+}
+
+#[test]
+fn half_a_handle_is_none() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let caller = m.caller(m.cr3);
+    let find = |caller: &Caller, low, high| m.pals.find(caller, Handle { low, high });
+    assert!(find(&caller, handle.low, handle.high).is_ok());
+    assert!(find(&caller, handle.low ^ MAX_PALS as u64, handle.high).is_err());
+    assert!(find(&caller, handle.low, handle.high ^ 1).is_err());
+    assert!(find(&m.caller(m.cr3 + PAGE_SIZE), handle.low, handle.high).is_err());
+    assert!(find(&m.caller(0), 0, 0).is_err(), "a free slot has no handle, not even this");
+    assert!(m.pals.pal_info(&m.caller(m.cr3 + PAGE_SIZE), handle).is_err());
+}
+
+/// Collects now; PALs freed.
+fn collected(m: &mut Machine) -> u64 {
+    let Outcome::Done(freed, Status::Ok) = m.all(What::Collect, OWNER) else { panic!("no collect") };
+    freed
+}
+
+#[test]
+fn an_owner_that_was_seen_again_is_suspected_anew() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let mem = m.memory.map();
+    // Half of the handle is none of it.
+    mem.write_u64(Hpa(0x1a_0008), !handle.high);
+    m.now += 2_000;
+    assert_eq!(collected(&mut m), 0);
+    mem.write_u64(Hpa(0x1a_0008), handle.high);
+    m.now += 5_000;
+    assert_eq!(collected(&mut m), 0);
+    mem.write_u64(Hpa(0x1a_0008), !handle.high);
+    m.now += 10_000;
+    assert_eq!(collected(&mut m), 0, "the first look since it was seen");
+    m.now += 10_000;
+    assert_eq!(collected(&mut m), 1);
+}
+
+#[test]
+fn a_registration_that_does_not_go_on_is_collected() {
+    let mut m = Machine::new();
+    let free = m.free();
+    let length = image_bytes(&header()).len() as u64;
+    let Outcome::Again(token) = m.one(What::Register(length)) else { panic!("registered in one stay") };
+    m.now += 2_000;
+    assert_eq!(collected(&mut m), 0);
+    // It goes on, and is spared.
+    m.now += 9_999;
+    let Outcome::Again(_) = m.one(What::Resume(token)) else { panic!("registered in two stays") };
+    m.now += 1;
+    assert_eq!(collected(&mut m), 0);
+    m.now += 2_000;
+    assert_eq!(collected(&mut m), 0);
+    m.now += 10_000;
+    assert_eq!(collected(&mut m), 1);
+    assert_eq!(m.free(), free);
+    assert!(m.pool_is_zero());
+}
+
+#[test]
+fn a_collect_goes_on_by_its_token_only() {
+    let mut m = Machine::new();
+    let Outcome::Again(token) = m.one(What::Collect) else { panic!("all slots in one stay") };
+    let another = token + (1 << (SLOT_BITS + 1));
+    assert_eq!(m.one(What::Resume(another)), Outcome::status(Status::Lost));
+    assert!(matches!(m.one(What::Resume(token)), Outcome::Again(_)));
+    assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+}

@@ -1,0 +1,62 @@
+//! Images: measured, broken, paged out.
+
+use super::POOL;
+use super::machine::*;
+use super::super::*;
+use crate::addr::PAGE_SIZE;
+use abi::image::HEADER_SIZE;
+
+#[test]
+fn the_measurement_is_the_images() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
+    let caller = Caller::new(m.memory.map(), &m.pals.ram, space);
+    let mut expected = utpm::Measurement::new();
+    expected.update(&image_bytes(&header()));
+    let info = m.pals.pal_info(&caller, handle).unwrap();
+    assert_eq!(info.measurement, expected.finish());
+    assert_eq!(info.pages, 24);
+}
+
+#[test]
+fn a_broken_image_leaves_nothing() {
+    let mut m = Machine::new();
+    let free = m.free();
+    let good = image_bytes(&header());
+    for length in [0, HEADER_SIZE as u64 - 1, good.len() as u64 - 1, good.len() as u64 + 1, u64::MAX] {
+        assert_eq!(m.all(What::Register(length), OWNER), Outcome::status(Status::BadImage));
+    }
+    let length = good.len() as u64;
+    assert_eq!(m.all(What::Register(length), OWNER + 8), Outcome::status(Status::BadArgument));
+    assert_eq!(m.all(What::Register(length), 1 << 48), Outcome::Done(1 << 48, Status::BadAddress));
+    // The second page of the image turns into a device while it is read.
+    m.map(IMAGE + PAGE_SIZE, 0xfee0_0000, 0x67);
+    let device = m.all(What::Register(length), OWNER);
+    assert!(matches!(device, Outcome::Done(_, Status::BadAddress)), "{device:?}");
+    m.map(IMAGE + PAGE_SIZE, POOL, 0x67);
+    let reserve = m.all(What::Register(length), OWNER);
+    assert!(matches!(reserve, Outcome::Done(_, Status::BadAddress)), "{reserve:?}");
+    assert_eq!(m.free(), free);
+    assert_eq!(m.pals.count(), 0);
+    assert!(m.pool_is_zero());
+}
+
+#[test]
+fn an_image_page_is_paged_in_once() {
+    let mut m = Machine::new();
+    let length = image_bytes(&header()).len() as u64;
+    m.map(IMAGE + PAGE_SIZE, 0, 0);
+    let mut outcome = m.one(What::Register(length));
+    while let Outcome::Again(token) = outcome {
+        outcome = m.one(What::Resume(token));
+    }
+    let Outcome::Fault { gva, error_code: 4, token: Some(token) } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(gva, Gva(IMAGE + PAGE_SIZE));
+    m.map(IMAGE + PAGE_SIZE, 0x18_1000, 0x67);
+    let mut outcome = m.one(What::Resume(token));
+    while let Outcome::Again(token) = outcome {
+        outcome = m.one(What::Resume(token));
+    }
+    assert_eq!(outcome, OK);
+}

@@ -1,0 +1,209 @@
+//! What the tests of single properties share: a caller with page tables of its own, and an S that does what the test says.
+
+use super::super::*;
+use crate::addr::PAGE_SIZE;
+use crate::memory::TestMemory;
+use crate::vmcb::{Vmcb, exit_code};
+use abi::image::{self, Entry, HEADER_SIZE, Header, SENTINEL, Section, arg, kind};
+use super::{END, OS_RAM, pals};
+
+/// User addresses of the test: an image, an owner page, buffers.
+pub const IMAGE: u64 = 0x40_0000;
+pub const OWNER: u64 = 0x50_0000;
+pub const BUFFER: u64 = 0x60_0000;
+
+/// What S does when it runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
+    Return(u64),
+    Interrupt,
+    Fault,
+}
+
+pub struct Machine {
+    pub memory: TestMemory,
+    pub pals: &'static Pals,
+    pub cr3: u64,
+    pub next_table: u64,
+    pub acts: Vec<Act>,
+    pub runs: usize,
+    pub now: u64,
+    pub registers: Handle,
+}
+
+impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
+    fn run_pal(&mut self, pal: Runnable, _: &mut Gprs) {
+        *self.1 += 1;
+        // SAFETY: the test's memory; the VMCB is the PAL's under test.
+        let vmcb = unsafe { &mut *self.3.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        let act = if self.0.is_empty() { Act::Return(0) } else { self.0.remove(0) };
+        let mut leave = |value| {
+            vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
+            vmcb.control.exit_info_1 = 0x14;
+            vmcb.control.exit_info_2 = SENTINEL;
+            (vmcb.save.rip, vmcb.save.rax) = (SENTINEL, value);
+            vmcb.save.rsp += 8;
+        };
+        match act {
+            Act::Return(value) => leave(value),
+            Act::Interrupt => vmcb.control.exit_code = exit_code::INTR.into(),
+            Act::Fault => vmcb.control.exit_code = u64::from(exit_code::EXCEPTION_0) + 13,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.2
+    }
+
+    fn raise_machine_check(&mut self) {}
+}
+
+pub fn header() -> Header {
+    let mut header = Header {
+        magic: image::MAGIC,
+        flags: 0,
+        section_count: 4,
+        entry_count: 2,
+        sections: [Section::default(); image::MAX_SECTIONS],
+        entries: [Entry::default(); image::MAX_ENTRIES],
+    };
+    let section = |kind, page: u64, file_size, pages: u64| Section {
+        kind,
+        reserved: 0,
+        addr: image::WINDOW_BASE + page * PAGE_SIZE,
+        file_size,
+        mem_size: pages * PAGE_SIZE,
+    };
+    header.sections[0] = section(kind::CODE, 0, 5000, 2);
+    header.sections[1] = section(kind::DATA, 2, 100, 1);
+    header.sections[2] = section(kind::PARAM, 3, 0, 20);
+    header.sections[3] = section(kind::STACK, 600, 0, 1);
+    header.entries[0] = Entry { addr: image::WINDOW_BASE + 16, args: [arg::INT, 0, 0, 0, 0, 0], reserved: 0 };
+    let args = [arg::IN, arg::LEN, arg::OUT, arg::LEN, 0, 0];
+    header.entries[1] = Entry { addr: image::WINDOW_BASE + 4999, args, reserved: 0 };
+    header
+}
+
+pub fn image_bytes(header: &Header) -> Vec<u8> {
+    // SAFETY: `Header` has no padding.
+    let bytes: [u8; HEADER_SIZE] = unsafe { core::mem::transmute_copy(header) };
+    let contents: u64 = header.sections.iter().map(|s| s.file_size).sum();
+    bytes.into_iter().chain((0..contents).map(|i| i as u8)).collect()
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let memory = TestMemory::new(END / PAGE_SIZE);
+        let pals = pals(&memory);
+        let mut machine = Self {
+            memory,
+            pals: Box::leak(Box::new(pals)),
+            cr3: OS_RAM,
+            next_table: OS_RAM + PAGE_SIZE,
+            acts: Vec::new(),
+            runs: 0,
+            now: 5_000,
+            registers: Handle { low: 0, high: 0 },
+        };
+        let bytes = image_bytes(&header());
+        for page in 0..4 {
+            machine.map(IMAGE + page * PAGE_SIZE, 0x18_0000 + page * PAGE_SIZE, 0x67);
+            machine.map(BUFFER + page * PAGE_SIZE, 0x19_0000 + page * PAGE_SIZE, 0x67);
+            machine.map(OWNER + page * PAGE_SIZE, 0x1a_0000 + page * PAGE_SIZE, 0x67);
+        }
+        machine.memory.map().copy_to(Hpa(0x18_0000), &bytes);
+        machine
+    }
+
+    /// Maps a user page (flags 0: makes it absent again).
+    pub fn map(&mut self, gva: u64, gpa: u64, flags: u64) {
+        let mem = self.memory.map();
+        let mut table = self.cr3;
+        for shift in [39, 30, 21] {
+            let entry = Hpa(table + (gva >> shift & 0x1ff) * 8);
+            if mem.read_u64(entry) == 0 {
+                mem.write_u64(entry, self.next_table | 0x67);
+                self.next_table += PAGE_SIZE;
+            }
+            table = mem.read_u64(entry) & 0x000f_ffff_ffff_f000;
+        }
+        mem.write_u64(Hpa(table + (gva >> 12 & 0x1ff) * 8), gpa | flags);
+    }
+
+    pub fn with<T>(&mut self, f: impl FnOnce(&mut dyn FnMut(&mut Op) -> Outcome) -> T) -> T {
+        let (memory, pals, cr3) = (self.memory.map(), self.pals, self.cr3);
+        let registers = &mut self.registers;
+        let mut hardware = (&mut self.acts, &mut self.runs, self.now, memory, pals);
+        f(&mut |op| {
+            let space = Space::new(1 << 31 | 1 << 16, cr3 + op.cr3_offset, 0x20, 0xd01, 0, 40).unwrap();
+            let caller = Caller::new(memory, &pals.ram, space);
+            // R10 and R11 stay as they are through a call's continuations.
+            if let What::Call(handle, ..) = op.call {
+                *registers = handle;
+            }
+            match op.call {
+                What::Register(length) => {
+                    pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
+                }
+                What::Call(handle, entry, args) => {
+ pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args)) },
+                What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
+                What::Unregister(handle, abort) => pals.unregister(&caller, handle, abort),
+                What::Collect => pals.collect(&mut hardware),
+            }
+        })
+    }
+
+    pub fn one(&mut self, call: What) -> Outcome {
+        self.with(|run| run(&mut Op { call, owner: OWNER, cr3_offset: 0 }))
+    }
+
+    /// An operation with all its continuations.
+    pub fn all(&mut self, call: What, owner: u64) -> Outcome {
+        let mut outcome = self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 }));
+        for _ in 0..1000 {
+            outcome = match outcome {
+                Outcome::Again(token) => self.one(What::Resume(token)),
+                Outcome::Restart => self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 })),
+                done => return done,
+            };
+        }
+        panic!("the operation never ends");
+    }
+
+    pub fn register(&mut self, owner: u64) -> Handle {
+        let length = image_bytes(&header()).len() as u64;
+        assert_eq!(self.all(What::Register(length), owner), Outcome::status(Status::Ok));
+        let page = Hpa(0x1a_0000 + owner - OWNER);
+        let mem = self.memory.map();
+        Handle { low: mem.read_u64(page), high: mem.read_u64(page + 8) }
+    }
+
+    pub fn free(&self) -> u32 {
+        self.pals.pool.lock().free_count()
+    }
+
+    pub fn pool_is_zero(&self) -> bool {
+        let pool = self.pals.pool.lock();
+        let mut bytes = std::vec![0; pool.total() as usize * PAGE_SIZE as usize];
+        self.memory.map().copy_from(pool.base(), &mut bytes);
+        bytes.iter().all(|byte| *byte == 0)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub enum What {
+    Register(u64),
+    Call(Handle, u16, [u64; 6]),
+    Resume(u64),
+    Unregister(Handle, bool),
+    Collect,
+}
+
+pub struct Op {
+    pub call: What,
+    pub owner: u64,
+    pub cr3_offset: u64,
+}
+
+pub const OK: Outcome = Outcome::Done(0, Status::Ok);

@@ -1,0 +1,51 @@
+//! The life cycle, driven on a host.
+//!
+//! Single properties, each a test that says what happens: [`life`], [`strangers`], [`buffers`], [`images`], [`owners`], on a
+//! [`machine`] whose S does what the test says.
+//!
+//! All orders of events: a [`world`] in which the OS's steps and S's are [`play`]ed with the production code, with an S
+//! ([`s`]) that looks at all it can reach. What must hold after every step is in [`invariants`]. [`model`] tries all sequences in a
+//! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
+
+use super::*;
+use crate::launch::{MemoryRegion, region};
+use crate::memory::TestMemory;
+
+mod buffers;
+mod full_size;
+mod gaps;
+mod images;
+mod invariants;
+mod life;
+mod machine;
+mod model;
+mod owners;
+mod play;
+mod s;
+mod snapshot;
+mod strangers;
+mod world;
+
+pub(crate) const OS_RAM: u64 = 0x10_0000;
+pub(crate) const POOL: u64 = 0x20_0000;
+pub(crate) const END: u64 = 0x60_0000;
+
+/// No PALs yet, over memory of at least [`END`] bytes.
+pub(crate) fn pals(memory: &TestMemory) -> Pals {
+    pals_until(memory, END)
+}
+
+/// The same, with a pool that ends at `end`.
+fn pals_until(memory: &TestMemory, end: u64) -> Pals {
+    let regions = [MemoryRegion { base: OS_RAM, size: end - OS_RAM, kind: region::RAM, reserved: 0 }];
+    let ram = RamMap::new(&regions, Hpa(POOL), end - POOL).unwrap();
+    let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
+    let mut seed = 0;
+    let random = Random::seeded(|| {
+        seed += 1;
+        Some(seed)
+    });
+    let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
+    let slots = Box::leak(Box::new(free_slots()));
+    Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, true, slots)
+}

@@ -1,0 +1,64 @@
+//! Owners that die, and a pool that is full.
+
+use super::machine::*;
+use super::super::*;
+use crate::addr::PAGE_SIZE;
+
+#[test]
+fn collect_takes_the_dead_and_spares_the_living() {
+    let mut m = Machine::new();
+    let free = m.free();
+    let (dead, alive, swapped) =
+        (m.register(OWNER), m.register(OWNER + PAGE_SIZE), m.register(OWNER + 2 * PAGE_SIZE));
+    m.map(OWNER, 0, 0);
+    m.map(OWNER + 2 * PAGE_SIZE, 0x1234_5000, 0x2);
+    m.now += 2_000;
+    assert_eq!(m.all(What::Collect, OWNER), OK, "one look condemns nobody");
+    m.now += 9_999;
+    assert_eq!(m.all(What::Collect, OWNER), OK, "nor do two that are too close");
+    m.now += 1;
+    assert_eq!(m.all(What::Collect, OWNER), Outcome::Done(1, Status::Ok));
+    assert_eq!(m.one(What::Call(dead, 0, [0; 6])), Outcome::status(Status::NoSuchPal));
+    m.now += 60_000;
+    assert_eq!(m.all(What::Collect, OWNER), OK);
+    for handle in [alive, swapped] {
+        assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK);
+        assert_eq!(m.all(What::Unregister(handle, false), OWNER), OK);
+    }
+    assert_eq!(m.free(), free);
+    assert!(m.pool_is_zero());
+}
+
+#[test]
+fn a_page_that_lost_its_handle_is_dead_and_a_call_clears_suspicion() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    m.memory.map().write_u64(Hpa(0x1a_0000), 0);
+    m.now += 2_000;
+    assert_eq!(m.all(What::Collect, OWNER), OK);
+    m.now += 10_000;
+    assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK);
+    m.now += 2_000;
+    assert_eq!(m.all(What::Collect, OWNER), OK, "the call made it alive again");
+    m.now += 10_000;
+    assert_eq!(m.all(What::Collect, OWNER), Outcome::Done(1, Status::Ok));
+}
+
+#[test]
+fn a_full_pool_is_an_error_and_makes_room_from_the_dead() {
+    let mut m = Machine::new();
+    let needed = space::PalFrames::needed(&header()) as u32;
+    let length = image_bytes(&header()).len() as u64;
+    let mut registered = 0;
+    while m.free() >= needed {
+        m.register(OWNER);
+        registered += 1;
+    }
+    assert!(registered > 10);
+    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), Outcome::status(Status::NoMemory));
+    // All but the last handle were overwritten in the owner page: those PALs are dead. The first attempt took a look.
+    m.now += 12_000;
+    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), Outcome::status(Status::NoMemory));
+    m.now += 12_000;
+    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), OK);
+}

@@ -1,0 +1,626 @@
+//! What the OS and its applications do, one step at a time, and what each step must come to.
+
+use super::s::{Act, Stay};
+use super::world::*;
+use super::super::*;
+use std::cell::Cell;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Owners are dead for good when two looks this far apart say so.
+const CONFIRM_MS: u64 = collect::CONFIRM_MS;
+/// Stays that one operation of the model takes at most.
+const PATIENCE: usize = 64;
+const LOST: Outcome = Outcome::Done(0, Status::Lost);
+const OK: Outcome = Outcome::Done(0, Status::Ok);
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// An application registers its PAL, and leaves it after this many stays. The image's second page may be away.
+    Register { app: usize, stays: usize, image: Page },
+    Call { slot: usize, cpu: usize, entry: u16, act: Act, serve: bool, out: Page, meanwhile: Meanwhile },
+    /// An operation that was left goes on with its token, until it ends or S is interrupted again.
+    Continue { slot: usize, cpu: usize, act: Act, page: Page, meanwhile: Meanwhile },
+    Unregister { slot: usize },
+    Abort { slot: usize },
+    Collect,
+    Pass { ms: u64 },
+    /// The application dies, is swapped out, or comes back.
+    OwnerPage { app: usize, page: Page },
+}
+
+/// What another processor does while S runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Meanwhile {
+    Nothing,
+    Abort,
+    /// The page for the results goes away.
+    ResultPageGoes,
+    Collect,
+    Register(usize),
+    AbortOther(usize),
+    CallOther(usize),
+}
+
+/// S returns, at once.
+pub fn plain_call(slot: usize, cpu: usize) -> Op {
+    let (act, out, meanwhile) = (Act::Return, Page::Present, Meanwhile::Nothing);
+    Op::Call { slot, cpu, entry: 0, act, serve: false, out, meanwhile }
+}
+
+impl World {
+    /// Does a step and judges what came of it.
+    pub fn play(&self, op: Op) {
+        match op {
+            Op::Register { app, stays, image } => self.register(app, stays, image),
+            Op::Call { slot, cpu, entry, act, serve, out, meanwhile } => {
+                if let Some(life) = self.life(slot) {
+                    self.call(&life, cpu, entry, act, serve, out, meanwhile);
+                }
+            }
+            Op::Continue { slot, cpu, act, page, meanwhile } => {
+                if let Some(life) = self.life(slot) {
+                    match life.phase {
+                        Phase::Registering => self.continue_registration(&life, page, PATIENCE),
+                        Phase::InCall(_) => self.continue_call(&life, cpu, act, page, meanwhile),
+                        Phase::Wiping(_) => self.continue_wipe(&life),
+                        Phase::Idle => {}
+                    }
+                }
+            }
+            Op::Unregister { slot } | Op::Abort { slot } => {
+                if let Some(life) = self.life(slot) {
+                    self.unregister(&life, matches!(op, Op::Abort { .. }));
+                }
+            }
+            Op::Collect => self.collect(),
+            Op::Pass { ms } => self.ledger.borrow_mut().now += ms,
+            Op::OwnerPage { app, page } => self.set_owner_page(app, page),
+        }
+        self.look_after_owners();
+    }
+
+    pub fn life(&self, slot: usize) -> Option<Life> {
+        self.ledger.borrow().lives.iter().find(|life| life.slot == slot).cloned()
+    }
+
+    pub fn with_life<T>(&self, serial: u64, change: impl FnOnce(&mut Life) -> T) -> Option<T> {
+        self.ledger.borrow_mut().lives.iter_mut().find(|life| life.serial == serial).map(change)
+    }
+
+    fn stay(&self, cpu: usize, serial: u64) -> Stay<'_> {
+        Stay { world: self, cpu, serial, script: VecDeque::new(), meanwhile: Cell::new(None), early: false }
+    }
+
+    fn set_owner_page(&self, app: usize, page: Page) {
+        self.map_owner(app, page);
+        self.ledger.borrow_mut().owner_pages[app] = page;
+    }
+
+    /// Whether a PAL's owner could still come and call.
+    fn owner_lives(&self, ledger: &Ledger, life: &Life) -> bool {
+        match ledger.owner_pages[life.app] {
+            _ if life.phase == Phase::Registering => false,
+            Page::Swapped => true,
+            Page::Empty => false,
+            Page::Present | Page::Clean => self.owner_holds(life.app) == life.handle,
+        }
+    }
+
+    fn look_after_owners(&self) {
+        let mut ledger = self.ledger.borrow_mut();
+        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
+        let now = ledger.now;
+        for (life, alive) in ledger.lives.iter_mut().zip(alive) {
+            if alive {
+                life.dead_since = None;
+            } else {
+                life.dead_since.get_or_insert(now);
+            }
+        }
+    }
+
+    fn register(&self, app: usize, stays: usize, image: Page) {
+        self.set_owner_page(app, Page::Present);
+        self.look_after_owners();
+        self.map_image(app, image);
+        let caller = self.caller(self.space_of(app));
+        let free = self.pals.pool.lock().free_count();
+        let mut hardware = self.stay(0, 0);
+        for _ in 0..PATIENCE {
+            let (gva, length, owner) = (Gva(image_gva(app)), image_length(), Gva(owner_gva(app)));
+            match self.pals.register(&mut hardware, &caller, gva, length, owner) {
+                Outcome::Restart => self.bury(None),
+                Outcome::Done(_, Status::NoMemory) => {
+                    self.bury(None);
+                    self.ensure(free < self.needed(app), || "refused for want of memory, which there was".into());
+                    return;
+                }
+                outcome => {
+                    self.bury(None);
+                    let Some(life) = self.birth(app, outcome) else { return };
+                    self.registration_went_on(&life, outcome, image, stays - 1);
+                    return;
+                }
+            }
+        }
+        self.wrong(|| "a registration never begins".into());
+    }
+
+    /// Writes a new PAL down.
+    fn birth(&self, app: usize, outcome: Outcome) -> Option<Life> {
+        let slot = match outcome {
+            Outcome::Again(token) | Outcome::Fault { token: Some(token), .. } => slot_of(token),
+            Outcome::Done(0, Status::Ok) => Some(self.owner_holds(app).low as usize % MAX_PALS),
+            _ => None,
+        };
+        let mut ledger = self.ledger.borrow_mut();
+        let taken = |slot| ledger.lives.iter().any(|life| life.slot == slot);
+        let Some(slot) = slot.filter(|slot| !taken(*slot)) else {
+            drop(ledger);
+            self.wrong(|| format!("a registration came to {outcome:?}"));
+            return None;
+        };
+        ledger.born += 1;
+        let life = Life {
+            serial: ledger.born,
+            slot,
+            app,
+            handle: Handle { low: 0, high: 0 },
+            incarnation: 0,
+            phase: Phase::Registering,
+            token: 0,
+            old_token: 0,
+            frames: BTreeSet::new(),
+            ran: false,
+            dead_since: Some(ledger.now),
+            last_used: ledger.now,
+            faults: 0,
+            aborted: false,
+        };
+        ledger.lives.push(life.clone());
+        Some(life)
+    }
+
+    fn continue_registration(&self, life: &Life, image: Page, stays: usize) {
+        self.map_image(life.app, image);
+        let outcome = self.resume(&mut self.stay(0, life.serial), life);
+        self.registration_went_on(life, outcome, image, stays - 1);
+    }
+
+    fn registration_went_on(&self, life: &Life, mut outcome: Outcome, image: Page, mut stays: usize) {
+        let now = self.ledger.borrow().now;
+        loop {
+            self.with_life(life.serial, |life| (life.last_used, life.dead_since) = (now, Some(now)));
+            match outcome {
+                Outcome::Again(token) => self.take_token(life, token),
+                Outcome::Fault { gva, error_code, token: Some(token) } => {
+                    self.take_token(life, token);
+                    let faults = self.with_life(life.serial, |life| {
+                        life.faults += 1;
+                        life.faults
+                    });
+                    // Three for the image's page, as many for the owner page.
+                    self.ensure(faults <= Some(2 * 3), || "a registration never ends".into());
+                    let image_away = image == Page::Empty && error_code == 4 && gva.page().0 == image_gva(life.app) + PAGE;
+                    let owner_away = self.ledger.borrow().owner_pages[life.app] != Page::Present
+                        && (gva.0, error_code) == (owner_gva(life.app), 6);
+                    self.ensure(image_away || owner_away, || format!("asked for {gva:?} with {error_code}"));
+                    return;
+                }
+                OK => return self.registered(life),
+                Outcome::Done(gva, Status::NoProgress) => {
+                    let away = gva & !0xfff == image_gva(life.app) + PAGE && image == Page::Empty
+                        || gva == owner_gva(life.app);
+                    self.ensure(away, || format!("no progress at {gva:#x}"));
+                    return self.bury(Some(life.serial));
+                }
+                Outcome::Done(0, Status::NoMemory) => return self.bury(Some(life.serial)),
+                outcome => return self.wrong(|| format!("a registration came to {outcome:?}")),
+            }
+            if stays == 0 {
+                return;
+            }
+            stays -= 1;
+            let Some(life) = self.life(life.slot) else { return };
+            outcome = self.resume(&mut self.stay(0, life.serial), &life);
+        }
+    }
+
+    fn registered(&self, life: &Life) {
+        let handle = self.owner_holds(life.app);
+        let mut ledger = self.ledger.borrow_mut();
+        let used = ledger.handles.contains(&handle) || handle.high == 0;
+        ledger.handles.push(handle);
+        drop(ledger);
+        self.ensure(!used, || "a handle was used twice".into());
+        self.with_life(life.serial, |life| (life.handle, life.phase) = (handle, Phase::Idle));
+    }
+
+    fn call(&self, life: &Life, cpu: usize, entry: u16, act: Act, serve: bool, out: Page, meanwhile: Meanwhile) {
+        self.map_out(self.space_of(life.app), out);
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.calls += 1;
+        let (number, now, stays) = (ledger.calls, ledger.now, ledger.stays);
+        drop(ledger);
+        let idle = life.phase == Phase::Idle;
+        if idle {
+            let open = Open { entry, number, entered: false, returned: false, left: [0; 17], faults: 0 };
+            self.with_life(life.serial, |life| {
+                (life.phase, life.last_used) = (Phase::InCall(open), now);
+                life.dead_since = life.dead_since.map(|_| now);
+            });
+        }
+        let begin = |hardware: &mut Stay| {
+            let caller = self.caller(self.space_of(life.app));
+            self.pals.call(hardware, &caller, life.handle, entry, &arguments(life.app, entry))
+        };
+        let outcome = self.enter(life, cpu, act, serve, meanwhile, begin);
+        let ran = self.ledger.borrow().stays - stays;
+        if idle && life.aborted {
+            let gone = Outcome::status(Status::NoSuchPal);
+            self.ensure(ran == 0 && (outcome == gone || matches!(outcome, Outcome::Again(_))), || {
+                format!("a call of a PAL that was aborted came to {outcome:?}")
+            });
+            self.died(life, outcome, gone);
+        } else if !idle {
+            let refused = if matches!(life.phase, Phase::InCall(_)) { Status::Busy } else { Status::NoSuchPal };
+            self.ensure(outcome == Outcome::status(refused) && ran == 0, || format!("called out of turn: {outcome:?}"));
+        } else if entry != 0 && out != Page::Present {
+            let code = if out == Page::Clean { 7 } else { 6 };
+            let asked = matches!(outcome, Outcome::Fault { gva, error_code, token: None } if is_out_page(gva) && error_code == code);
+            self.ensure(asked && ran == 0, || format!("a call without room for its results came to {outcome:?}"));
+            self.with_life(life.serial, |life| life.phase = Phase::Idle);
+        } else {
+            self.ran(life, act, out, meanwhile, outcome);
+        }
+    }
+
+    fn continue_call(&self, life: &Life, cpu: usize, act: Act, out: Page, meanwhile: Meanwhile) {
+        self.map_out(self.space_of(life.app), out);
+        let now = self.ledger.borrow().now;
+        let outcome = self.enter(life, cpu, act, false, meanwhile, |hardware| self.resume(hardware, life));
+        self.with_life(life.serial, |life| life.last_used = now);
+        self.ran(life, act, out, meanwhile, outcome);
+    }
+
+    /// Into S and back, the other processor doing what it does.
+    fn enter(
+        &self,
+        life: &Life,
+        cpu: usize,
+        act: Act,
+        serve: bool,
+        meanwhile: Meanwhile,
+        begin: impl FnOnce(&mut Stay) -> Outcome,
+    ) -> Outcome {
+        let other = || self.meanwhile(life, cpu, meanwhile);
+        let mut hardware = self.stay(cpu, life.serial);
+        hardware.script.extend(serve.then_some(Act::Serve));
+        hardware.script.push_back(act);
+        hardware.meanwhile = Cell::new(Some(&other));
+        hardware.early = matches!(&life.phase, Phase::InCall(open) if open.returned);
+        begin(&mut hardware)
+    }
+
+    fn meanwhile(&self, life: &Life, cpu: usize, meanwhile: Meanwhile) {
+        let other_cpu = (cpu + 1) % self.shape.processors.len();
+        let caller = self.caller(self.space_of(life.app));
+        let mut hardware = self.stay(other_cpu, 0);
+        // While one processor has the PAL, another is told so, whatever it wants.
+        let busy = Outcome::status(Status::Busy);
+        let called = self.pals.call(&mut hardware, &caller, life.handle, 0, &arguments(life.app, 0));
+        let unregistered = self.pals.unregister(&caller, life.handle, false);
+        let resumed = self.pals.resume(&mut hardware, &caller, life.handle, life.token);
+        let info = self.pals.pal_info(&caller, life.handle).err();
+        self.ensure(called == busy && unregistered == busy && info == Some(Status::Busy), || {
+            "a PAL that runs on one processor was not busy on the other".into()
+        });
+        self.ensure(resumed == Outcome::status(Status::Lost), || "a PAL that runs was continued".into());
+        match meanwhile {
+            Meanwhile::Nothing => {}
+            Meanwhile::Abort => {
+                let outcome = self.pals.unregister(&caller, life.handle, true);
+                self.ensure(outcome == OK, || format!("abort of a PAL that runs came to {outcome:?}"));
+                self.with_life(life.serial, |life| life.aborted = true);
+            }
+            Meanwhile::ResultPageGoes => self.map_out(self.space_of(life.app), Page::Empty),
+            Meanwhile::Collect => self.collect(),
+            Meanwhile::Register(app) => self.register(app, PATIENCE, Page::Present),
+            Meanwhile::AbortOther(slot) if slot != life.slot => self.play(Op::Abort { slot }),
+            Meanwhile::CallOther(slot) if slot != life.slot => self.play(plain_call(slot, other_cpu)),
+            Meanwhile::AbortOther(_) | Meanwhile::CallOther(_) => {}
+        }
+    }
+
+    /// Judges what came of a call in which S ran, or was to deliver.
+    fn ran(&self, life: &Life, act: Act, out: Page, meanwhile: Meanwhile, outcome: Outcome) {
+        let ran_before = matches!(&life.phase, Phase::InCall(open) if open.returned);
+        let Some((phase, aborted)) = self.with_life(life.serial, |life| (life.phase.clone(), life.aborted)) else {
+            return self.wrong(|| "a PAL died while it ran".into());
+        };
+        let Phase::InCall(mut open) = phase else { return self.wrong(|| "a call that is none".into()) };
+        let act = if ran_before { Act::Return } else { act };
+        let checks = core::mem::take(&mut self.ledger.borrow_mut().machine_checks);
+        self.ensure(checks == u64::from(act == Act::MachineCheck), || {
+            format!("{checks} machine checks went on to the OS")
+        });
+        if aborted && !ran_before {
+            self.ensure(matches!(outcome, LOST | Outcome::Again(_)), || format!("aborted, and came to {outcome:?}"));
+            self.untouched(life);
+            return self.died(life, outcome, LOST);
+        }
+        let away = open.entry != 0 && (out != Page::Present || meanwhile == Meanwhile::ResultPageGoes);
+        match (act, outcome) {
+            (Act::Interrupt, Outcome::Again(token)) => {
+                self.take_token(life, token);
+                self.untouched(life);
+            }
+            (Act::Fault, Outcome::Done(13, Status::Faulted) | Outcome::Again(_)) => {
+                self.untouched(life);
+                self.died(life, outcome, Outcome::Done(13, Status::Faulted));
+            }
+            (Act::MachineCheck, Outcome::Done(18, Status::Faulted) | Outcome::Again(_)) => {
+                self.untouched(life);
+                self.died(life, outcome, Outcome::Done(18, Status::Faulted));
+            }
+            (Act::Return, Outcome::Fault { gva, token: Some(token), .. }) if away && is_out_page(gva) => {
+                open.faults += 1;
+                self.ensure(open.faults <= 3, || "a call never ends".into());
+                self.with_life(life.serial, |life| life.phase = Phase::InCall(open));
+                self.take_token(life, token);
+                self.untouched(life);
+            }
+            (Act::Return, Outcome::Done(gva, Status::NoProgress)) if away && is_out_page(Gva(gva)) => {
+                self.ensure(open.faults > 0, || "given up at once".into());
+                self.untouched(life);
+                self.with_life(life.serial, |life| life.phase = Phase::Idle);
+            }
+            (Act::Return, Outcome::Done(value, Status::Ok)) if !away => {
+                let result = RESULT | open.number;
+                let results = self.results(self.space_of(life.app));
+                let expected = if open.entry == 0 { [FILL; 3] } else { [result, result, 0] };
+                self.ensure(value == result && results == expected, || {
+                    format!("results {value:#x}, {results:x?} instead of {result:#x}")
+                });
+                self.with_life(life.serial, |life| life.phase = Phase::Idle);
+                self.refill(self.space_of(life.app));
+            }
+            (act, outcome) => self.wrong(|| format!("after {act:?} a call came to {outcome:?}")),
+        }
+    }
+
+    /// No result has gone anywhere.
+    fn untouched(&self, life: &Life) {
+        let results = self.results(self.space_of(life.app));
+        self.ensure(results == [FILL; 3], || format!("half a result: {results:x?}"));
+    }
+
+    fn continue_wipe(&self, life: &Life) {
+        let Phase::Wiping(result) = life.phase else { return };
+        for _ in 0..PATIENCE {
+            let Some(life) = self.life(life.slot).filter(|life| life.token != 0) else { return };
+            match self.resume(&mut self.stay(0, life.serial), &life) {
+                Outcome::Again(token) => self.take_token(&life, token),
+                outcome => {
+                    self.ensure(outcome == result, || format!("a wipe came to {outcome:?}"));
+                    return self.bury(Some(life.serial));
+                }
+            }
+        }
+        self.wrong(|| "a wipe never ends".into());
+    }
+
+    fn unregister(&self, life: &Life, abort: bool) {
+        let caller = self.caller(self.space_of(life.app));
+        let outcome = self.pals.unregister(&caller, life.handle, abort);
+        match life.phase {
+            Phase::Idle => {}
+            Phase::InCall(_) if abort => {}
+            Phase::InCall(_) => {
+                return self.ensure(outcome == Outcome::status(Status::Busy), || format!("{outcome:?}, not Busy"));
+            }
+            Phase::Registering | Phase::Wiping(_) => {
+                return self.ensure(outcome == Outcome::status(Status::NoSuchPal), || format!("{outcome:?}"));
+            }
+        }
+        self.ensure(outcome == OK || matches!(outcome, Outcome::Again(_)), || format!("unregister: {outcome:?}"));
+        self.died(life, outcome, OK);
+    }
+
+    /// A PAL is gone, or being wiped with a token for what is left.
+    fn died(&self, life: &Life, outcome: Outcome, result: Outcome) {
+        match outcome {
+            Outcome::Again(token) => {
+                self.take_token(life, token);
+                self.with_life(life.serial, |life| {
+                    life.phase = Phase::Wiping(result);
+                    life.frames.clear();
+                });
+            }
+            _ => self.bury(Some(life.serial)),
+        }
+    }
+
+    fn collect(&self) {
+        let mut hardware = self.stay(0, 0);
+        let mut outcome = self.pals.collect(&mut hardware);
+        let before = self.ledger.borrow().lives.len();
+        let caller = self.caller(0);
+        for _ in 0..PATIENCE + MAX_PALS {
+            match outcome {
+                Outcome::Again(token) => {
+                    let handle = Handle { low: 0, high: 0 };
+                    outcome = self.pals.resume(&mut hardware, &caller, handle, token);
+                }
+                Outcome::Done(freed, Status::Ok) => {
+                    self.bury(None);
+                    let gone = before - self.ledger.borrow().lives.len();
+                    return self.ensure(freed == gone as u64, || format!("{gone} went, {freed} were told"));
+                }
+                outcome => return self.wrong(|| format!("collect came to {outcome:?}")),
+            }
+        }
+        self.wrong(|| "collect never ends".into());
+    }
+
+    fn resume(&self, hardware: &mut Stay, life: &Life) -> Outcome {
+        let caller = self.caller(self.space_of(life.app));
+        self.pals.resume(hardware, &caller, life.handle, life.token)
+    }
+
+    fn take_token(&self, life: &Life, token: u64) {
+        let before = self.with_life(life.serial, |life| {
+            life.old_token = core::mem::replace(&mut life.token, token);
+            life.old_token
+        });
+        let good = slot_of(token) == Some(life.slot) && before.is_some_and(|before| token > before);
+        self.ensure(good, || "a token that is another's, or old".into());
+    }
+
+    /// Strikes out who is gone. Only `expected` may be, who must, and those whose owners are dead long enough.
+    fn bury(&self, expected: Option<u64>) {
+        let mut wrong = None;
+        let mut ledger = self.ledger.borrow_mut();
+        let now = ledger.now;
+        let mut last_dead = None;
+        ledger.lives.retain_mut(|life| {
+            let fate = self.fate(life);
+            let may = expected == Some(life.serial)
+                || life.phase == Phase::Registering && now - life.last_used >= CONFIRM_MS
+                || matches!(life.phase, Phase::Wiping(_))
+                || life.dead_since.is_some_and(|since| now - since >= CONFIRM_MS)
+                    && now - life.last_used >= RECENT_MS;
+            match fate {
+                Fate::Lives if expected == Some(life.serial) => wrong = Some("a PAL that should be gone is there"),
+                Fate::Gone | Fate::Wiping if !may => wrong = Some("a PAL with a living owner was taken"),
+                _ => {}
+            }
+            if fate == Fate::Wiping {
+                // Whoever had a token for the wipe has it no more.
+                (life.phase, life.token) = (Phase::Wiping(LOST), 0);
+                life.frames.clear();
+            }
+            if fate == Fate::Gone {
+                last_dead = Some((life.app, life.handle));
+            }
+            fate != Fate::Gone
+        });
+        if last_dead.is_some() {
+            ledger.last_dead = last_dead;
+        }
+        drop(ledger);
+        if let Some(wrong) = wrong {
+            self.wrong(|| wrong.into());
+        }
+    }
+
+    /// What has become of a PAL of the ledger.
+    fn fate(&self, life: &Life) -> Fate {
+        let slot = &self.pals.slots[life.slot];
+        let Some(pal) = slot.pal.try_lock() else { return Fate::Lives };
+        let same = match pal.state {
+            State::Free => false,
+            State::Wiping(_) if pal.token(life.slot) != life.token => return Fate::Wiping,
+            State::Wiping(_) => true,
+            State::Registering(_) => life.token == 0 || pal.token(life.slot) == life.token,
+            State::Idle | State::InCall(_) => {
+                slot.handle[0].load(Ordering::Relaxed) == life.handle.low || life.phase == Phase::Registering
+            }
+        };
+        if same { Fate::Lives } else { Fate::Gone }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    /// It is being wiped, and nobody but a collect goes on with that.
+    Wiping,
+    Gone,
+}
+
+/// The slot that a token names.
+pub fn slot_of(token: u64) -> Option<usize> {
+    ((token & ((1 << (SLOT_BITS + 1)) - 1)) as usize).checked_sub(1)
+}
+
+/// A PAL called more recently is not looked at.
+const RECENT_MS: u64 = 1_000;
+const PAGE: u64 = crate::addr::PAGE_SIZE;
+
+impl World {
+    /// Whoever has not all it takes gets nothing, and changes nothing: other handles, other address spaces, tokens that are old,
+    /// made up or another's.
+    pub fn strangers(&self) {
+        let lives = self.ledger.borrow().lives.clone();
+        let stays = self.ledger.borrow().stays;
+        for life in &lives {
+            let space = self.space_of(life.app);
+            let (own, foreign) = (self.caller(space), self.caller((space + 1) % self.shape.spaces));
+            let Handle { low, high } = life.handle;
+            let guesses = [Handle { low, high: high ^ 1 }, Handle { low: low ^ 1 << 60, high }];
+            let count = 1 << (SLOT_BITS + 1);
+            let mut tries = vec![(&foreign, life.handle)];
+            tries.extend(guesses.map(|guess| (&own, guess)));
+            let nobody = Outcome::status(Status::NoSuchPal);
+            let lost = Outcome::status(Status::Lost);
+            for (caller, handle) in tries {
+                let mut s = self.stay(0, life.serial);
+                let args = arguments(life.app, 0);
+                let refused = self.pals.call(&mut s, caller, handle, 0, &args) == nobody
+                    && self.pals.unregister(caller, handle, false) == nobody
+                    && self.pals.unregister(caller, handle, true) == nobody
+                    && self.pals.pal_info(caller, handle).err() == Some(Status::NoSuchPal);
+                self.ensure(refused, || "a stranger was not refused".into());
+                if matches!(life.phase, Phase::InCall(_)) || core::ptr::eq(caller, &foreign) {
+                    let outcome = self.pals.resume(&mut s, caller, handle, life.token);
+                    self.ensure(outcome == lost, || format!("a stranger's token came to {outcome:?}"));
+                }
+            }
+            let other = lives.iter().find(|other| other.serial != life.serial);
+            let mut tokens = vec![life.old_token, life.token + count, life.token.wrapping_sub(count)];
+            tokens.extend((life.phase == Phase::Idle).then_some(life.token));
+            for token in tokens.into_iter().filter(|token| token & TOKEN_BIT != 0) {
+                let outcome = self.pals.resume(&mut self.stay(0, life.serial), &own, life.handle, token);
+                self.ensure(outcome == lost, || format!("a token that is not its own came to {outcome:?}"));
+            }
+            if let Some(other) = other.filter(|_| matches!(life.phase, Phase::InCall(_))) {
+                let outcome = self.pals.resume(&mut self.stay(0, life.serial), &own, other.handle, life.token);
+                self.ensure(outcome == lost, || "a call went on with another PAL's handle".into());
+            }
+        }
+        if let Some((app, handle)) = self.ledger.borrow().last_dead.filter(|(_, handle)| handle.high != 0) {
+            let caller = self.caller(self.space_of(app));
+            let outcome = self.pals.call(&mut self.stay(0, 0), &caller, handle, 0, &arguments(app, 0));
+            self.ensure(outcome == Outcome::status(Status::NoSuchPal), || "a dead PAL was called".into());
+        }
+        self.ensure(self.ledger.borrow().stays == stays, || "S ran for a stranger".into());
+    }
+
+    /// From here everything ends well: what is open is finished, then the owners die, and all memory comes back.
+    pub fn come_to_an_end(&self) {
+        let (act, page, meanwhile) = (Act::Return, Page::Present, Meanwhile::Nothing);
+        for app in 0..self.shape.apps {
+            self.play(Op::OwnerPage { app, page });
+        }
+        let slots: Vec<_> = self.ledger.borrow().lives.iter().map(|life| life.slot).collect();
+        for slot in slots {
+            for _ in 0..2 {
+                self.play(Op::Continue { slot, cpu: 1, act, page, meanwhile });
+            }
+            let open = self.life(slot).is_some_and(|life| life.phase != Phase::Idle && life.token != 0);
+            self.ensure(!open, || "what was open does not end".into());
+            self.play(plain_call(slot, 0));
+        }
+        for app in 0..self.shape.apps {
+            self.play(Op::OwnerPage { app, page: Page::Empty });
+        }
+        for _ in 0..2 {
+            self.play(Op::Pass { ms: CONFIRM_MS });
+            self.play(Op::Collect);
+        }
+        let left = self.ledger.borrow().lives.len();
+        self.ensure(left == 0, || format!("{left} PALs are never freed"));
+    }
+}

@@ -1,0 +1,158 @@
+//! What watches a processor at work: performance counters, instruction-based sampling (IBS) and branch records. They are the
+//! OS's, and would tell it about S: while S runs they stand still.
+//!
+//! An OS that uses none of them pays nothing: writes to their registers exit ([`crate::msr`]) until the first that makes something
+//! watch; from then on they are switched at every entry to S and exit from it, and writes do not exit any more.
+
+/// Access to the processor's registers.
+pub trait Msrs {
+    fn read(&self, msr: u32) -> u64;
+    fn write(&mut self, msr: u32, value: u64);
+}
+
+/// A register that makes something watch, and its bits that do.
+struct Switch {
+    msr: u32,
+    enable: u64,
+    /// A register that switches the same, where the processor has it.
+    unless: Option<u32>,
+}
+
+const fn switch(msr: u32, enable: u64, unless: Option<u32>) -> Switch {
+    Switch { msr, enable, unless }
+}
+
+/// PERF_CTL's enable (APM vol. 2, 13.2.1).
+const COUNT: u64 = 1 << 22;
+/// PERF_CTL of the first four counters and of all six, in ascending order; PerfCntrGlobalCtl.
+const FOUR: u32 = 0xc001_0000;
+const SIX: u32 = 0xc001_0200;
+const ALL: u32 = 0xc000_0301;
+
+/// APM vol. 2, 13.1.1 (DEBUGCTL: LBR, BTF), 13.2 (counters), 13.3 (IBS), appendix A.
+static TABLE: [Switch; SWITCHES] = [
+    switch(0x1d9, 0b11, None),
+    // DBG_EXTN_CFG.LBRV2EN.
+    switch(0xc000_010f, 1 << 6, None),
+    switch(ALL, u64::MAX, None),
+    switch(FOUR, COUNT, Some(SIX)),
+    switch(FOUR + 1, COUNT, Some(SIX)),
+    switch(FOUR + 2, COUNT, Some(SIX)),
+    switch(FOUR + 3, COUNT, Some(SIX)),
+    switch(SIX, COUNT, Some(ALL)),
+    switch(SIX + 2, COUNT, Some(ALL)),
+    switch(SIX + 4, COUNT, Some(ALL)),
+    switch(SIX + 6, COUNT, Some(ALL)),
+    switch(SIX + 8, COUNT, Some(ALL)),
+    switch(SIX + 10, COUNT, Some(ALL)),
+    // IBS_FETCH_CTL, IBS_OP_CTL.
+    switch(0xc001_1030, 1 << 48, None),
+    switch(0xc001_1033, 1 << 17, None),
+];
+const SWITCHES: usize = 15;
+
+/// Whether this write makes something watch.
+pub fn begins(msr: u32, value: u64) -> bool {
+    TABLE.iter().any(|switch| switch.msr == msr && value & switch.enable != 0)
+}
+
+/// A processor's switches, and how the OS had set them.
+pub struct Profiling {
+    used: [bool; SWITCHES],
+    saved: [u64; SWITCHES],
+}
+
+impl Profiling {
+    /// `present` says which registers this processor has.
+    pub fn new(present: impl Fn(u32) -> bool) -> Self {
+        let used = |switch: &Switch| present(switch.msr) && !switch.unless.is_some_and(&present);
+        Self { used: core::array::from_fn(|i| used(&TABLE[i])), saved: [0; SWITCHES] }
+    }
+
+    /// S is about to run.
+    pub fn stop(&mut self, msrs: &mut impl Msrs) {
+        for ((switch, saved), used) in TABLE.iter().zip(&mut self.saved).zip(self.used) {
+            if used {
+                *saved = msrs.read(switch.msr);
+                if *saved & switch.enable != 0 {
+                    msrs.write(switch.msr, *saved & !switch.enable);
+                }
+            }
+        }
+    }
+
+    /// The OS is about to run.
+    pub fn resume(&mut self, msrs: &mut impl Msrs) {
+        for (switch, saved) in TABLE.iter().zip(&mut self.saved) {
+            let value = core::mem::take(saved);
+            if value & switch.enable != 0 {
+                msrs.write(switch.msr, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msr;
+    use std::collections::HashMap;
+    use std::vec::Vec;
+
+    /// Reading a register that is not there is an error.
+    struct Model(HashMap<u32, u64>);
+
+    impl Msrs for Model {
+        fn read(&self, msr: u32) -> u64 {
+            self.0[&msr]
+        }
+        fn write(&mut self, msr: u32, value: u64) {
+            *self.0.get_mut(&msr).unwrap() = value;
+        }
+    }
+
+    /// Everything is on, and stands still, and then goes on.
+    fn switch_all(there: &[(u32, u64)], untouched: &[u32]) {
+        let on = HashMap::from_iter(there.iter().copied());
+        let mut msrs = Model(on.clone());
+        let mut profiling = Profiling::new(|msr| on.contains_key(&msr));
+        profiling.stop(&mut msrs);
+        for (msr, value) in there {
+            let switch = TABLE.iter().find(|switch| switch.msr == *msr).unwrap();
+            let expected = if untouched.contains(msr) { *value } else { value & !switch.enable };
+            assert_eq!(msrs.0[msr], expected, "{msr:#x}");
+        }
+        profiling.resume(&mut msrs);
+        assert_eq!(msrs.0, on);
+        msrs.0.clear();
+        profiling.resume(&mut msrs);
+    }
+
+    #[test]
+    fn everything_stands_still_and_then_goes_on() {
+        let counters = |first: u32, step: u32, count: u32| {
+            (0..count).map(move |i| (first + step * i, COUNT | u64::from(i)))
+        };
+        let always = [(0x1d9, 0x43), (0xc001_1030, 1 << 48 | 0x1234), (0xc001_1033, 1 << 17 | 1)];
+        let four: Vec<_> = counters(FOUR, 1, 4).chain(always).collect();
+        switch_all(&four, &[]);
+        let six: Vec<_> = four.iter().copied().chain(counters(SIX, 2, 6)).collect();
+        switch_all(&six, &[FOUR, FOUR + 1, FOUR + 2, FOUR + 3]);
+        let all: Vec<_> = six.iter().copied().chain([(ALL, 0x3f), (0xc000_010f, 0x40)]).collect();
+        switch_all(&all, &counters(FOUR, 1, 4).chain(counters(SIX, 2, 6)).map(|c| c.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_begins_to_watch() {
+        assert!(begins(0x1d9, 1) && begins(SIX + 10, COUNT) && begins(0xc001_1030, 1 << 48));
+        assert!(!begins(0x1d9, 0x40) && !begins(SIX + 1, COUNT) && !begins(FOUR, COUNT - 1));
+    }
+
+    #[test]
+    fn writes_that_could_begin_to_watch_exit() {
+        for switch in &TABLE {
+            let answer = msr::write(switch.msr, switch.enable, &msr::tests::guest());
+            assert_eq!(answer, msr::WriteAnswer::Profile, "{:#x}", switch.msr);
+        }
+    }
+}

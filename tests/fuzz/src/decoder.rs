@@ -1,0 +1,66 @@
+//! The local APIC's instruction decoder against a disassembler that knows nothing of it.
+//!
+//! What [`lapic::decode`] accepts is, to `iced-x86`, an instruction of the same length that stores 32 bits to memory once, from
+//! the same register or immediate, and changes nothing else but the register of an exchange. What it does not accept, the
+//! disassembler does not see as a plain `MOV` or `XCHG` of 32 bits to memory either. Nothing depends on the bytes behind the
+//! instruction, and bytes that are too few are never enough.
+
+use hypervisor::lapic::{self, Code, Source, Store, Undecoded};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
+};
+
+use crate::input::Input;
+
+/// The first byte chooses the mode, the others are the instruction.
+pub fn check(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let (code, bits) = input.pick(&[(Code::Bits64, 64), (Code::Bits32, 32)]);
+    let bytes = input.rest();
+    let mut decoder = Decoder::new(bits, bytes, DecoderOptions::AMD);
+    let instruction = decoder.decode();
+    match lapic::decode(bytes, code) {
+        Ok(store) => accepted(bytes, code, store, &instruction),
+        Err(_) => assert!(!is_plain_store(&instruction), "refused: {instruction:?} in {bytes:02x?}"),
+    }
+}
+
+fn accepted(bytes: &[u8], code: Code, store: Store, instruction: &Instruction) {
+    let len = usize::from(store.len);
+    assert!((2..=15).contains(&len) && len <= bytes.len());
+    assert!(!instruction.is_invalid(), "accepted what is no instruction: {bytes:02x?}");
+    assert_eq!(len, instruction.len(), "length of {instruction:?}");
+    for cut in 0..len {
+        assert_eq!(lapic::decode(&bytes[..cut], code), Err(Undecoded::Truncated));
+    }
+    let mut followed = bytes[..len].to_vec();
+    followed.extend([0xff; 4]);
+    assert_eq!(lapic::decode(&followed, code), Ok(store));
+
+    let expected = if store.exchange { Mnemonic::Xchg } else { Mnemonic::Mov };
+    assert_eq!(instruction.mnemonic(), expected);
+    assert_eq!((instruction.op_count(), instruction.op0_kind()), (2, OpKind::Memory));
+    assert!(matches!(instruction.memory_size(), MemorySize::UInt32 | MemorySize::Int32), "{instruction:?}");
+    match store.source {
+        Source::Immediate(value) => {
+            assert_eq!((instruction.op1_kind(), instruction.immediate32()), (OpKind::Immediate32, value));
+        }
+        Source::Register(number) => {
+            assert_eq!(instruction.op1_register(), Register::EAX + u32::from(number));
+        }
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let writes = |access| matches!(access, OpAccess::Write | OpAccess::ReadWrite);
+    assert_eq!(info.used_memory().iter().filter(|m| writes(m.access())).count(), 1);
+    assert_eq!(writes(info.op1_access()), store.exchange);
+}
+
+/// MOV of a general register, of RAX by an absolute address, or of an immediate, or XCHG, to 32 bits of memory.
+fn is_plain_store(instruction: &Instruction) -> bool {
+    use iced_x86::Code::*;
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    instruction.op0_kind() == OpKind::Memory
+        && matches!(instruction.code(), Mov_rm32_r32 | Mov_moffs32_EAX | Mov_rm32_imm32 | Xchg_rm32_r32)
+        && !repeated
+}

@@ -1,0 +1,369 @@
+//! A hostile kernel, root, program and S against TrustVisor. What is tried is in `tests/guest/src/attacks`; here it is decided what counts.
+//!
+//! Every attack is carried out twice: against TrustVisor, where what it aims at must hold, and where nobody defends, to show that it
+//! is an attack: on the bare machine, or on a TrustVisor that lacks the one check it aims at (`tests/mutations.toml`). A build lacks
+//! several of these at once; an attack is right in all respects but one, so it is that one check whose lack lets it pass.
+
+use anyhow::{Result, bail, ensure};
+use machine::{Boot, Machine, mutated_hypervisor, say};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
+use trustvisor_tests::{SOON, built};
+
+/// Where an attack succeeds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Real {
+    /// On the bare machine.
+    Bare,
+    /// On a build, shared with others, without this check.
+    Without(Build, &'static str),
+}
+use Real::{Bare, Without};
+
+/// Builds of TrustVisor that lack something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Build {
+    /// What a kernel is to meet.
+    Kernel,
+    /// What a caller and S are to meet.
+    Caller,
+    /// What is to happen at an end.
+    End,
+}
+use Build::{Caller, End, Kernel};
+
+/// Attacks that share a machine: name, where they succeed, what they see there.
+const SHARED: &[(&str, Real, &str)] = &[
+    (
+        "reads-of-s",
+        Bare,
+        "the secret is found by /proc/PID/mem, process_vm_readv, ptrace, the kernel's direct map, /proc/kcore, \
+         the swap device, a hibernation image, a core file",
+    ),
+    ("writes-to-s", Bare, "the secret has changed"),
+    ("argument-in-flight", Bare, "an argument changed while it was read"),
+    ("registers-after-return", Bare, "a register shows what S had in it"),
+    ("registers-at-interrupt", Bare, "a register shows what S had in it"),
+    ("registers-after-fault", Bare, "a register shows what S had in it"),
+    ("registers-at-syscall", Bare, "a register shows what S had in it"),
+    ("registers-at-hypercall", Bare, "a register shows what S had in it"),
+    ("sse-registers", Bare, "an XMM register shows what S had in it"),
+    ("fault-address", Bare, "the OS is told where S faulted"),
+    ("single-step", Bare, "a register shows what S had in it"),
+    ("breakpoint-in-s", Bare, "the OS is told when S begins"),
+    ("svme", Bare, "EFER has changed"),
+    ("vmsave", Bare, "VMSAVE writes to memory"),
+    ("vmload", Bare, "VMLOAD loads registers"),
+    ("clgi", Bare, "CLGI stops time"),
+    ("host-save-area", Bare, "VM_HSAVE_PA has changed"),
+    ("memory-types", Bare, "MTRR 0x200 has changed"),
+    ("apic-base", Bare, "the APIC's base has changed"),
+    ("svm-lock", Bare, "a write of MSR 0xc0010114 reaches the processor"),
+    ("address-map", Bare, "a write of MSR 0xc001001a reaches the processor"),
+    ("smm", Bare, "a write of MSR 0xc0010111 reaches the processor"),
+    ("microcode", Bare, "a write of MSR 0xc0010020 reaches the processor"),
+    ("invd", Bare, "INVD reaches the processor"),
+    ("x2apic", Bare, "MSR 0x800 can be accessed"),
+    ("localities", Bare, "locality 1 can be read at 0x0"),
+    ("io-apic", Bare, "an entry of the I/O APIC is now 0x200"),
+    ("svm-instructions", Without(Kernel, "svm-instructions"), "VMRUN: vector -1 instead of #UD"),
+    ("init-sipi", Without(Kernel, "icr-trap"), "the second processor runs the guest's code outside SVM"),
+    ("messages", Without(Kernel, "npt-messages"), "the second processor runs the guest's code outside SVM"),
+    ("nmi-storm", Without(Kernel, "pal-nmi"), "S is gone"),
+    ("reserve-read", Without(Kernel, "npt-reserve"), "of the reserve can be read"),
+    ("reserve-write", Without(Caller, "npt-hidden-writable"), "what is read in the reserve has changed"),
+    ("forged-handle", Without(Caller, "find-low"), "S has run for a wrong handle"),
+    ("mixed-handle", Without(Caller, "find-high"), "S has run for a wrong handle"),
+    ("stranger", Without(Caller, "find-owner"), "S has run for a stranger"),
+    ("stranger-unregisters", Without(Caller, "unregister-find"), "S is gone"),
+    ("recycled-cr3", Without(Caller, "resume-handle"), "a stranger continues the call of a dead owner"),
+    ("registration-token", Without(Caller, "resume-owner"), "the child failed"),
+    ("replayed-token", Without(Caller, "resume-token"), "an old token continues a call"),
+    ("doubled-call", Without(Caller, "call-busy"), "S runs in two calls at a time"),
+    ("stale-handle", Without(End, "unregister-wipe"), "S can be called after its end"),
+    (
+        "owner-page-remapped",
+        Without(Caller, "collect-confirm"),
+        "one look at a page that was away for a moment frees S",
+    ),
+    (
+        "owner-page-away",
+        Without(Caller, "collect-away"),
+        "S is freed though its owner page is on a swap device",
+    ),
+    ("kernel-calls", Without(Caller, "may-call-cpl"), "of the kernel: status"),
+    ("compat-calls", Without(Caller, "may-call-long"), "a 32-bit caller gets status"),
+    ("masked-calls", Without(Caller, "may-call-if"), "a caller with interrupts off"),
+    ("entry-numbers", Without(Caller, "call-entry"), "S is entered at entry 19"),
+    ("large-arguments", Without(Caller, "call-too-large"), "S is given more than it has room for"),
+    ("old-arguments", Without(Caller, "params-zeroed"), "S finds what the last call was given"),
+    (
+        "image-changed",
+        Without(Caller, "register-header-once"),
+        "another S than the one that was measured runs",
+    ),
+    ("smashed-return", Without(Caller, "return-stack"), "S returns as it likes"),
+    ("code-written", Without(Caller, "code-writable+nested-code-writable"), "S writes to its code"),
+    ("data-executed", Without(Caller, "data-executable+nested-data-executable"), "S runs its data"),
+    ("cpuid-in-s", Without(Caller, "pal-cpuid"), "S sees the processor as the hypervisor does"),
+    ("fpu-in-s", Without(Caller, "pal-fpu"), "S uses the OS's FPU registers"),
+    ("page-in-reserve", Without(Caller, "walk-leaf-ram"), "S is given TrustVisor's memory"),
+    (
+        "table-in-reserve",
+        Without(Caller, "walk-table-ram"),
+        "TrustVisor follows a page table in its own memory",
+    ),
+    ("supervisor-page", Without(Caller, "walk-user"), "S is given a page of the kernel"),
+    (
+        "read-only-page",
+        Without(Caller, "walk-writable"),
+        "a result is in a page that the caller cannot write",
+    ),
+];
+
+/// Ends of S, judged by the pool's contents. All without what zeroes a frame.
+const ENDS_OF_S: [&str; 4] = ["wipe-unregistered", "wipe-aborted", "wipe-faulted", "wipe-killed"];
+const FRAME_WIPE: &str = "frame-wipe";
+
+/// Ends of the machine, judged by its memory.
+const ENDS_OF_MACHINE: [(&str, Real); 4] = [
+    ("triple-fault", Bare),
+    ("keyboard-reset", Bare),
+    ("fast-reset", Bare),
+    ("reserved-bits", Without(End, "reset-wipe")),
+];
+
+/// Carried out, but there is nothing to count: QEMU's memory wins against a device at the same address anyway.
+const NOT_COUNTED: [&str; 2] = ["pci-bars", "result-in-reserve"];
+
+const LIMIT: Duration = Duration::from_secs(400);
+const DISK_SIZE: u64 = 32 << 20;
+/// Little memory: it is read more than once.
+const MEMORY_MIB: u32 = 384;
+/// The second processor is TrustVisor's: Linux is not to wait for it.
+const KERNEL_OPTIONS: &str = "console=ttyS0 loglevel=4 panic=-1 maxcpus=1";
+
+fn boot(name: &str) -> Result<Boot> {
+    let boot = Boot::new(name, built()?.as_ref()).memory_mib(MEMORY_MIB).processors(2);
+    Ok(boot.kernel_options(KERNEL_OPTIONS).run("serve").limit(Duration::from_secs(900)))
+}
+
+/// Starts a machine with a disk that the guest may swap to.
+fn start(boot: Boot) -> Result<Machine> {
+    let disk = NamedTempFile::new()?;
+    disk.as_file().set_len(DISK_SIZE)?;
+    let machine = boot.disk(disk.path()).start()?;
+    machine.wait_until_ready()?;
+    Ok(machine)
+}
+
+/// Has the guest carry attacks out; what came of each.
+fn carry_out(machine: &Machine, names: &[&str]) -> Result<BTreeMap<String, String>> {
+    let lines = thread::scope(|scope| {
+        let (ended, waiting) = std::sync::mpsc::channel::<()>();
+        scope.spawn(move || storm(machine, &waiting));
+        let output = machine.command(&format!("tvtest attack {}", names.join(" ")), LIMIT);
+        drop(ended);
+        anyhow::Ok(output?.lines)
+    })?;
+    let parse = |line: &String| {
+        let (name, verdict) = line.strip_prefix("attack ")?.split_once(": ")?;
+        Some((name.to_owned(), verdict.to_owned()))
+    };
+    Ok(lines.iter().filter_map(parse).collect())
+}
+
+/// Sends NMIs while an attack says that S works, until `ended` is closed.
+fn storm(machine: &Machine, ended: &std::sync::mpsc::Receiver<()>) {
+    use std::sync::mpsc::RecvTimeoutError::Timeout;
+    while ended.recv_timeout(Duration::from_millis(20)) == Err(Timeout) {
+        let lines = machine.lines();
+        let works = lines.iter().rposition(|line| line == "tvtest: S works");
+        let over = lines.iter().rposition(|line| line.starts_with("attack nmi-storm: "));
+        if works > over {
+            // A machine that has ended ends the attack as well.
+            let _ = machine.monitor_command("inject-nmi", json!({}));
+        }
+    }
+}
+
+/// What an attack is expected to come to.
+fn expect(name: &str, found: &BTreeMap<String, String>, wanted: &str, where_: &str) -> Result<()> {
+    let verdict = found.get(name).map_or("nothing", String::as_str);
+    ensure!(verdict.contains(wanted), "{name}, {where_}: {verdict:?} instead of {wanted:?}");
+    Ok(())
+}
+
+/// All that went wrong, at the end.
+#[derive(Default)]
+struct Report {
+    blocked: usize,
+    all: usize,
+    wrong: String,
+}
+
+impl Report {
+    /// An attack, and what came of its two trials.
+    fn add(&mut self, name: &str, against: Result<()>, without: Result<()>) {
+        self.all += 1;
+        let mut good = true;
+        for error in [against.err(), without.err()].into_iter().flatten() {
+            good = false;
+            let _ = writeln!(self.wrong, "{name}: {error:#}");
+        }
+        self.blocked += usize::from(good);
+        println!("attacks: {name}: {}", if good { "blocked, and real" } else { "WRONG" });
+    }
+}
+
+#[test]
+fn every_attack_is_blocked_and_real() -> Result<()> {
+    let mut report = Report::default();
+    let protected = start(boot("attacks")?)?;
+    let names: Vec<_> = SHARED.iter().map(|attack| attack.0).chain(NOT_COUNTED).collect();
+    every_attack_has_its_place(&protected)?;
+    let against = carry_out(&protected, &names)?;
+    let ends: Vec<_> = ENDS_OF_S.map(|name| (name, end_of_s(&protected, name))).into();
+    drop(protected);
+
+    let mut without = succeeding(Bare, start(boot("attacks-bare")?.processors(1).with_hypervisor(false))?)?;
+    for build in [Kernel, Caller] {
+        let machine = start(boot("attacks-without")?.hypervisor(lacking(build, &[])?))?;
+        without.extend(succeeding(Without(build, ""), machine)?);
+    }
+    let machine = start(boot("attacks-without")?.hypervisor(lacking(End, &[FRAME_WIPE])?))?;
+    without.extend(carry_out(&machine, &["stale-handle"])?);
+    let ends_without: Vec<_> = ENDS_OF_S.map(|name| end_of_s(&machine, name)).into();
+    drop(machine);
+
+    for (name, _, seen) in SHARED {
+        let blocked = expect(name, &against, "blocked", "against TrustVisor");
+        report.add(name, blocked, expect(name, &without, seen, "where nobody defends"));
+    }
+    for ((name, against), without) in ends.into_iter().zip(ends_without) {
+        report.add(name, against.and_then(wiped), without.and_then(left));
+    }
+    for (name, real) in ENDS_OF_MACHINE {
+        let against = end_of_machine(boot("attacks-end")?, name).and_then(wiped);
+        let defenceless = match real {
+            Bare => boot("attacks-end-bare")?.with_hypervisor(false),
+            Without(build, _) => boot("attacks-end-without")?.hypervisor(lacking(build, &[FRAME_WIPE])?),
+        };
+        report.add(name, against, end_of_machine(defenceless, name).and_then(left));
+    }
+    for name in NOT_COUNTED {
+        expect(name, &against, "blocked", "against TrustVisor")?;
+    }
+    if !report.wrong.is_empty() {
+        bail!("{}blocked {} of {}", report.wrong, report.blocked, report.all);
+    }
+    ensure!(report.all >= 40, "only {} attacks", report.all);
+    say(format_args!("blocked {} of {}", report.blocked, report.all));
+    Ok(())
+}
+
+/// No attack of the guest's program is forgotten here.
+fn every_attack_has_its_place(machine: &Machine) -> Result<()> {
+    let ends = ENDS_OF_S.into_iter().chain(ENDS_OF_MACHINE.map(|end| end.0));
+    let mut known: Vec<_> = SHARED.iter().map(|a| a.0).chain(NOT_COUNTED).chain(ends).collect();
+    let lines = machine.succeed("tvtest attack", SOON)?;
+    let mut there: Vec<_> = lines.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    known.sort_unstable();
+    there.sort_unstable();
+    ensure!(known == there, "attacks known: {known:?}; there: {there:?}");
+    Ok(())
+}
+
+/// The build without all checks that its attacks aim at, and more.
+fn lacking(build: Build, more: &[&str]) -> Result<Vec<u8>> {
+    let ends = ENDS_OF_MACHINE.iter().map(|(_, real)| real);
+    let all = SHARED.iter().map(|(_, real, _)| real).chain(ends);
+    let names = all.filter_map(|real| match real {
+        Without(its, name) if *its == build => Some(*name),
+        _ => None,
+    });
+    mutated_hypervisor(&names.chain(more.iter().copied()).collect::<Vec<_>>().join("+"))
+}
+
+/// Carries out the attacks that should succeed here.
+fn succeeding(here: Real, machine: Machine) -> Result<BTreeMap<String, String>> {
+    let belongs = |real: &Real| match (here, *real) {
+        (Without(a, _), Without(b, _)) => a == b,
+        (a, b) => a == b,
+    };
+    let names: Vec<_> = SHARED.iter().filter(|attack| belongs(&attack.1)).map(|attack| attack.0).collect();
+    carry_out(&machine, &names)
+}
+
+/// How many words of the secret, of how many, were found before the end and after it.
+struct Found {
+    before: usize,
+    after: usize,
+}
+
+const WORDS: usize = 16;
+
+fn wiped(found: Found) -> Result<()> {
+    ensure!(found.before == WORDS, "before the end {} words of the secret are in memory", found.before);
+    ensure!(found.after == 0, "after the end {} words of the secret are in memory", found.after);
+    Ok(())
+}
+
+fn left(found: Found) -> Result<()> {
+    ensure!(found.after == WORDS, "{} words of the secret are left", found.after);
+    Ok(())
+}
+
+/// Numbers of a line, its first two words left out.
+fn numbers(line: &str) -> Result<Vec<u64>> {
+    let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
+    Ok(line.split_whitespace().skip(2).map(number).collect::<Result<_, _>>()?)
+}
+
+/// How many of the words, which are known masked, lie in a dump.
+fn count(dump: &[u8], masked: &[u64]) -> usize {
+    let (mask, words) = masked.split_first().expect("a mask and words");
+    let mut found = vec![false; words.len()];
+    for word in dump.as_chunks::<8>().0 {
+        let word = u64::from_le_bytes(*word) ^ mask;
+        if let Some(at) = words.iter().position(|wanted| *wanted == word) {
+            found[at] = true;
+        }
+    }
+    found.into_iter().filter(|found| *found).count()
+}
+
+fn end_of_s(machine: &Machine, name: &str) -> Result<Found> {
+    machine.send(&format!("tvtest attack {name} &"))?;
+    let pool = numbers(&machine.wait_for("tvtest: pool ", SOON)?.text)?;
+    let (base, size) = (pool[0], pool[1]);
+    let secret = numbers(&machine.wait_for("tvtest: holds ", SOON)?.text)?;
+    let before = count(&machine.memory_dump(base, size)?, &secret);
+    machine.send("touch /tmp/release")?;
+    machine.wait_for("tvtest: ended", SOON)?;
+    let after = count(&machine.memory_dump(base, size)?, &secret);
+    machine.send("touch /tmp/release")?;
+    machine.wait_for(&format!("attack {name}: carried out"), SOON)?;
+    Ok(Found { before, after })
+}
+
+/// The machine stops where it would reset, so that its memory can be looked at.
+fn end_of_machine(boot: Boot, name: &str) -> Result<Found> {
+    let machine = boot.processors(1).qemu(&["-no-shutdown"]).start()?;
+    machine.wait_until_ready()?;
+    machine.send(&format!("tvtest attack {name} &"))?;
+    let secret = numbers(&machine.wait_for("tvtest: holds ", SOON)?.text)?;
+    let memory = || machine.memory_dump(0, u64::from(MEMORY_MIB) << 20);
+    let before = count(&memory()?, &secret);
+    machine.send("touch /tmp/release")?;
+    let deadline = Instant::now() + SOON;
+    while machine.monitor_command("query-status", json!({}))?["running"] == true {
+        ensure!(Instant::now() < deadline, "the machine goes on (log: {})", machine.log().display());
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(Found { before, after: count(&memory()?, &secret) })
+}
