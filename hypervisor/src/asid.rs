@@ -2,7 +2,8 @@
 //!
 //! Each processor has its own table: an ASID belongs to one incarnation of a PAL (a registration: never repeated), and is
 //! flushed when it goes to another. There may be more PALs than ASIDs: which one an incarnation gets is fixed, and whoever had it
-//! yields.
+//! yields. So a PAL never runs with translations of another, on any processor, whatever ran in between (shown by the TLB of the
+//! model of [`crate::pal`], because QEMU flushes everything at every switch).
 
 use crate::vmcb::{OS_ASID, tlb};
 

@@ -1,7 +1,9 @@
 //! The PAL pool's frames: who has which, and how many are free.
 //!
 //! Every frame of the pool is either free and all zero, or has exactly one owner (a PAL's slot). The bookkeeping lies outside
-//! the pool, so that a free frame can be zero throughout. The caller zeroes a frame before it gives it back.
+//! the pool, so that a free frame can be zero throughout. A frame becomes free by being zeroed here and in no other way, and by
+//! its owner alone; free and owned frames together are always all there are (shown for all orders of events by the model of
+//! [`crate::pal`]).
 
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::memory::DirectMap;

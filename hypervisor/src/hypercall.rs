@@ -17,7 +17,10 @@ pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkr
         Some(caller) => dispatch(hv, cpu, hardware, &caller),
         None => Outcome::status(Status::BadCaller),
     };
-    apply(cpu, outcome);
+    match outcome {
+        Outcome::Done(value, status) => finish(cpu, value, status),
+        outcome => come_back(cpu, outcome),
+    }
 }
 
 /// CPL 3, 64-bit code, interrupts enabled.
@@ -81,7 +84,9 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
     unsafe { core::mem::transmute_copy(info) }
 }
 
-fn apply(cpu: &mut Cpu, outcome: Outcome) {
+/// The call is not over: the guest gets its interrupts, or an exception, at the VMMCALL.
+#[inline(never)]
+fn come_back(cpu: &mut Cpu, outcome: Outcome) {
     // A VMMCALL in the shadow of MOV SS would never let the interrupt in that it is to make way for.
     cpu.os.control.interrupt_shadow = 0;
     match outcome {

@@ -28,12 +28,14 @@ impl DirectMap {
 
     /// Where `len` bytes at `at` are mapped. An address beyond the mapping is a bug of the hypervisor: addresses named by the
     /// guest pass [`RamMap::contains`] first.
+    #[inline(always)]
     pub fn pointer(&self, at: Hpa, len: u64) -> *mut u8 {
         let last = self.limit.checked_sub(len);
         assert!(last.is_some_and(|last| at.0 <= last), "physical address beyond the direct map");
         (self.base + at.0) as *mut u8
     }
 
+    #[inline(always)]
     fn aligned<T>(&self, at: Hpa) -> *mut T {
         let pointer = self.pointer(at, size_of::<T>() as u64).cast::<T>();
         assert!(pointer.is_aligned(), "unaligned word of physical memory");
@@ -41,6 +43,7 @@ impl DirectMap {
     }
 
     /// Reads a word by one load. `at` is a multiple of 8.
+    #[inline(always)]
     pub fn read_u64(&self, at: Hpa) -> u64 {
         #[cfg(test)]
         tests::READS.with_borrow_mut(|reads| reads.push(at));
@@ -49,6 +52,7 @@ impl DirectMap {
     }
 
     /// Writes a word by one store. `at` is a multiple of 8.
+    #[inline(always)]
     pub fn write_u64(&self, at: Hpa, value: u64) {
         // SAFETY: as in `read_u64`.
         unsafe { self.aligned::<u64>(at).write_volatile(value) }

@@ -19,22 +19,24 @@ use trustvisor_tests::{SOON, built};
 enum Real {
     /// On the bare machine.
     Bare,
+    /// On the bare machine, which it resets.
+    Reset,
     /// On a build, shared with others, without this check.
     Without(Build, &'static str),
 }
-use Real::{Bare, Without};
+use Real::{Bare, Reset, Without};
 
-/// Builds of TrustVisor that lack something.
+/// Builds of TrustVisor that lack something each. What is removed from the same line goes to different builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Build {
-    /// What a kernel is to meet.
-    Kernel,
-    /// What a caller and S are to meet.
-    Caller,
-    /// What is to happen at an end.
-    End,
+    One,
+    Other,
+    /// Without wipes.
+    Ends,
 }
-use Build::{Caller, End, Kernel};
+use Build::{Ends, One, Other};
+
+const RESET: &str = "the machine was reset";
 
 /// Attacks that share a machine: name, where they succeed, what they see there.
 const SHARED: &[(&str, Real, &str)] = &[
@@ -66,61 +68,61 @@ const SHARED: &[(&str, Real, &str)] = &[
     ("address-map", Bare, "a write of MSR 0xc001001a reaches the processor"),
     ("smm", Bare, "a write of MSR 0xc0010111 reaches the processor"),
     ("microcode", Bare, "a write of MSR 0xc0010020 reaches the processor"),
-    ("invd", Bare, "INVD reaches the processor"),
     ("x2apic", Bare, "MSR 0x800 can be accessed"),
     ("localities", Bare, "locality 1 can be read at 0x0"),
     ("io-apic", Bare, "an entry of the I/O APIC is now 0x200"),
-    ("svm-instructions", Without(Kernel, "svm-instructions"), "VMRUN: vector -1 instead of #UD"),
-    ("init-sipi", Without(Kernel, "icr-trap"), "the second processor runs the guest's code outside SVM"),
-    ("messages", Without(Kernel, "npt-messages"), "the second processor runs the guest's code outside SVM"),
-    ("nmi-storm", Without(Kernel, "pal-nmi"), "S is gone"),
-    ("reserve-read", Without(Kernel, "npt-reserve"), "of the reserve can be read"),
-    ("reserve-write", Without(Caller, "npt-hidden-writable"), "what is read in the reserve has changed"),
-    ("forged-handle", Without(Caller, "find-low"), "S has run for a wrong handle"),
-    ("mixed-handle", Without(Caller, "find-high"), "S has run for a wrong handle"),
-    ("stranger", Without(Caller, "find-owner"), "S has run for a stranger"),
-    ("stranger-unregisters", Without(Caller, "unregister-find"), "S is gone"),
-    ("recycled-cr3", Without(Caller, "resume-handle"), "a stranger continues the call of a dead owner"),
-    ("registration-token", Without(Caller, "resume-owner"), "the child failed"),
-    ("replayed-token", Without(Caller, "resume-token"), "an old token continues a call"),
-    ("doubled-call", Without(Caller, "call-busy"), "S runs in two calls at a time"),
-    ("stale-handle", Without(End, "unregister-wipe"), "S can be called after its end"),
+    ("svm-instructions", Without(One, "svm-instructions"), "VMRUN: vector -1 instead of #UD"),
+    ("init-sipi", Without(One, "icr-trap"), "the second processor runs the guest's code outside SVM"),
+    ("self-init", Reset, RESET),
+    ("messages", Reset, RESET),
+    ("nmi-storm", Without(One, "pal-nmi"), "S is gone"),
+    ("reserve-read", Without(One, "npt-reserve"), "of the reserve can be read"),
+    ("reserve-write", Without(Other, "npt-hidden-writable"), "what is read in the reserve has changed"),
+    ("forged-handle", Without(Other, "find-low"), "S has run for a wrong handle"),
+    ("mixed-handle", Without(One, "find-high"), "S has run for a wrong handle"),
+    ("stranger", Without(Other, "find-owner"), "S has run for a stranger"),
+    ("stranger-unregisters", Without(Other, "unregister-find"), "S is gone"),
+    ("recycled-cr3", Without(Other, "resume-handle"), "a stranger continues the call of a dead owner"),
+    ("registration-token", Without(Other, "resume-owner"), "the child failed"),
+    ("replayed-token", Without(One, "resume-token"), "an old token continues a call"),
+    ("doubled-call", Without(Other, "call-busy"), "S runs in two calls at a time"),
+    ("stale-handle", Without(Ends, "unregister-wipe"), "S can be called after its end"),
     (
         "owner-page-remapped",
-        Without(Caller, "collect-confirm"),
+        Without(Other, "collect-confirm"),
         "one look at a page that was away for a moment frees S",
     ),
     (
         "owner-page-away",
-        Without(Caller, "collect-away"),
+        Without(Other, "collect-away"),
         "S is freed though its owner page is on a swap device",
     ),
-    ("kernel-calls", Without(Caller, "may-call-cpl"), "of the kernel: status"),
-    ("compat-calls", Without(Caller, "may-call-long"), "a 32-bit caller gets status"),
-    ("masked-calls", Without(Caller, "may-call-if"), "a caller with interrupts off"),
-    ("entry-numbers", Without(Caller, "call-entry"), "S is entered at entry 19"),
-    ("large-arguments", Without(Caller, "call-too-large"), "S is given more than it has room for"),
-    ("old-arguments", Without(Caller, "params-zeroed"), "S finds what the last call was given"),
+    ("kernel-calls", Without(Other, "may-call-cpl"), "of the kernel: status"),
+    ("compat-calls", Without(Other, "may-call-long"), "a 32-bit caller gets status"),
+    ("masked-calls", Without(Other, "may-call-if"), "a caller with interrupts off"),
+    ("entry-numbers", Without(Other, "call-entry"), "S is entered at entry 19"),
+    ("large-arguments", Without(Other, "call-too-large"), "S is given more than it has room for"),
+    ("old-arguments", Without(Other, "params-zeroed"), "S finds what the last call was given"),
     (
         "image-changed",
-        Without(Caller, "register-header-once"),
+        Without(Other, "register-header-once"),
         "another S than the one that was measured runs",
     ),
-    ("smashed-return", Without(Caller, "return-stack"), "S returns as it likes"),
-    ("code-written", Without(Caller, "code-writable+nested-code-writable"), "S writes to its code"),
-    ("data-executed", Without(Caller, "data-executable+nested-data-executable"), "S runs its data"),
-    ("cpuid-in-s", Without(Caller, "pal-cpuid"), "S sees the processor as the hypervisor does"),
-    ("fpu-in-s", Without(Caller, "pal-fpu"), "S uses the OS's FPU registers"),
-    ("page-in-reserve", Without(Caller, "walk-leaf-ram"), "S is given TrustVisor's memory"),
+    ("smashed-return", Without(Other, "return-stack"), "S returns as it likes"),
+    ("code-written", Without(Other, "code-writable+nested-code-writable"), "S writes to its code"),
+    ("data-executed", Without(One, "data-executable+nested-data-executable"), "S runs its data"),
+    ("cpuid-in-s", Without(Other, "pal-cpuid"), "S sees the processor as the hypervisor does"),
+    ("fpu-in-s", Without(Other, "pal-fpu"), "S uses the OS's FPU registers"),
+    ("page-in-reserve", Without(Other, "walk-leaf-ram"), "S is given what is another's in the pool"),
     (
         "table-in-reserve",
-        Without(Caller, "walk-table-ram"),
+        Without(Other, "walk-table-ram"),
         "TrustVisor follows a page table in its own memory",
     ),
-    ("supervisor-page", Without(Caller, "walk-user"), "S is given a page of the kernel"),
+    ("supervisor-page", Without(Other, "walk-user"), "S is given a page of the kernel"),
     (
         "read-only-page",
-        Without(Caller, "walk-writable"),
+        Without(Other, "walk-writable"),
         "a result is in a page that the caller cannot write",
     ),
 ];
@@ -134,11 +136,12 @@ const ENDS_OF_MACHINE: [(&str, Real); 4] = [
     ("triple-fault", Bare),
     ("keyboard-reset", Bare),
     ("fast-reset", Bare),
-    ("reserved-bits", Without(End, "reset-wipe")),
+    ("reserved-bits", Without(Ends, "reset-wipe")),
 ];
 
-/// Carried out, but there is nothing to count: QEMU's memory wins against a device at the same address anyway.
-const NOT_COUNTED: [&str; 2] = ["pci-bars", "result-in-reserve"];
+/// Carried out but not counted: what they aim at holds on QEMU without TrustVisor as well, where memory wins against a device at
+/// the same address and there are no caches; and the last one aims at what another does.
+const NOT_COUNTED: [&str; 3] = ["pci-bars", "invd", "result-in-reserve"];
 
 const LIMIT: Duration = Duration::from_secs(400);
 const DISK_SIZE: u64 = 32 << 20;
@@ -180,7 +183,7 @@ fn carry_out(machine: &Machine, names: &[&str]) -> Result<BTreeMap<String, Strin
 /// Sends NMIs while an attack says that S works, until `ended` is closed.
 fn storm(machine: &Machine, ended: &std::sync::mpsc::Receiver<()>) {
     use std::sync::mpsc::RecvTimeoutError::Timeout;
-    while ended.recv_timeout(Duration::from_millis(20)) == Err(Timeout) {
+    while ended.recv_timeout(Duration::from_millis(50)) == Err(Timeout) {
         let lines = machine.lines();
         let works = lines.iter().rposition(|line| line == "tvtest: S works");
         let over = lines.iter().rposition(|line| line.starts_with("attack nmi-storm: "));
@@ -231,11 +234,12 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
     drop(protected);
 
     let mut without = succeeding(Bare, start(boot("attacks-bare")?.processors(1).with_hypervisor(false))?)?;
-    for build in [Kernel, Caller] {
+    without.extend(resetting()?);
+    for build in [One, Other] {
         let machine = start(boot("attacks-without")?.hypervisor(lacking(build, &[])?))?;
         without.extend(succeeding(Without(build, ""), machine)?);
     }
-    let machine = start(boot("attacks-without")?.hypervisor(lacking(End, &[FRAME_WIPE])?))?;
+    let machine = start(boot("attacks-without")?.hypervisor(lacking(Ends, &[FRAME_WIPE])?))?;
     without.extend(carry_out(&machine, &["stale-handle"])?);
     let ends_without: Vec<_> = ENDS_OF_S.map(|name| end_of_s(&machine, name)).into();
     drop(machine);
@@ -250,7 +254,7 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
     for (name, real) in ENDS_OF_MACHINE {
         let against = end_of_machine(boot("attacks-end")?, name).and_then(wiped);
         let defenceless = match real {
-            Bare => boot("attacks-end-bare")?.with_hypervisor(false),
+            Bare | Reset => boot("attacks-end-bare")?.with_hypervisor(false),
             Without(build, _) => boot("attacks-end-without")?.hypervisor(lacking(build, &[FRAME_WIPE])?),
         };
         report.add(name, against, end_of_machine(defenceless, name).and_then(left));
@@ -297,6 +301,20 @@ fn succeeding(here: Real, machine: Machine) -> Result<BTreeMap<String, String>> 
     };
     let names: Vec<_> = SHARED.iter().filter(|attack| belongs(&attack.1)).map(|attack| attack.0).collect();
     carry_out(&machine, &names)
+}
+
+/// Carries out the attacks that reset the bare machine, one after the other.
+fn resetting() -> Result<BTreeMap<String, String>> {
+    let machine = start(boot("attacks-reset")?.processors(1).with_hypervisor(false).reboots(true))?;
+    let mut found = BTreeMap::new();
+    for (name, ..) in SHARED.iter().filter(|attack| attack.1 == Reset) {
+        let before = machine.resets()?;
+        machine.send(&format!("tvtest attack {name}"))?;
+        machine.wait_until_ready()?;
+        ensure!(machine.resets()? > before, "{name}: the guest is ready without a reset");
+        found.insert((*name).to_owned(), RESET.to_owned());
+    }
+    Ok(found)
 }
 
 /// How many words of the secret, of how many, were found before the end and after it.

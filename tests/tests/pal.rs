@@ -50,7 +50,7 @@ in_the_guest! {
     a_result_for_memory_that_is_not_the_caller_s_is_sigsegv: "read-only half-outside";
     results_in_clean_shared_pages_survive_reclaim: "shared-memory shared-file";
     every_kind_of_memory_can_be_a_buffer_or_an_image: "shared-kinds large-pages file-on-disk";
-    buffers_may_overlap_be_empty_or_lie_at_the_end_of_memory: "overlapping empty-buffers last-page";
+    buffers_may_overlap_be_empty_or_lie_at_the_end_of_memory: "overlapping untouched-buffers empty-buffers last-page";
     buffers_that_change_under_a_call_get_a_whole_result_or_none: "moving";
     s_finds_the_same_whatever_state_its_caller_is_in: "hostile-callers";
     nothing_of_s_is_in_the_registers_when_it_is_frozen_or_has_returned: "frozen-registers fpu-registers";

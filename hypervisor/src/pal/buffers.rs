@@ -39,7 +39,7 @@ impl Pals {
         mut progress: Progress,
         budget: &mut u64,
     ) -> Result<bool, Fault> {
-        while let Some(buffer) = pal.call.buffers().get(progress.buffer).copied() {
+        while let Some(buffer) = pal.call.buffers().get(usize::from(progress.buffer)).copied() {
             let wanted = match progress.step {
                 Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
                 _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),

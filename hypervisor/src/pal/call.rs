@@ -39,7 +39,7 @@ pub(super) enum Step {
 #[derive(Clone, Copy)]
 pub struct Progress {
     pub(super) step: Step,
-    pub(super) buffer: usize,
+    pub(super) buffer: u8,
     pub(super) offset: u64,
     pub(super) faults: u8,
 }
@@ -76,14 +76,7 @@ pub struct Call {
 impl Call {
     pub(super) const fn none() -> Self {
         const EMPTY: Buffer = Buffer { kind: arg::NONE, gva: Gva(0), length: 0, param: 0 };
-        Self {
-            incarnation: 0,
-            entry: 0,
-            buffers: [EMPTY; MAX_ARGS / 2],
-            count: 0,
-            total: 0,
-            value: 0,
-        }
+        Self { incarnation: 0, entry: 0, buffers: [EMPTY; MAX_ARGS / 2], count: 0, total: 0, value: 0 }
     }
 
     pub(super) fn buffers(&self) -> &[Buffer] {
@@ -93,7 +86,7 @@ impl Call {
 
 impl Pals {
     /// `CALL`.
-    #[inline]
+    #[inline(always)]
     pub fn call(
         &self,
         hardware: &mut impl Hardware,
@@ -135,51 +128,26 @@ impl Pals {
     }
 
     /// Looks the entry up, puts its arguments into S's registers, and lays its buffers out in the parameter section.
+    #[inline(always)]
     fn capture(&self, pal: &mut Pal, entry: u16, args: &Gprs) -> Result<(), Status> {
         if usize::from(entry) >= MAX_ENTRIES {
             return Err(Status::BadArgument);
         }
-        let entry = self.entry(pal, entry);
-        if entry.addr == 0 {
+        const { assert!(HEADER_SIZE <= PAGE_SIZE as usize && offset_of!(Entry, args) == 8) };
+        let offset = offset_of!(abi::image::Header, entries) + usize::from(entry) * size_of::<Entry>();
+        let place = pal.frames.header + offset as u64;
+        let (addr, kinds) = (self.mem.read_u64(place), self.mem.read_u64(place + 8));
+        if addr == 0 {
             return Err(Status::BadArgument);
         }
         let call = &mut pal.call;
-        (call.entry, call.count, call.total) = (entry.addr, 0, pal.param_used);
+        (call.entry, call.count, call.total) = (addr, 0, pal.param_used);
         pal.regs = Gprs::zeroed();
-        if entry.args[0] == arg::NONE {
+        let [first, ..] = kinds.to_le_bytes();
+        if first == arg::NONE {
             return Ok(());
         }
-        let args = args.arguments();
-        let mut passed = [0; MAX_ARGS];
-        let mut used = 0u64;
-        for (i, kind) in entry.args.iter().enumerate() {
-            match *kind {
-                arg::INT | arg::LEN => passed[i] = args[i],
-                arg::IN | arg::OUT | arg::IN_OUT => {
-                    let length = args.get(i + 1).copied().ok_or(Status::BadArgument)?;
-                    let end = used.checked_add(length).filter(|end| *end <= pal.frames.param_size);
-                    let Some(end) = end else { return Err(Status::TooLarge) };
-                    let buffer = call.buffers.get_mut(call.count).ok_or(Status::BadArgument)?;
-                    *buffer = Buffer { kind: *kind, gva: Gva(args[i]), length, param: used };
-                    passed[i] = pal.frames.param_addr + used;
-                    call.count += 1;
-                    call.total += length;
-                    used = end.next_multiple_of(16).min(pal.frames.param_size);
-                }
-                _ => break,
-            }
-        }
-        pal.regs = Gprs::with_arguments(passed);
-        Ok(())
-    }
-
-    fn entry(&self, pal: &Pal, index: u16) -> Entry {
-        const { assert!(HEADER_SIZE <= PAGE_SIZE as usize && offset_of!(Entry, args) == 8) };
-        let offset = offset_of!(abi::image::Header, entries) + usize::from(index) * size_of::<Entry>();
-        let place = pal.frames.header + offset as u64;
-        let addr = self.mem.read_u64(place);
-        let [args @ .., _, _] = self.mem.read_u64(place + 8).to_le_bytes();
-        Entry { addr, args, reserved: 0 }
+        lay_out(pal, kinds, args.arguments())
     }
 
     /// Goes through the steps until the call is finished or has to stop.
@@ -225,6 +193,7 @@ impl Pals {
     }
 
     /// Puts S at its entry.
+    #[inline(always)]
     fn start(&self, pal: &mut Pal) {
         let rsp = entry_rsp(pal);
         self.mem.write_u64(pal.frames.stack_frame + rsp % PAGE_SIZE, SENTINEL);
@@ -242,35 +211,85 @@ impl Pals {
     }
 
     /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
-    #[inline]
+    #[inline(always)]
     fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
-        let fpu = Some(pal.frames.fpu).filter(|area| *area != Hpa(0));
-        let runnable = Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu };
+        hardware.run_pal(runnable(pal), &mut pal.regs);
+        if self.has_returned(pal) && !self.is_dying(index, pal) {
+            return Ok(());
+        }
+        self.after_another_exit(hardware, index, pal)
+    }
+
+    /// S has left otherwise than by returning. After a hypercall it goes on.
+    #[inline(never)]
+    fn after_another_exit(
+        &self,
+        hardware: &mut impl Hardware,
+        index: usize,
+        pal: &mut Pal,
+    ) -> Result<(), Outcome> {
         loop {
-            hardware.run_pal(runnable, &mut pal.regs);
-            if vmcb(self.mem, &mut pal.frames).exit_code() == exit_code::MACHINE_CHECK {
+            let code = vmcb(self.mem, &mut pal.frames).exit_code();
+            if code == exit_code::MACHINE_CHECK {
                 hardware.raise_machine_check();
             }
             if self.is_dying(index, pal) {
                 return Err(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
             }
-            let rsp = entry_rsp(pal);
-            let vmcb = vmcb(self.mem, &mut pal.frames);
-            if vmcb.is_return(rsp) {
-                pal.call.value = vmcb.save.rax;
-                return Ok(());
-            }
-            match vmcb.exit_code() {
+            match code {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
                     return Err(Outcome::Again(pal.next_token(index)));
                 }
                 exit_code::VMMCALL => self.serve(pal),
-                code => {
-                    return Err(self.start_wipe(index, pal, Outcome::Done(cause(code), Status::Faulted)));
-                }
+                _ if self.has_returned(pal) => return Ok(()),
+                _ => return Err(self.start_wipe(index, pal, Outcome::Done(cause(code), Status::Faulted))),
             }
+            hardware.run_pal(runnable(pal), &mut pal.regs);
         }
     }
+
+    /// Whether the last exit is S's return; takes its value.
+    #[inline(always)]
+    fn has_returned(&self, pal: &mut Pal) -> bool {
+        let rsp = entry_rsp(pal);
+        let vmcb = vmcb(self.mem, &mut pal.frames);
+        let returned = vmcb.is_return(rsp);
+        if returned {
+            pal.call.value = vmcb.save.rax;
+        }
+        returned
+    }
+}
+
+/// Captures the arguments: buffers get their places in the parameter section, S's registers what S is passed.
+#[inline(never)]
+fn lay_out(pal: &mut Pal, kinds: u64, args: [u64; MAX_ARGS]) -> Result<(), Status> {
+    let call = &mut pal.call;
+    let mut passed = [0; MAX_ARGS];
+    let mut used = 0u64;
+    for (i, kind) in kinds.to_le_bytes().iter().take(MAX_ARGS).enumerate() {
+        match *kind {
+            arg::INT | arg::LEN => passed[i] = args[i],
+            arg::IN | arg::OUT | arg::IN_OUT => {
+                let length = args.get(i + 1).copied().ok_or(Status::BadArgument)?;
+                let end = used.checked_add(length).filter(|end| *end <= pal.frames.param_size);
+                let Some(end) = end else { return Err(Status::TooLarge) };
+                let buffer = call.buffers.get_mut(call.count).ok_or(Status::BadArgument)?;
+                *buffer = Buffer { kind: *kind, gva: Gva(args[i]), length, param: used };
+                passed[i] = pal.frames.param_addr + used;
+                call.count += 1;
+                call.total += length;
+                used = end.next_multiple_of(16).min(pal.frames.param_size);
+            }
+            _ => break,
+        }
+    }
+    pal.regs = Gprs::with_arguments(passed);
+    Ok(())
+}
+
+fn runnable(pal: &Pal) -> Runnable {
+    Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu: pal.frames.fpu }
 }
 
 /// What `Faulted` says of the exit that S died of: the exception's vector, or the exit code above 100h.

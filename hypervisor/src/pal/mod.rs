@@ -88,8 +88,8 @@ pub struct Runnable {
     /// Complete but for what belongs to the processor (ASID).
     pub vmcb: Hpa,
     pub incarnation: Incarnation,
-    /// XSAVE area of a PAL that uses the FPU.
-    pub fpu: Option<Hpa>,
+    /// XSAVE area of a PAL that uses the FPU; 0 for the others.
+    pub fpu: Hpa,
 }
 
 /// All PALs and what they are made of.
@@ -237,6 +237,7 @@ impl Pals {
     }
 
     /// The slot that this handle names, if it is the caller's.
+    #[inline(always)]
     fn find(&self, caller: &Caller, handle: Handle) -> Result<usize, Refused> {
         let index = handle.low as usize % MAX_PALS;
         let slot = &self.slots[index];
@@ -250,7 +251,7 @@ impl Pals {
 
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
-    #[inline]
+    #[inline(always)]
     fn open(&self, caller: &Caller, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
         let slot = &self.slots[handle.low as usize % MAX_PALS];
         let incarnation = slot.incarnation.load(Ordering::Acquire);
@@ -260,6 +261,7 @@ impl Pals {
     }
 
     /// The slot's PAL, unless another processor has it.
+    #[inline(always)]
     fn lock(&self, index: usize) -> Result<MutexGuard<'_, Pal>, Refused> {
         self.slots[index].pal.try_lock().ok_or(Status::Busy)
     }

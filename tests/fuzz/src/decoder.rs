@@ -7,7 +7,8 @@
 
 use hypervisor::lapic::{self, Code, Source, Store, Undecoded};
 use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register,
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 
 use crate::input::Input;

@@ -132,8 +132,12 @@ impl Run<'_, '_> {
         let may_call = save.cpl == 3 && long && save.rflags >> 9 & 1 != 0 && save.cr0 >> 31 & 1 != 0;
         let pkru = input.u32() & if save.cr4 >> 22 & 1 != 0 { u32::MAX } else { 0 };
         let registers = machine.registers(pkru);
-        let (rax, pals) = (save.rax, machine.hv.pals.count());
-        machine.memory.copy(before);
+        let (rax, empty) = (save.rax, machine.hv.pals.count() == 0);
+        if empty {
+            machine.memory.copy(before);
+        } else {
+            machine.memory.copy_outside(before);
+        }
 
         let mut software = Software::new(input, &mut self.serial, machine.mem(), machine.now);
         let answer = machine.vmmcall(&mut software, pkru);
@@ -144,11 +148,10 @@ impl Run<'_, '_> {
             self.last_token = token;
         }
         assert!(!ran || rax as u16 == number::CALL || rax >> 63 != 0, "S ran for hypercall {rax:#x}");
-        let changed: Vec<u64> = machine.memory.changed(before).collect();
-        if pals == 0 && machine.hv.pals.count() == 0 {
-            assert!(!changed.iter().any(|at| RESERVE.contains(at)), "the reserve changed without a PAL");
+        if empty && machine.hv.pals.count() == 0 {
+            assert_eq!(machine.memory.changed(before).find(|at| RESERVE.contains(at)), None, "without a PAL");
         }
-        let changed: Vec<u64> = changed.into_iter().filter(|at| !RESERVE.contains(at)).collect();
+        let changed: Vec<u64> = machine.memory.changed_outside(before).collect();
         only_what_the_caller_could_write(&changed, before, &registers);
         self.note_handles(&changed, registers.cr3);
         answer

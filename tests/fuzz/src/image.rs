@@ -114,7 +114,9 @@ fn rules(image: &[u8]) -> Option<Vec<Section>> {
     let good = image.starts_with(MAGIC) && flags <= 1;
     let good = good && (1..=16).contains(&sections) && (1..=64).contains(&entries);
     let unused = |from: usize, size: usize, used: u64, all: usize| {
-        image.get(from + size * used as usize..from + size * all).is_some_and(|rest| rest.iter().all(|b| *b == 0))
+        image
+            .get(from + size * used as usize..from + size * all)
+            .is_some_and(|rest| rest.iter().all(|b| *b == 0))
     };
     if !good || !unused(16, 32, sections, 16) || !unused(528, 16, entries, 64) {
         return None;
@@ -173,7 +175,8 @@ fn register(machine: &mut Machine, image: &[u8], good: bool) {
     let mem = machine.mem();
     mem.copy_to(Hpa(IMAGE_AT), image);
     machine.cpu.os.save.rax = number::REGISTER.into();
-    (machine.cpu.regs.rdi, machine.cpu.regs.rsi, machine.cpu.regs.rdx) = (IMAGE_AT, image.len() as u64, OWNER);
+    (machine.cpu.regs.rdi, machine.cpu.regs.rsi, machine.cpu.regs.rdx) =
+        (IMAGE_AT, image.len() as u64, OWNER);
     let answer = pal::settle(machine);
     let frames = u64::from(machine.hv.pals.pool.lock().total());
     let sections = if good { rules(image) } else { None };
@@ -198,10 +201,8 @@ fn register(machine: &mut Machine, image: &[u8], good: bool) {
 
 fn needed(sections: &[Section], fpu: bool) -> u64 {
     const REGION: u64 = 512 * PAGE;
-    let regions: std::collections::BTreeSet<u64> = sections
-        .iter()
-        .flat_map(|s| s.addr / REGION..=(s.addr + s.mem_size - 1) / REGION)
-        .collect();
+    let regions: std::collections::BTreeSet<u64> =
+        sections.iter().flat_map(|s| s.addr / REGION..=(s.addr + s.mem_size - 1) / REGION).collect();
     let pages = OWN_TABLES + regions.len() as u64 + sections.iter().map(|s| s.mem_size / PAGE).sum::<u64>();
     CONTROL + u64::from(fpu) + pages.div_ceil(512) + pages
 }

@@ -8,16 +8,21 @@
 //! Nothing here is `cfg`'d into the production crates: the targets use what those crates export.
 
 pub mod decoder;
+pub mod event_log;
 pub mod exit;
 pub mod hypercall;
 pub mod image;
 mod input;
+pub mod linux;
 mod machine;
 pub mod marshalling;
+pub mod multiboot;
+pub mod options;
 pub mod page_walk;
 mod pal;
 mod reference;
 mod software;
+pub mod tpm;
 mod world;
 
 /// The program of a target: its module's `check` on what libFuzzer thinks up, or on files.
@@ -40,4 +45,54 @@ pub fn replay(check: fn(&[u8])) -> std::io::Result<()> {
         check(&std::fs::read(path)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    type Check = fn(&[u8]);
+
+    /// In the order of their names.
+    const TARGETS: [(&str, Check); 11] = [
+        ("decoder", crate::decoder::check),
+        ("event_log", crate::event_log::check),
+        ("exit", crate::exit::check),
+        ("hypercall", crate::hypercall::check),
+        ("image", crate::image::check),
+        ("linux", crate::linux::check),
+        ("marshalling", crate::marshalling::check),
+        ("multiboot", crate::multiboot::check),
+        ("options", crate::options::check),
+        ("page_walk", crate::page_walk::check),
+        ("tpm", crate::tpm::check),
+    ];
+
+    /// Everything that was worth keeping, and the empty input.
+    #[test]
+    fn the_corpora_pass() {
+        for (name, check) in TARGETS {
+            check(&[]);
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+            let mut count = 0;
+            for file in fs::read_dir(&corpus).expect("every target has a corpus") {
+                let path = file.expect("a file").path();
+                println!("{}", path.display());
+                check(&fs::read(path).expect("a readable file"));
+                count += 1;
+            }
+            assert!(count > 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_program_is_replayed() {
+        let programs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets")).unwrap();
+        let mut names: Vec<String> = programs
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        assert_eq!(names, TARGETS.map(|(name, _)| name));
+    }
 }

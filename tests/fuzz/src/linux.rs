@@ -27,13 +27,8 @@ pub fn check(bytes: &[u8]) {
     let Ok(kernel) = BzImage::parse(file) else { return };
     accepted(file, &kernel);
     let Some(map) = map() else { return };
-    let needs = Needs {
-        reserve,
-        kernel: kernel.needs,
-        initrd,
-        initrd_max: kernel.initrd_max,
-        boot_area: 16 * 4096,
-    };
+    let needs =
+        Needs { reserve, kernel: kernel.needs, initrd, initrd_max: kernel.initrd_max, boot_area: 16 * 4096 };
     if let Ok(plan) = plan(&map, &TAKEN, &needs) {
         planned(&map, &needs, &plan);
         told(&map, &kernel, &plan);
@@ -81,7 +76,8 @@ fn told(map: &MemoryMap, kernel: &BzImage, plan: &Plan) {
     let told = Told { cmdline: 0x1234_5678, initrd: plan.initrd, rsdp: 0xe_0000, vga_text: true, map: &map };
     let mut page = [0xcc; boot_params::SIZE];
     boot_params::fill(&mut page, kernel, &told);
-    let word = |at: usize| u64::from(u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]));
+    let word =
+        |at: usize| u64::from(u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]));
     assert_eq!((word(0x228), word(0x218)), (0x1234_5678, plan.initrd.start));
     assert_eq!(word(0x21c), plan.initrd.end - plan.initrd.start);
     let entries: Vec<_> = (0..usize::from(page[0x1e8])).map(|n| 0x2d0 + 20 * n).collect();

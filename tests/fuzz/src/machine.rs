@@ -17,7 +17,7 @@ use hypervisor::random::Random;
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
 
 use crate::reference::Registers;
-use crate::world::{PAGE, RESERVE, ROOT_4, ram_map, with_memory, Memory};
+use crate::world::{Memory, PAGE, RESERVE, ROOT_4, ram_map, with_memory};
 
 /// Address bits of the processor.
 const PHYSICAL_BITS: u32 = 40;
@@ -147,7 +147,8 @@ impl Machine<'_> {
     pub fn is_empty(&self) -> bool {
         let base = self.hv.pals.pool.lock().base();
         let frames = (base.0..RESERVE.end).step_by(PAGE as usize);
-        self.hv.pals.count() == 0 && frames.into_iter().all(|frame| self.memory.page(frame) == [0; PAGE as usize])
+        self.hv.pals.count() == 0
+            && frames.into_iter().all(|frame| self.memory.page(frame) == [0; PAGE as usize])
     }
 
     pub fn set_handle(&mut self, handle: Handle) {
@@ -196,7 +197,15 @@ impl Seen {
         let [rbx, rcx, _, rest @ ..] = words(regs);
         let mut others = [0; 20];
         others[..13].copy_from_slice(&[[rbx, rcx].as_slice(), &rest].concat());
-        others[13..].copy_from_slice(&[save.rsp, save.cr0, save.cr3, save.cr4, save.efer, save.cpl.into(), save.dr7]);
+        others[13..].copy_from_slice(&[
+            save.rsp,
+            save.cr0,
+            save.cr3,
+            save.cr4,
+            save.efer,
+            save.cpl.into(),
+            save.dr7,
+        ]);
         Self { rax: save.rax, rdx: regs.rdx, rip: save.rip, rflags: save.rflags, cr2: save.cr2, others }
     }
 }

@@ -21,7 +21,7 @@ use crate::machine::{Answer, Machine, with_machine};
 use crate::pal::{self, ENTRIES, PARAM, PARAM_PAGES, STACK_TOP};
 use crate::reference::{READ, Registers, WRITE};
 use crate::software::{End, Software, State, Stay};
-use crate::world::{self, PAGE, RESERVE, ROOT_4};
+use crate::world::{self, PAGE, ROOT_4};
 
 const MOST_STEPS: usize = 48;
 /// #PF for one spot, none of them mended, before the caller is told: the call's own count, then the processor's.
@@ -218,7 +218,10 @@ impl Run<'_, '_> {
         self.machine.memory.copy(before);
         let (answer, stays, _) = self.vmmcall(input);
         assert_eq!(answer, Answer::Done(0, status));
-        assert!(stays.is_empty() && self.machine.memory.changed(before).next().is_none(), "{status:?}, but done");
+        assert!(
+            stays.is_empty() && self.machine.memory.changed(before).next().is_none(),
+            "{status:?}, but done"
+        );
     }
 
     fn go_on(&mut self, before: &mut Vec<u8>, input: &mut Input) {
@@ -238,14 +241,14 @@ impl Run<'_, '_> {
 
     /// One stay in the hypervisor for the open call, or one that it refuses.
     fn stay(&mut self, before: &mut Vec<u8>, input: &mut Input) -> Answer {
-        self.machine.memory.copy(before);
+        self.machine.memory.copy_outside(before);
         let registers = self.machine.registers(0);
         let (answer, stays, checks) = self.vmmcall(input);
         let Some(mut call) = self.call.take() else { panic!("no call is open") };
         call.stays += 1;
         let whole = call.stays == 1;
         for stay in &stays {
-            self.one_of_s(&mut call, stay, whole.then_some((&*before, &registers)));
+            self.one_of_s(&mut call, stay, whole.then_some((&mut *before, &registers)));
         }
         let machine_check = call.cause == Some(18) && !stays.is_empty();
         assert_eq!(checks, usize::from(machine_check), "machine checks handed on");
@@ -270,7 +273,7 @@ impl Run<'_, '_> {
     }
 
     /// What S finds when it runs.
-    fn one_of_s(&self, call: &mut Call, stay: &Stay, caller: Option<(&Vec<u8>, &Registers)>) {
+    fn one_of_s(&self, call: &mut Call, stay: &Stay, caller: Option<(&mut Vec<u8>, &Registers)>) {
         assert!(call.cause.is_none(), "S runs after its death");
         match call.left {
             None => {
@@ -296,13 +299,13 @@ impl Run<'_, '_> {
     }
 
     /// Everything up to the last buffer's end is the caller's bytes or zero.
-    fn has_arguments(&self, call: &Call, seen: &[u8], caller: Option<(&Vec<u8>, &Registers)>) {
+    fn has_arguments(&self, call: &Call, seen: &[u8], mut caller: Option<(&mut Vec<u8>, &Registers)>) {
         let mut expected = vec![0; call.buffers.last().map_or(0, |b| b.in_params().end)];
         for buffer in call.buffers.iter().filter(|b| b.kind != arg::OUT) {
-            let Some((memory, registers)) = caller else { return };
-            let mut memory = memory.clone();
+            // What the OS has changed since the call began is not known here.
+            let Some((memory, registers)) = &mut caller else { return };
             let room = &mut expected[buffer.in_params()];
-            let read = registers.each_piece(&mut memory, buffer.gva, room.len(), READ, |memory, done, at| {
+            let read = registers.each_piece(memory, buffer.gva, room.len(), READ, |memory, done, at| {
                 room[done..done + at.len()].copy_from_slice(&memory[at]);
             });
             assert_eq!(read, Ok(()), "S runs without its arguments");
@@ -351,7 +354,9 @@ impl Run<'_, '_> {
             Status::Faulted => assert_eq!(Some(value), call.cause, "another cause"),
             Status::TooLarge | Status::BadAddress | Status::NoProgress => {}
             Status::NoSuchPal | Status::Lost => {
-                assert!(call.left.is_none_or(|(_, end)| end == End::Frozen) || self.machine.hv.pals.count() == 0);
+                assert!(
+                    call.left.is_none_or(|(_, end)| end == End::Frozen) || self.machine.hv.pals.count() == 0
+                );
             }
             other => panic!("a call ends with {other:?}"),
         }
@@ -361,7 +366,7 @@ impl Run<'_, '_> {
     }
 
     fn changed(&self, before: &[u8]) -> Vec<u64> {
-        self.machine.memory.changed(before).filter(|at| !RESERVE.contains(at)).collect()
+        self.machine.memory.changed_outside(before).collect()
     }
 
     /// What the OS sees of the call: the results, after S has returned, where the caller can write.
@@ -386,10 +391,11 @@ impl Run<'_, '_> {
     fn has_all_results(&self, call: &Call, before: &mut [u8], registers: &Registers) {
         for buffer in call.results() {
             let result = &call.results[buffer.in_params()];
-            let written = registers.each_piece(before, buffer.gva, result.len(), WRITE, |before, done, at| {
-                let len = at.len();
-                before[at].copy_from_slice(&result[done..done + len]);
-            });
+            let written =
+                registers.each_piece(before, buffer.gva, result.len(), WRITE, |before, done, at| {
+                    let len = at.len();
+                    before[at].copy_from_slice(&result[done..done + len]);
+                });
             assert_eq!(written, Ok(()), "done, but a result could not be written");
         }
         assert_eq!(self.changed(before), [], "other results than S's");
@@ -403,7 +409,8 @@ impl Run<'_, '_> {
             while done < buffer.len {
                 let here = buffer.gva.wrapping_add(done);
                 let piece = (PAGE - here % PAGE).min(buffer.len - done);
-                let _ = registers.each_piece(before, here, piece as usize, WRITE, |_, _, at| named[at].fill(true));
+                let _ = registers
+                    .each_piece(before, here, piece as usize, WRITE, |_, _, at| named[at].fill(true));
                 done += piece;
             }
         }
@@ -432,7 +439,7 @@ impl Run<'_, '_> {
         }
         self.machine.set_handle(handle);
         self.machine.cpu.os.save.rax = token;
-        self.machine.memory.copy(before);
+        self.machine.memory.copy_outside(before);
         let (answer, stays, _) = self.vmmcall(input);
         assert!(stays.is_empty() && self.changed(before).is_empty(), "a stranger's token");
         // The collector's token is nobody's.
@@ -447,7 +454,7 @@ impl Run<'_, '_> {
         let dying = self.call.as_ref().is_some_and(|call| call.cause.is_some());
         self.machine.set_handle(self.handle);
         self.machine.cpu.os.save.rax = if abort { number::ABORT } else { number::UNREGISTER }.into();
-        self.machine.memory.copy(before);
+        self.machine.memory.copy_outside(before);
         let answer = pal::settle(self.machine);
         assert!(self.changed(before).is_empty(), "an end that writes to the OS");
         let expected = match (there && !dying, self.call.is_some() && !abort) {
@@ -464,7 +471,7 @@ impl Run<'_, '_> {
 
     /// A pass of the collector, a question about the PAL, a new registration.
     fn other(&mut self, before: &mut Vec<u8>, input: &mut Input) {
-        self.machine.memory.copy(before);
+        self.machine.memory.copy_outside(before);
         match input.u8() % 3 {
             0 => {
                 self.machine.cpu.os.save.rax = number::COLLECT.into();

@@ -36,7 +36,8 @@ pub fn pages(mem: &DirectMap, cr3: u64, nested_cr3: u64) -> Pages {
             panic!("S's tables lead out of its memory, to {guest_physical:#x}");
         };
         if level == 0 {
-            let page = Mapped { frame, writable: writable && may_write, executable: executable && may_execute };
+            let page =
+                Mapped { frame, writable: writable && may_write, executable: executable && may_execute };
             found.insert(address, page);
             continue;
         }
@@ -152,15 +153,19 @@ impl<'a, 'b> Software<'a, 'b> {
         bytes
     }
 
-    /// S writes to its results, and, where it has none, to the start of each page that it can write to but the stack.
+    /// S writes to its results.
     fn scribble(&mut self, pages: &Pages, window: &mut [u8]) {
         let seed = self.input.u8();
-        for range in &self.results {
-            for at in range.clone() {
-                let Some(mapped) = pages.get(&(self.watch.0 + at as u64 / PAGE * PAGE)) else { continue };
+        for range in self.results.clone() {
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min((at / PAGE as usize + 1) * PAGE as usize);
+                let page = self.watch.0 + at as u64 / PAGE * PAGE;
+                let Some(mapped) = pages.get(&page) else { panic!("a result outside S's memory") };
                 assert!(mapped.writable, "S cannot write its result");
-                window[at] = seed.wrapping_add(at as u8) | 1;
-                self.mem.copy_to(Hpa(mapped.frame + at as u64 % PAGE), &window[at..=at]);
+                window[at..end].fill(seed.wrapping_add(at as u8) | 1);
+                self.mem.copy_to(Hpa(mapped.frame + at as u64 % PAGE), &window[at..end]);
+                at = end;
             }
         }
     }

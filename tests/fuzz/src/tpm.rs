@@ -4,53 +4,54 @@
 //! that was asked for are written, and of these only those of a command; a PCR's value that is believed stood in the last answer,
 //! which said success; random bytes that are believed came from the TPM, all of them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use abi::Digests;
 use hypervisor::tpm::clock::Clock;
 use hypervisor::tpm::tis::{Registers, Tis};
-use hypervisor::tpm::{Algorithm, Error, Tpm, Transport};
+use hypervisor::tpm::{Algorithm, Error, Family, Tpm, Transport};
 
 use crate::input::Input;
 
-/// A command is sent again 200 times at most.
-const MOST_TRIES: usize = 201;
-/// Looks at the bus for one command: two waits for each of its bytes, and of its answer's, at a burst of one.
-const MOST_LOOKS: u64 = 4 * 1024 * 20;
+/// A command is sent again 200 times at most; opening takes eight commands, the rest one, two and one for each random byte.
+const MOST_COMMANDS: usize = 201 * (8 + 1 + 2 + RANDOM);
+const RANDOM: usize = 70;
+/// Looks at the bus for one command: a few for each byte of the longest command and answer.
+const MOST_LOOKS: usize = 2 * 512 * 32;
 
-/// The first byte chooses whether the bytes are messages or registers.
+/// The first byte chooses whether the others are messages or what the bus says.
 pub fn check(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    if input.bool() { registers(input) } else { messages(input) }
+    if input.bool() { bus(input) } else { messages(input) }
 }
 
-/// Answers as messages: 10 bytes at least, and the size in the header true, as a transport promises; the buffer may be longer.
+/// A command and its answer.
+type Exchange = (Vec<u8>, Vec<u8>);
+
+/// Answers as messages, of the size that their header says, as a transport promises.
 struct Messages<'a> {
     input: Input<'a>,
-    sent: usize,
-    commands: Vec<u8>,
-    last: Vec<u8>,
+    exchanges: Rc<RefCell<Vec<Exchange>>>,
 }
 
-impl Transport for &mut Messages<'_> {
+impl Transport for Messages<'_> {
     fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
-        self.sent += 1;
-        self.commands = command.to_vec();
         if self.input.is_empty() {
             return Err(Error::Timeout("the input is used up"));
         }
         let size = 10 + usize::from(self.input.u8());
+        answer.fill(0xee);
+        answer[..size].fill(0);
         let body = self.input.take(size);
-        let mut message = vec![0; size];
-        message[..body.len()].copy_from_slice(body);
-        message[2..6].copy_from_slice(&(size as u32).to_be_bytes());
-        answer[..size].copy_from_slice(&message);
-        self.last = message;
+        answer[..body.len()].copy_from_slice(body);
+        answer[2..6].copy_from_slice(&(size as u32).to_be_bytes());
+        self.exchanges.borrow_mut().push((command.to_vec(), answer[..size].to_vec()));
         Ok(size)
     }
 
     fn pause(&mut self, ms: u64) {
-        assert!(ms <= 10);
+        assert!((1..=10).contains(&ms));
     }
 
     fn close(&mut self) -> Result<(), Error> {
@@ -58,48 +59,151 @@ impl Transport for &mut Messages<'_> {
     }
 }
 
-fn messages(input: Input) {
-    let mut bus = Messages { input, sent: 0, commands: Vec::new(), last: Vec::new() };
-    let seed = bus.input.u8();
-    let opened = Tpm::open(&mut bus).map(|tpm| (tpm.family().number(), *tpm.banks()));
-    assert!(bus.sent <= 4 * MOST_TRIES);
-    let Ok((_, banks)) = opened else { return };
-    assert!(banks.hashable() && banks.algorithms().iter().all(|bank| bank.size() > 0));
-    // From here on a TPM that has been opened is needed, and what it says last: the banks are asked for again.
-    bus.sent = 0;
-    let mut log = Vec::new();
-    if let Ok(mut tpm) = Tpm::open(Shared { bus: &mut bus, log: &mut log }) {
-        let digests = Digests { sha1: [seed; 20], sha256: [seed; 32] };
-        let extended = tpm.extend(17, &digests);
-        let read = tpm.read(18);
-        let mut random = [0; 70];
-        let filled = tpm.random(&mut random);
-        let (v20, banks) = (tpm.family().number() == 2, *tpm.banks());
-        drop(tpm);
-        believed(&log, v20, &banks, &digests, extended.is_ok(), read.ok(), filled.is_ok().then_some(&random));
+fn messages(mut input: Input) {
+    let seed = input.u8();
+    let exchanges = Rc::new(RefCell::new(Vec::new()));
+    if let Ok(mut tpm) = Tpm::open(Messages { input, exchanges: Rc::clone(&exchanges) }) {
+        assert!(tpm.banks().hashable() && tpm.banks().algorithms().iter().all(|bank| bank.size() > 0));
+        let digests = Digests { sha1: [seed; 20], sha256: [!seed; 32] };
+        if tpm.extend(17, &digests).is_ok() {
+            was_extended(&exchanges.borrow(), &tpm, &digests);
+        }
+        exchanges.borrow_mut().clear();
+        if let Ok(value) = tpm.read(18) {
+            was_read(&exchanges.borrow(), &tpm, &value);
+        }
+        exchanges.borrow_mut().clear();
+        let mut bytes = [0; RANDOM];
+        if tpm.random(&mut bytes).is_ok() {
+            was_drawn(&exchanges.borrow(), &bytes);
+        }
     }
-    assert!(bus.sent <= (4 + 1 + 2 + 70) * MOST_TRIES, "{} commands", bus.sent);
+    assert!(exchanges.borrow().len() <= MOST_COMMANDS);
 }
 
-/// Notes every command and its answer.
-struct Shared<'a, 'b> {
-    bus: &'a mut Messages<'b>,
-    log: &'a mut Vec<(Vec<u8>, Vec<u8>)>,
+/// Whether an answer says success. The code comes after tag and size.
+fn succeeded((_, answer): &Exchange) -> bool {
+    answer[6..10] == [0; 4]
 }
 
-impl Transport for Shared<'_, '_> {
-    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
-        let mut bus = &mut *self.bus;
-        let size = bus.exchange(command, answer)?;
-        self.log.push((self.bus.commands.clone(), self.bus.last.clone()));
-        Ok(size)
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// The last command carried a digest of each bank, and succeeded.
+fn was_extended(exchanges: &[Exchange], tpm: &Tpm<Messages>, digests: &Digests) {
+    let Some(last) = exchanges.last() else { panic!("extended without a command") };
+    assert!(succeeded(last), "an extension that failed is believed");
+    for bank in tpm.banks().algorithms() {
+        let digest = match bank.number() {
+            4 => &digests.sha1[..],
+            11 => &digests.sha256[..],
+            _ => &Algorithm::CAP[..bank.size()],
+        };
+        assert!(holds(&last.0, digest), "a bank is left out");
+    }
+}
+
+/// The value of each bank stood in an answer of its own.
+fn was_read(exchanges: &[Exchange], tpm: &Tpm<Messages>, value: &Digests) {
+    let mut good = exchanges.iter().filter(|exchange| succeeded(exchange));
+    for (bank, digest) in [(4, &value.sha1[..]), (11, &value.sha256[..])] {
+        if tpm.banks().algorithms().iter().any(|b| b.number() == bank) {
+            assert!(good.next().is_some_and(|(_, answer)| holds(answer, digest)), "a value that nobody gave");
+        } else {
+            assert!(digest.iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
+/// All of the bytes stood in the answers, in their order.
+fn was_drawn(exchanges: &[Exchange], bytes: &[u8]) {
+    let mut rest = bytes;
+    for (_, answer) in exchanges.iter().filter(|exchange| succeeded(exchange)) {
+        let given = (1..=rest.len()).rev().find(|n| answer.ends_with(&rest[..*n]));
+        let Some(given) = given else { panic!("random bytes that nobody gave") };
+        rest = &rest[given..];
+    }
+    assert!(rest.is_empty(), "{} bytes were not drawn", rest.len());
+}
+
+/// A bus that answers anything.
+struct Bus<'a> {
+    input: Input<'a>,
+    looks: Rc<Cell<usize>>,
+    page: u16,
+}
+
+impl Registers for Bus<'_> {
+    fn read8(&mut self, offset: u16) -> u8 {
+        assert_eq!(offset & 0xf000, self.page);
+        self.looks.set(self.looks.get() + 1);
+        match offset & 0xfff {
+            // Mostly the locality is held.
+            0 => {
+                if self.input.u8() == 255 {
+                    self.input.u8()
+                } else {
+                    0xa0
+                }
+            }
+            0x24 => self.input.u8(),
+            other => panic!("byte register {other:#x}"),
+        }
     }
 
-    fn pause(&mut self, ms: u64) {
-        assert!(ms <= 10);
+    fn write8(&mut self, offset: u16, value: u8) {
+        assert_eq!(offset & 0xf000, self.page);
+        match offset & 0xfff {
+            0 => assert!(matches!(value, 0x02 | 0x08 | 0x20), "access {value:#x}"),
+            0x18 => assert!(matches!(value, 0x20 | 0x40), "status {value:#x}"),
+            0x24 => {}
+            other => panic!("writes to {other:#x}"),
+        }
     }
 
-    fn close(&mut self) -> Result<(), Error> {
-        Ok(())
+    fn read32(&mut self, offset: u16) -> u32 {
+        self.looks.set(self.looks.get() + 1);
+        match offset & 0xfff {
+            0x18 => {
+                // Valid, ready, with a burst; expecting and having data as the fuzzer likes.
+                let bits = self.input.u8();
+                let burst = u32::from(self.input.u8());
+                burst << 8 | u32::from(bits)
+            }
+            0xf00 => 0x0001_1014,
+            0x30 => self.input.u32(),
+            other => panic!("register {other:#x}"),
+        }
+    }
+}
+
+/// A clock that jumps, so that waits do not take long.
+struct Jumps(Cell<u64>);
+
+impl Clock for Jumps {
+    fn ms(&self) -> u64 {
+        self.0.set(self.0.get() + 250);
+        self.0.get()
+    }
+}
+
+fn bus(mut input: Input) {
+    let locality = input.u8() % 4;
+    let looks = Rc::new(Cell::new(0));
+    let bus = Bus { input, looks: Rc::clone(&looks), page: u16::from(locality) << 12 };
+    let Ok(mut tis) = Tis::request(bus, Jumps(Cell::new(0)), locality) else { return };
+    let mut answer = [0xee; 64];
+    for _ in 0..4 {
+        looks.set(0);
+        if let Ok(size) = tis.exchange(&[0x80; 22], &mut answer) {
+            assert!((10..=answer.len()).contains(&size));
+            assert_eq!(answer[2..6], (size as u32).to_be_bytes());
+        }
+        assert!(looks.get() <= MOST_LOOKS, "{} looks for one command", looks.get());
+    }
+    if let Ok(tpm) = Tpm::open(tis) {
+        assert!(matches!(tpm.family(), Family::V12 | Family::V20));
+        let _ = tpm.close();
     }
 }

@@ -110,6 +110,13 @@ impl Memory {
         self.map().copy_from(Hpa(0), to);
     }
 
+    /// A copy of it, the reserve left out (whatever stands there in the copy).
+    pub fn copy_outside(&self, to: &mut Vec<u8>) {
+        to.resize((PAGES * PAGE) as usize, 0);
+        self.map().copy_from(Hpa(0), &mut to[..RESERVE.start as usize]);
+        self.map().copy_from(Hpa(RESERVE.end), &mut to[RESERVE.end as usize..]);
+    }
+
     /// The page at this address.
     pub fn page(&self, at: u64) -> [u8; PAGE as usize] {
         let mut page = [0; PAGE as usize];
@@ -120,6 +127,13 @@ impl Memory {
     /// The pages that differ from a copy.
     pub fn changed<'a>(&'a self, copy: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
         let pages = (0..).step_by(PAGE as usize).zip(copy.as_chunks().0);
+        pages.filter(|(at, before)| self.page(*at) != **before).map(|(at, _)| at)
+    }
+
+    /// Those of them that are not in the reserve.
+    pub fn changed_outside<'a>(&'a self, copy: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+        let pages = (0..).step_by(PAGE as usize).zip(copy.as_chunks().0);
+        let pages = pages.filter(|(at, _)| !RESERVE.contains(at));
         pages.filter(|(at, before)| self.page(*at) != **before).map(|(at, _)| at)
     }
 }

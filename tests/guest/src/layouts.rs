@@ -1,7 +1,7 @@
 //! Buffers in every position: overlapping one another, across pages, of no length at all, and at the end of user memory.
 
 use crate::support::{Fault, Mapping, PAGE, Rng, call_entry, entry, faulting, random, raw, register, system};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use trustvisor::abi::Status;
 
 const PAGES: usize = 6;
@@ -37,6 +37,18 @@ pub fn overlapping() -> anyhow::Result<()> {
             *byte = old_a[i].wrapping_add(old_b[i]);
         }
         ensure!(memory.bytes() == model, "round {round}: wrong for {a:#x}, {b:#x}, {out:#x}, {length:#x}");
+    }
+    Ok(())
+}
+
+/// In-out buffers of every size in memory that nobody has touched: a page is asked for to be read and once more to be written, and some of
+/// these sizes are more than one stay in TrustVisor copies.
+pub fn untouched() -> anyhow::Result<()> {
+    let s = register()?;
+    for kib in (2..159).step_by(12) {
+        let memory = Mapping::anonymous(40)?;
+        s.reverse(&mut memory.slice()[..kib << 10]).with_context(|| format!("{kib} KiB"))?;
+        ensure!(memory.bytes().iter().all(|byte| *byte == 0), "{kib} KiB: zeroes come back wrong");
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ const TESTS: &[(&str, Test)] = &[
     ("deaths", deaths::run),
     ("hostile-callers", entered::run),
     ("overlapping", layouts::overlapping),
+    ("untouched-buffers", layouts::untouched),
     ("empty-buffers", layouts::empty),
     ("last-page", layouts::at_the_end),
     ("moving", moving::run),

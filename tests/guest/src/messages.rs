@@ -35,10 +35,7 @@ pub fn run() -> anyhow::Result<()> {
             stores.push((address, value, store.vector));
         }
         sleep(Duration::from_millis(5));
-        started = bait.taken()?;
-        if started {
-            break;
-        }
+        started |= bait.taken()?;
     }
     bait.clear()?;
     ensure!(!started, "the second processor runs the guest's code outside SVM");

@@ -23,23 +23,24 @@ impl Area {
 }
 
 /// What there is to switch.
-#[derive(Clone, Copy)]
 pub struct Fpu {
     pal: u64,
+    /// XCR0 of the OS while S runs.
+    xcr0: u64,
 }
 
 impl Fpu {
     /// `supported`: the components that XCR0 can enable, as CPUID 0Dh says.
     pub const fn new(supported: u64) -> Self {
-        Self { pal: PAL_COMPONENTS & supported }
+        Self { pal: PAL_COMPONENTS & supported, xcr0: 0 }
     }
 
-    /// From the OS to S; the result is for [`Self::leave`].
+    /// From the OS to S.
     ///
     /// # Safety
     /// CR4.OSXSAVE is set; both areas are page aligned, a page long, and no Rust reference to `pal` is alive; `pal` was
     /// written by `leave`, or is zero but for MXCSR.
-    pub unsafe fn enter(self, os: &mut Area, pal: *mut u8) -> u64 {
+    pub unsafe fn enter(&mut self, os: &mut Area, pal: *mut u8) {
         let xcr0 = xgetbv();
         // SAFETY: the components are all supported: those of XCR0 and of `self.pal`.
         unsafe {
@@ -51,14 +52,15 @@ impl Fpu {
             xsetbv(self.pal);
             xrstor(pal, self.pal);
         }
-        xcr0
+        self.xcr0 = xcr0;
     }
 
     /// From S back to the OS.
     ///
     /// # Safety
-    /// As [`Self::enter`], whose result is `xcr0`.
-    pub unsafe fn leave(self, os: &mut Area, pal: *mut u8, xcr0: u64) {
+    /// As [`Self::enter`], which came before.
+    pub unsafe fn leave(&mut self, os: &mut Area, pal: *mut u8) {
+        let xcr0 = self.xcr0;
         // SAFETY: as above; S cannot change XCR0.
         unsafe {
             xsave(pal, self.pal);

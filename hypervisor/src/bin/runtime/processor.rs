@@ -2,7 +2,7 @@
 
 use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::fpu::{Area, Fpu};
-use crate::speculation::Speculation;
+use crate::speculation::{self, Speculation};
 use crate::svm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
@@ -30,7 +30,8 @@ struct ThisProcessor<'a> {
     hv: &'a Hypervisor,
     /// Where the OS's FS, GS, TR, LDTR and system-call MSRs are kept while a PAL runs.
     os_state: Hpa,
-    tsc_per_ms: u64,
+    /// In units of 2^-64.
+    ms_per_tick: u64,
     held_since: u64,
     held_max: u64,
     asids: Asids,
@@ -39,6 +40,8 @@ struct ThisProcessor<'a> {
     os_fpu: &'static mut Area,
     /// The OS has begun to profile.
     profiles: bool,
+    /// Profiling or speculation has something to switch.
+    switches_more: bool,
     profiling: Profiling,
     speculation: Speculation,
 }
@@ -70,6 +73,34 @@ impl Msrs for ProfilingRegisters {
 }
 
 impl ThisProcessor<'_> {
+    /// What not every processor and not every PAL has, on the way to S.
+    #[inline(never)]
+    fn enter_more(&mut self, pal: &mut Vmcb, fpu: Hpa) {
+        if fpu != Hpa(0) {
+            let area = self.hv.pals.mem.pointer(fpu, PAGE_SIZE);
+            // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
+            unsafe { self.fpu.enter(self.os_fpu, area) };
+        }
+        if self.profiles {
+            self.profiling.stop(&mut ProfilingRegisters);
+        }
+        self.speculation.enter(pal);
+    }
+
+    /// And back.
+    #[inline(never)]
+    fn leave_more(&mut self, fpu: Hpa) {
+        self.speculation.leave();
+        if self.profiles {
+            self.profiling.resume(&mut ProfilingRegisters);
+        }
+        if fpu != Hpa(0) {
+            let area = self.hv.pals.mem.pointer(fpu, PAGE_SIZE);
+            // SAFETY: as above, and `enter` came before.
+            unsafe { self.fpu.leave(self.os_fpu, area) };
+        }
+    }
+
     /// Interrupts are about to be possible again.
     fn let_in(&mut self) {
         self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
@@ -77,6 +108,7 @@ impl ThisProcessor<'_> {
 }
 
 impl Hardware for ThisProcessor<'_> {
+    #[inline(always)]
     fn run_pal(&mut self, run: Runnable, regs: &mut Gprs) {
         let vmcb = run.vmcb;
         let (asid, flush) = self.asids.assign(run.incarnation);
@@ -84,13 +116,10 @@ impl Hardware for ThisProcessor<'_> {
         // reference to it now.
         let pal = unsafe { &mut *self.hv.pals.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
         (pal.control.asid, pal.control.tlb_control) = (asid, flush);
-        let area = run.fpu.map(|area| self.hv.pals.mem.pointer(area, PAGE_SIZE));
-        // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
-        let xcr0 = area.map(|area| unsafe { self.fpu.enter(self.os_fpu, area) });
-        if self.profiles {
-            self.profiling.stop(&mut ProfilingRegisters);
+        let more = self.switches_more || run.fpu != Hpa(0);
+        if more {
+            self.enter_more(pal, run.fpu);
         }
-        let spec_ctrl = self.speculation.enter(pal);
         self.let_in();
         // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and
         // its permission maps intercept everything; the host uses nothing that VMLOAD changes. What VMLOAD gives S, S
@@ -102,19 +131,15 @@ impl Hardware for ThisProcessor<'_> {
             svm::vmload(self.os_state);
         }
         self.held_since = tsc();
-        self.speculation.leave(spec_ctrl);
-        if self.profiles {
-            self.profiling.resume(&mut ProfilingRegisters);
-        }
-        if let (Some(area), Some(xcr0)) = (area, xcr0) {
-            // SAFETY: as above, and `xcr0` is what `enter` answered.
-            unsafe { self.fpu.leave(self.os_fpu, area, xcr0) };
+        speculation::clear_buffers();
+        if more {
+            self.leave_more(run.fpu);
         }
         self.hv.counters.exit(abi::exit::PAL);
     }
 
     fn now_ms(&self) -> u64 {
-        self.held_since / self.tsc_per_ms
+        ((u128::from(self.held_since) * u128::from(self.ms_per_tick)) >> 64) as u64
     }
 
     fn raise_machine_check(&mut self) {
@@ -177,7 +202,7 @@ impl Processor for ThisProcessor<'_> {
     }
 
     fn start_profiling(&mut self) {
-        self.profiles = true;
+        (self.profiles, self.switches_more) = (true, true);
     }
 
     fn take_machine_check(&mut self) -> bool {
@@ -187,10 +212,11 @@ impl Processor for ThisProcessor<'_> {
 
 /// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
 pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut Area) -> &'static str {
+    let speculation = Speculation::new();
     let mut processor = ThisProcessor {
         hv,
         os_state,
-        tsc_per_ms: cpu.tsc_per_ms.max(1),
+        ms_per_tick: u64::MAX / cpu.tsc_per_ms.max(1),
         held_since: 0,
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
@@ -198,8 +224,9 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         fpu: Fpu::new(xsave_components()),
         os_fpu,
         profiles: false,
+        switches_more: speculation.does_anything(),
         profiling: Profiling::new(|msr| try_rdmsr(msr).is_some()),
-        speculation: Speculation::new(),
+        speculation,
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
     unsafe { svm::vmload(cpu.os_hpa) };

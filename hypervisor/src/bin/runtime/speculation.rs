@@ -17,7 +17,6 @@ const PRED_CMD: u32 = 0x49;
 const IBPB: u64 = 1 << 0;
 
 /// What this processor offers.
-#[derive(Clone, Copy)]
 pub struct Speculation {
     ibpb: bool,
     /// IBPB leaves the return predictor as it is.
@@ -26,6 +25,8 @@ pub struct Speculation {
     for_s: u64,
     /// The same where it does.
     for_vmcb: u64,
+    /// The OS's SPEC_CTRL while S runs.
+    os: u64,
 }
 
 impl Speculation {
@@ -36,41 +37,33 @@ impl Speculation {
         let stibp = if has(15) { STIBP } else { 0 };
         let virtualised = cpuid(0x8000_000a, 0).edx & 1 << 20 != 0;
         let (for_s, for_vmcb) = if virtualised { (0, stibp) } else { (stibp, 0) };
-        Self { ibpb: has(12), fill_returns: has(12) && !has(30), for_s, for_vmcb }
+        Self { ibpb: has(12), fill_returns: has(12) && !has(30), for_s, for_vmcb, os: 0 }
     }
 
-    /// S is about to run; the result is for [`Self::leave`].
-    pub fn enter(&self, pal: &mut Vmcb) -> u64 {
-        pal.save.spec_ctrl = self.for_vmcb;
+    /// Whether the processor offers anything.
+    pub fn does_anything(&self) -> bool {
+        self.ibpb || self.for_s | self.for_vmcb != 0
+    }
+
+    /// S is about to run.
+    pub fn enter(&mut self, pal: &mut Vmcb) {
         self.barrier();
-        if self.for_s == 0 {
-            return 0;
+        pal.save.spec_ctrl = self.for_vmcb;
+        if self.for_s != 0 {
+            let mut register = Msr::new(SPEC_CTRL);
+            // SAFETY: a processor with STIBP has this register; only the speed of what runs depends on it.
+            unsafe {
+                self.os = register.read();
+                register.write(self.os | self.for_s);
+            }
         }
-        let mut register = Msr::new(SPEC_CTRL);
-        // SAFETY: a processor with STIBP has this register.
-        let os = unsafe { register.read() };
-        // SAFETY: as above; only the speed of what runs depends on it.
-        unsafe { register.write(os | self.for_s) };
-        os
     }
 
     /// S has stopped running.
-    pub fn leave(&self, os: u64) {
+    pub fn leave(&self) {
         if self.for_s != 0 {
             // SAFETY: the value that `enter` found there.
-            unsafe { Msr::new(SPEC_CTRL).write(os) };
-        }
-        // SAFETY: a division without a remainder, and VERW of the data segment: no effect but on the processor's buffers.
-        unsafe {
-            asm!(
-                "div {one:e}",
-                "verw word ptr [{selector}]",
-                one = in(reg) 1u32,
-                selector = in(reg) &DATA_SEGMENT,
-                inout("eax") 0u32 => _,
-                inout("edx") 0u32 => _,
-                options(nostack, readonly),
-            );
+            unsafe { Msr::new(SPEC_CTRL).write(self.os) };
         }
         self.barrier();
     }
@@ -83,6 +76,23 @@ impl Speculation {
             // SAFETY: CPUID says that the register is there; it only forgets predictions.
             unsafe { Msr::new(PRED_CMD).write(IBPB) };
         }
+    }
+}
+
+/// Clears what S has left in the divider, and in the buffers that VERW clears where the processor does that.
+#[inline(always)]
+pub fn clear_buffers() {
+    // SAFETY: a division without a remainder, and VERW of the data segment: no effect but on the processor's buffers.
+    unsafe {
+        asm!(
+            "div {one:e}",
+            "verw word ptr [{selector}]",
+            one = in(reg) 1u32,
+            selector = in(reg) &DATA_SEGMENT,
+            inout("eax") 0u32 => _,
+            inout("edx") 0u32 => _,
+            options(nostack, readonly),
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! What goes into a call and what comes out.
 
-use super::machine::*;
 use super::super::*;
+use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use proptest::prelude::*;
 

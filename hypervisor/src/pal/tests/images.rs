@@ -1,8 +1,8 @@
 //! Images: measured, broken, paged out.
 
+use super::super::*;
 use super::POOL;
 use super::machine::*;
-use super::super::*;
 use crate::addr::PAGE_SIZE;
 use abi::image::HEADER_SIZE;
 

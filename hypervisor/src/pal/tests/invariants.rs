@@ -1,7 +1,7 @@
 //! What holds between any two steps, whatever happened before.
 
-use super::world::{Life, MARK, Phase, SECRET, World};
 use super::super::*;
+use super::world::{Life, MARK, Phase, SECRET, World};
 use crate::addr::PAGE_SIZE;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! A PAL's way from registration to wipe.
 
-use super::machine::*;
 use super::super::*;
+use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use proptest::prelude::*;
 

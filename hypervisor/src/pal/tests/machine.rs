@@ -1,11 +1,11 @@
 //! What the tests of single properties share: a caller with page tables of its own, and an S that does what the test says.
 
 use super::super::*;
+use super::{END, OS_RAM, pals};
 use crate::addr::PAGE_SIZE;
 use crate::memory::TestMemory;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, HEADER_SIZE, Header, SENTINEL, Section, arg, kind};
-use super::{END, OS_RAM, pals};
 
 /// User addresses of the test: an image, an owner page, buffers.
 pub const IMAGE: u64 = 0x40_0000;
@@ -146,7 +146,8 @@ impl Machine {
                     pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
                 }
                 What::Call(handle, entry, args) => {
- pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args)) },
+                    pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
+                }
                 What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
                 What::Unregister(handle, abort) => pals.unregister(&caller, handle, abort),
                 What::Collect => pals.collect(&mut hardware),

@@ -1,7 +1,7 @@
 //! Owners that die, and a pool that is full.
 
-use super::machine::*;
 use super::super::*;
+use super::machine::*;
 use crate::addr::PAGE_SIZE;
 
 #[test]

@@ -1,8 +1,8 @@
 //! What the OS and its applications do, one step at a time, and what each step must come to.
 
+use super::super::*;
 use super::s::{Act, Stay};
 use super::world::*;
-use super::super::*;
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,16 +17,43 @@ const OK: Outcome = Outcome::Done(0, Status::Ok);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// An application registers its PAL, and leaves it after this many stays. The image's second page may be away.
-    Register { app: usize, stays: usize, image: Page },
-    Call { slot: usize, cpu: usize, entry: u16, act: Act, serve: bool, out: Page, meanwhile: Meanwhile },
+    Register {
+        app: usize,
+        stays: usize,
+        image: Page,
+    },
+    Call {
+        slot: usize,
+        cpu: usize,
+        entry: u16,
+        act: Act,
+        serve: bool,
+        out: Page,
+        meanwhile: Meanwhile,
+    },
     /// An operation that was left goes on with its token, until it ends or S is interrupted again.
-    Continue { slot: usize, cpu: usize, act: Act, page: Page, meanwhile: Meanwhile },
-    Unregister { slot: usize },
-    Abort { slot: usize },
+    Continue {
+        slot: usize,
+        cpu: usize,
+        act: Act,
+        page: Page,
+        meanwhile: Meanwhile,
+    },
+    Unregister {
+        slot: usize,
+    },
+    Abort {
+        slot: usize,
+    },
     Collect,
-    Pass { ms: u64 },
+    Pass {
+        ms: u64,
+    },
     /// The application dies, is swapped out, or comes back.
-    OwnerPage { app: usize, page: Page },
+    OwnerPage {
+        app: usize,
+        page: Page,
+    },
 }
 
 /// What another processor does while S runs.
@@ -53,9 +80,9 @@ impl World {
     pub fn play(&self, op: Op) {
         match op {
             Op::Register { app, stays, image } => self.register(app, stays, image),
-            Op::Call { slot, cpu, entry, act, serve, out, meanwhile } => {
+            Op::Call { slot, .. } => {
                 if let Some(life) = self.life(slot) {
-                    self.call(&life, cpu, entry, act, serve, out, meanwhile);
+                    self.call(&life, op);
                 }
             }
             Op::Continue { slot, cpu, act, page, meanwhile } => {
@@ -112,10 +139,23 @@ impl World {
         let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
         let now = ledger.now;
         for (life, alive) in ledger.lives.iter_mut().zip(alive) {
-            if alive {
-                life.dead_since = None;
-            } else {
+            if !alive {
                 life.dead_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// A pass over all PALs has seen who is alive.
+    fn looked(&self) {
+        let mut ledger = self.ledger.borrow_mut();
+        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
+        let now = ledger.now;
+        for (life, alive) in ledger.lives.iter_mut().zip(alive) {
+            if alive
+                && now - life.last_used >= RECENT_MS
+                && self.pals.slots[life.slot].pal.try_lock().is_some()
+            {
+                life.dead_since = None;
             }
         }
     }
@@ -133,7 +173,9 @@ impl World {
                 Outcome::Restart => self.bury(None),
                 Outcome::Done(_, Status::NoMemory) => {
                     self.bury(None);
-                    self.ensure(free < self.needed(app), || "refused for want of memory, which there was".into());
+                    self.ensure(free < self.needed(app), || {
+                        "refused for want of memory, which there was".into()
+                    });
                     return;
                 }
                 outcome => {
@@ -202,7 +244,8 @@ impl World {
                     });
                     // Three for the image's page, as many for the owner page.
                     self.ensure(faults <= Some(2 * 3), || "a registration never ends".into());
-                    let image_away = image == Page::Empty && error_code == 4 && gva.page().0 == image_gva(life.app) + PAGE;
+                    let image_away =
+                        image == Page::Empty && error_code == 4 && gva.page().0 == image_gva(life.app) + PAGE;
                     let owner_away = self.ledger.borrow().owner_pages[life.app] != Page::Present
                         && (gva.0, error_code) == (owner_gva(life.app), 6);
                     self.ensure(image_away || owner_away, || format!("asked for {gva:?} with {error_code}"));
@@ -237,7 +280,8 @@ impl World {
         self.with_life(life.serial, |life| (life.handle, life.phase) = (handle, Phase::Idle));
     }
 
-    fn call(&self, life: &Life, cpu: usize, entry: u16, act: Act, serve: bool, out: Page, meanwhile: Meanwhile) {
+    fn call(&self, life: &Life, op: Op) {
+        let Op::Call { cpu, entry, act, serve, out, meanwhile, .. } = op else { return };
         self.map_out(self.space_of(life.app), out);
         let mut ledger = self.ledger.borrow_mut();
         ledger.calls += 1;
@@ -248,7 +292,7 @@ impl World {
             let open = Open { entry, number, entered: false, returned: false, left: [0; 17], faults: 0 };
             self.with_life(life.serial, |life| {
                 (life.phase, life.last_used) = (Phase::InCall(open), now);
-                life.dead_since = life.dead_since.map(|_| now);
+                life.dead_since = None;
             });
         }
         let begin = |hardware: &mut Stay| {
@@ -264,12 +308,17 @@ impl World {
             });
             self.died(life, outcome, gone);
         } else if !idle {
-            let refused = if matches!(life.phase, Phase::InCall(_)) { Status::Busy } else { Status::NoSuchPal };
-            self.ensure(outcome == Outcome::status(refused) && ran == 0, || format!("called out of turn: {outcome:?}"));
-        } else if entry != 0 && out != Page::Present {
+            let refused =
+                if matches!(life.phase, Phase::InCall(_)) { Status::Busy } else { Status::NoSuchPal };
+            self.ensure(outcome == Outcome::status(refused) && ran == 0, || {
+                format!("called out of turn: {outcome:?}")
+            });
+        } else if has_buffers(entry) && out != Page::Present {
             let code = if out == Page::Clean { 7 } else { 6 };
             let asked = matches!(outcome, Outcome::Fault { gva, error_code, token: None } if is_out_page(gva) && error_code == code);
-            self.ensure(asked && ran == 0, || format!("a call without room for its results came to {outcome:?}"));
+            self.ensure(asked && ran == 0, || {
+                format!("a call without room for its results came to {outcome:?}")
+            });
             self.with_life(life.serial, |life| life.phase = Phase::Idle);
         } else {
             self.ran(life, act, out, meanwhile, outcome);
@@ -336,7 +385,8 @@ impl World {
     /// Judges what came of a call in which S ran, or was to deliver.
     fn ran(&self, life: &Life, act: Act, out: Page, meanwhile: Meanwhile, outcome: Outcome) {
         let ran_before = matches!(&life.phase, Phase::InCall(open) if open.returned);
-        let Some((phase, aborted)) = self.with_life(life.serial, |life| (life.phase.clone(), life.aborted)) else {
+        let Some((phase, aborted)) = self.with_life(life.serial, |life| (life.phase.clone(), life.aborted))
+        else {
             return self.wrong(|| "a PAL died while it ran".into());
         };
         let Phase::InCall(mut open) = phase else { return self.wrong(|| "a call that is none".into()) };
@@ -346,11 +396,14 @@ impl World {
             format!("{checks} machine checks went on to the OS")
         });
         if aborted && !ran_before {
-            self.ensure(matches!(outcome, LOST | Outcome::Again(_)), || format!("aborted, and came to {outcome:?}"));
+            self.ensure(matches!(outcome, LOST | Outcome::Again(_)), || {
+                format!("aborted, and came to {outcome:?}")
+            });
             self.untouched(life);
             return self.died(life, outcome, LOST);
         }
-        let away = open.entry != 0 && (out != Page::Present || meanwhile == Meanwhile::ResultPageGoes);
+        let away =
+            has_buffers(open.entry) && (out != Page::Present || meanwhile == Meanwhile::ResultPageGoes);
         match (act, outcome) {
             (Act::Interrupt, Outcome::Again(token)) => {
                 self.take_token(life, token);
@@ -359,6 +412,10 @@ impl World {
             (Act::Fault, Outcome::Done(13, Status::Faulted) | Outcome::Again(_)) => {
                 self.untouched(life);
                 self.died(life, outcome, Outcome::Done(13, Status::Faulted));
+            }
+            (Act::BadReturn, Outcome::Done(14, Status::Faulted) | Outcome::Again(_)) => {
+                self.untouched(life);
+                self.died(life, outcome, Outcome::Done(14, Status::Faulted));
             }
             (Act::MachineCheck, Outcome::Done(18, Status::Faulted) | Outcome::Again(_)) => {
                 self.untouched(life);
@@ -379,7 +436,7 @@ impl World {
             (Act::Return, Outcome::Done(value, Status::Ok)) if !away => {
                 let result = RESULT | open.number;
                 let results = self.results(self.space_of(life.app));
-                let expected = if open.entry == 0 { [FILL; 3] } else { [result, result, 0] };
+                let expected = if has_buffers(open.entry) { [result, result, 0] } else { [FILL; 3] };
                 self.ensure(value == result && results == expected, || {
                     format!("results {value:#x}, {results:x?} instead of {result:#x}")
                 });
@@ -418,13 +475,16 @@ impl World {
             Phase::Idle => {}
             Phase::InCall(_) if abort => {}
             Phase::InCall(_) => {
-                return self.ensure(outcome == Outcome::status(Status::Busy), || format!("{outcome:?}, not Busy"));
+                return self
+                    .ensure(outcome == Outcome::status(Status::Busy), || format!("{outcome:?}, not Busy"));
             }
             Phase::Registering | Phase::Wiping(_) => {
                 return self.ensure(outcome == Outcome::status(Status::NoSuchPal), || format!("{outcome:?}"));
             }
         }
-        self.ensure(outcome == OK || matches!(outcome, Outcome::Again(_)), || format!("unregister: {outcome:?}"));
+        self.ensure(outcome == OK || matches!(outcome, Outcome::Again(_)), || {
+            format!("unregister: {outcome:?}")
+        });
         self.died(life, outcome, OK);
     }
 
@@ -455,6 +515,7 @@ impl World {
                 }
                 Outcome::Done(freed, Status::Ok) => {
                     self.bury(None);
+                    self.looked();
                     let gone = before - self.ledger.borrow().lives.len();
                     return self.ensure(freed == gone as u64, || format!("{gone} went, {freed} were told"));
                 }
@@ -484,15 +545,21 @@ impl World {
         let mut ledger = self.ledger.borrow_mut();
         let now = ledger.now;
         let mut last_dead = None;
+        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
+        let mut alive = alive.into_iter();
         ledger.lives.retain_mut(|life| {
             let fate = self.fate(life);
+            let alive = alive.next().unwrap_or(true);
             let may = expected == Some(life.serial)
                 || life.phase == Phase::Registering && now - life.last_used >= CONFIRM_MS
                 || matches!(life.phase, Phase::Wiping(_))
-                || life.dead_since.is_some_and(|since| now - since >= CONFIRM_MS)
+                || !alive
+                    && life.dead_since.is_some_and(|since| now - since >= CONFIRM_MS)
                     && now - life.last_used >= RECENT_MS;
             match fate {
-                Fate::Lives if expected == Some(life.serial) => wrong = Some("a PAL that should be gone is there"),
+                Fate::Lives if expected == Some(life.serial) => {
+                    wrong = Some("a PAL that should be gone is there")
+                }
                 Fate::Gone | Fate::Wiping if !may => wrong = Some("a PAL with a living owner was taken"),
                 _ => {}
             }
@@ -578,6 +645,18 @@ impl World {
                     self.ensure(outcome == lost, || format!("a stranger's token came to {outcome:?}"));
                 }
             }
+            if matches!(life.phase, Phase::InCall(_)) {
+                let called = self.pals.call(
+                    &mut self.stay(0, life.serial),
+                    &own,
+                    life.handle,
+                    0,
+                    &arguments(life.app, 0),
+                );
+                let busy = Outcome::status(Status::Busy);
+                let unregistered = self.pals.unregister(&own, life.handle, false);
+                self.ensure((called, unregistered) == (busy, busy), || "a PAL in a call was not busy".into());
+            }
             let other = lives.iter().find(|other| other.serial != life.serial);
             let mut tokens = vec![life.old_token, life.token + count, life.token.wrapping_sub(count)];
             tokens.extend((life.phase == Phase::Idle).then_some(life.token));
@@ -586,16 +665,37 @@ impl World {
                 self.ensure(outcome == lost, || format!("a token that is not its own came to {outcome:?}"));
             }
             if let Some(other) = other.filter(|_| matches!(life.phase, Phase::InCall(_))) {
-                let outcome = self.pals.resume(&mut self.stay(0, life.serial), &own, other.handle, life.token);
+                let outcome =
+                    self.pals.resume(&mut self.stay(0, life.serial), &own, other.handle, life.token);
                 self.ensure(outcome == lost, || "a call went on with another PAL's handle".into());
             }
         }
-        if let Some((app, handle)) = self.ledger.borrow().last_dead.filter(|(_, handle)| handle.high != 0) {
+        let last_dead = self.ledger.borrow().last_dead;
+        if let Some((app, handle)) = last_dead.filter(|(_, handle)| handle.high != 0) {
             let caller = self.caller(self.space_of(app));
             let outcome = self.pals.call(&mut self.stay(0, 0), &caller, handle, 0, &arguments(app, 0));
             self.ensure(outcome == Outcome::status(Status::NoSuchPal), || "a dead PAL was called".into());
         }
-        self.ensure(self.ledger.borrow().stays == stays, || "S ran for a stranger".into());
+        let ran = self.ledger.borrow().stays - stays;
+        self.ensure(ran == 0, || "S ran for a stranger".into());
+    }
+
+    /// Pages that never come do not keep anything open: what waits for them is given up.
+    pub fn starve(&self) {
+        let (act, page, meanwhile) = (Act::Return, Page::Empty, Meanwhile::Nothing);
+        let waits = |life: &Life| match &life.phase {
+            Phase::Registering => life.faults > 0,
+            Phase::InCall(open) => open.returned,
+            _ => false,
+        };
+        let lives = self.ledger.borrow().lives.clone();
+        for life in lives.iter().filter(|life| waits(life)) {
+            for _ in 0..4 {
+                self.play(Op::Continue { slot: life.slot, cpu: 0, act, page, meanwhile });
+            }
+            let still = self.life(life.slot).is_some_and(|life| waits(&life));
+            self.ensure(!still, || "what waits for a page waits for ever".into());
+        }
     }
 
     /// From here everything ends well: what is open is finished, then the owners die, and all memory comes back.

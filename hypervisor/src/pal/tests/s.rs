@@ -7,7 +7,7 @@
 
 use super::super::*;
 use super::invariants::Contents;
-use super::world::{IN_LENGTH, Ledger, OUT_LENGTH, Open, Phase, RESULT, World, content, secret};
+use super::world::{IN_LENGTH, Ledger, OUT_LENGTH, Open, Phase, RESULT, World, content, has_buffers, secret};
 use crate::addr::PAGE_SIZE;
 use crate::vmcb::{Vmcb, exit_code, tlb};
 use abi::image::{SENTINEL, WINDOW_BASE};
@@ -23,11 +23,19 @@ pub const STACK: u64 = WINDOW_BASE + 32 * PAGE_SIZE;
 const XMM0: u64 = 160;
 const XSTATE_BV: u64 = 512;
 
+/// Of table entries.
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const NO_EXECUTE: u64 = 1 << 63;
+
 /// How one stay in S ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
     Return,
     Interrupt,
+    /// To the place where a return leads, but not by a return.
+    BadReturn,
     Fault,
     MachineCheck,
     /// A hypercall of S, which does not end the stay.
@@ -53,7 +61,15 @@ impl Hardware for Stay<'_> {
         // SAFETY: a page of the test's memory, which the tests reach through the map alone; no other reference to it is alive
         // while S runs.
         let vmcb = unsafe { &mut *self.world.mem().pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
-        let mut s = S { world: self.world, cpu: self.cpu, serial: self.serial, pal, vmcb, regs };
+        let mut s = S {
+            world: self.world,
+            cpu: self.cpu,
+            serial: self.serial,
+            pal,
+            vmcb,
+            regs,
+            rights: Cell::new(true),
+        };
         if s.enter().is_none() {
             s.world.wrong(|| "S of a PAL that does not live, or not in a call, ran".into());
         }
@@ -64,7 +80,9 @@ impl Hardware for Stay<'_> {
     }
 
     fn now_ms(&self) -> u64 {
-        if self.early && let Some(meanwhile) = self.meanwhile.take() {
+        if self.early
+            && let Some(meanwhile) = self.meanwhile.take()
+        {
             meanwhile();
         }
         self.world.ledger.borrow().now
@@ -82,6 +100,8 @@ struct S<'a> {
     pal: Runnable,
     vmcb: &'a mut Vmcb,
     regs: &'a mut Gprs,
+    /// Whether all translations so far gave the rights that the section is to have.
+    rights: Cell<bool>,
 }
 
 /// The frames of S's sections.
@@ -139,7 +159,7 @@ impl S<'_> {
         }
         let (_, entries) = processor.tlb.entry(asid).or_insert((self.serial, BTreeMap::new()));
         let mut seen = vec![self.pal.vmcb];
-        seen.extend(self.pal.fpu);
+        seen.extend(Some(self.pal.fpu).filter(|fpu| *fpu != Hpa(0)));
         let mut find = |page| {
             let frame = entries.get(&page).copied().or_else(|| self.translate(page, &mut seen));
             match frame {
@@ -153,6 +173,9 @@ impl S<'_> {
         let beyond = [CODE - PAGE_SIZE, STACK - PAGE_SIZE, STACK + PAGE_SIZE, SENTINEL];
         if beyond.iter().any(|page| self.translate(*page, &mut Vec::new()).is_some()) {
             wrong.push("S reaches more than its sections");
+        }
+        if !self.rights.get() {
+            wrong.push("S can write its code or execute its data");
         }
         let life = ledger.lives.iter_mut().find(|life| life.serial == self.serial)?;
         let pool = self.world.pals.pool.lock();
@@ -201,7 +224,8 @@ impl S<'_> {
             // In the in-buffer, where the result buffer of another entry lies.
             mem.write_u64(at.param + 16, mine(4));
         }
-        if let Some(fpu) = self.pal.fpu {
+        if self.pal.fpu != Hpa(0) {
+            let fpu = self.pal.fpu;
             mem.write_u64(fpu + XMM0, mine(5));
             mem.write_u64(fpu + XSTATE_BV, 3);
         }
@@ -216,6 +240,7 @@ impl S<'_> {
         let rsp = STACK + PAGE_SIZE - 8;
         let args = match open.entry {
             0 => [7, 0, 0, 0],
+            3 => [0; 4],
             1 => [PARAM, IN_LENGTH, PARAM + IN_LENGTH, OUT_LENGTH],
             _ => [PARAM, OUT_LENGTH, 0, 0],
         };
@@ -231,33 +256,36 @@ impl S<'_> {
         if mem.read_u64(at.stack + rsp % PAGE_SIZE) != SENTINEL {
             return Some("S has no return address");
         }
-        if self.pal.fpu.is_some_and(|fpu| mem.read_u64(fpu + XSTATE_BV) != 0) {
+        if self.pal.fpu != Hpa(0) && mem.read_u64(self.pal.fpu + XSTATE_BV) != 0 {
             return Some("S starts with an FPU that is not initial");
         }
         if open.entry == 1 && mem.read_u64(at.param).to_le_bytes() != abi::image::MAGIC {
             return Some("S did not get what the OS passed in");
         }
         let results = at.param + result_offset(open.entry);
-        if open.entry != 0 && (0..OUT_LENGTH).step_by(8).any(|word| mem.read_u64(results + word) != 0) {
+        if has_buffers(open.entry) && (0..OUT_LENGTH).step_by(8).any(|word| mem.read_u64(results + word) != 0)
+        {
             return Some("S finds a result buffer that is not zero");
         }
         None
     }
 
-    /// Translates by S's tables and its nested tables, as the processor would; notes every frame on the way.
+    /// Translates by S's tables and its nested tables, as the processor would; notes every frame on the way. What S may not
+    /// execute or not write must be so by both.
     fn translate(&self, addr: u64, seen: &mut Vec<Hpa>) -> Option<Hpa> {
         let mem = self.world.mem();
         let walk = |root: u64, addr: u64, to_host: &mut dyn FnMut(u64) -> Option<u64>| {
-            let mut table = root;
+            let (mut table, mut rights) = (root, WRITABLE | USER);
             for shift in [39, 30, 21, 12] {
                 let host = to_host(table)?;
                 let entry = mem.read_u64(Hpa(host + (addr >> shift & 0x1ff) * 8));
-                if entry & 1 == 0 {
+                if entry & PRESENT == 0 {
                     return None;
                 }
+                rights = rights & entry & (WRITABLE | USER) | (rights | entry) & NO_EXECUTE;
                 table = entry & 0x000f_ffff_ffff_f000;
             }
-            Some(table)
+            Some((table, rights))
         };
         let root = self.vmcb.control.nested_cr3;
         let mut nested = |gpa: u64| {
@@ -266,8 +294,13 @@ impl S<'_> {
                 Some(table)
             })
         };
-        let gpa = walk(self.vmcb.save.cr3, addr, &mut nested)?;
-        nested(gpa).map(Hpa)
+        let (gpa, rights) = walk(self.vmcb.save.cr3, addr, &mut |gpa| Some(nested(gpa)?.0))?;
+        let (hpa, nested_rights) = nested(gpa)?;
+        let expected = if addr == CODE { USER } else { WRITABLE | USER | NO_EXECUTE };
+        if (rights, nested_rights) != (expected, expected) {
+            self.rights.set(false);
+        }
+        Some(Hpa(hpa))
     }
 
     /// What S does in the end.
@@ -281,6 +314,11 @@ impl S<'_> {
             Act::Return => {
                 (control.exit_info_1, control.exit_info_2) = (0x14, SENTINEL);
                 (save.rip, save.rsp, save.rax) = (SENTINEL, STACK + PAGE_SIZE, RESULT | open.number);
+                exit_code::PAGE_FAULT.into()
+            }
+            Act::BadReturn => {
+                (control.exit_info_1, control.exit_info_2) = (0x14, SENTINEL);
+                (save.rip, save.rsp) = (SENTINEL, STACK + PAGE_SIZE - 64);
                 exit_code::PAGE_FAULT.into()
             }
             Act::Interrupt => {
@@ -303,7 +341,7 @@ impl S<'_> {
             // What the hypercall answers: RAX = 0, RDX = Ok, the next instruction.
             (open.left[2], open.left[14], open.left[15]) = (0, 0, CODE + 0x83);
         }
-        if act == Act::Return && open.entry != 0 {
+        if act == Act::Return && has_buffers(open.entry) {
             let (result, at) = (RESULT | open.number, result_offset(open.entry));
             if let Some(param) = self.translate(PARAM, &mut Vec::new()) {
                 // Not all of the buffer: the rest is delivered as S found it.

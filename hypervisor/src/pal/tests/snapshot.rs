@@ -4,9 +4,9 @@
 //! frame is which, how handles and tokens are numbered, how much time passed beyond what anybody looks at, and whose secret it
 //! is that lies in a PAL's own page (its own, by the invariants).
 
+use super::super::*;
 use super::invariants::Contents;
 use super::world::{Ledger, Phase, World};
-use super::super::*;
 use crate::addr::PAGE_SIZE;
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -127,7 +127,8 @@ impl Stage {
 
     /// What a page held when the last snapshot was taken.
     pub fn contents(&self, frame: Hpa) -> Contents {
-        let in_pool = frame.0.checked_sub(super::POOL).map(|offset| self.os_pages + (offset / PAGE_SIZE) as usize);
+        let in_pool =
+            frame.0.checked_sub(super::POOL).map(|offset| self.os_pages + (offset / PAGE_SIZE) as usize);
         let index = in_pool.or_else(|| self.frames.iter().position(|f| *f == frame));
         index.map_or_else(Contents::default, |index| self.now.borrow()[index].contents.clone())
     }
@@ -156,11 +157,14 @@ impl Stage {
             let tables = pal.frames.pages() - pal.frames.section_pages();
             for page in 0..pal.frames.pages() {
                 let frame = pal.frames.frame(mem, page);
-                frame.map(|frame| if page < tables { 0 } else { self.contents(frame).digest }).hash(&mut hash);
+                frame
+                    .map(|frame| if page < tables { 0 } else { self.contents(frame).digest })
+                    .hash(&mut hash);
             }
             self.contents(pal.frames.fpu).digest.hash(&mut hash);
             for processor in &ledger.processors {
-                let holds = |asid: &u32| processor.tlb.get(asid).is_some_and(|(serial, _)| *serial == life.serial);
+                let holds =
+                    |asid: &u32| processor.tlb.get(asid).is_some_and(|(serial, _)| *serial == life.serial);
                 processor.tlb.keys().filter(|asid| holds(asid)).for_each(|asid| asid.hash(&mut hash));
                 let mut asids = processor.asids.clone();
                 asids.assign(life.incarnation).hash(&mut hash);

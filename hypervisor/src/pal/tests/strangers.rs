@@ -1,7 +1,7 @@
 //! Handles and tokens in the wrong hands.
 
-use super::machine::*;
 use super::super::*;
+use super::machine::*;
 use crate::addr::PAGE_SIZE;
 
 #[test]

@@ -10,8 +10,8 @@ use crate::asid::Asids;
 use crate::guest_memory::Space;
 use crate::memory::TestMemory;
 use abi::image::{self, Entry, HEADER_SIZE, Header, Section, arg, kind};
-use std::collections::{BTreeMap, BTreeSet};
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How large the world is.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ pub struct Life {
     pub frames: BTreeSet<Hpa>,
     /// S ran: its secrets are in its memory.
     pub ran: bool,
-    /// Since when its owner page has been without the handle, calls counting as signs of life.
+    /// Since when no look has found its owner alive, and no call has come, though once the owner was dead.
     pub dead_since: Option<u64>,
     pub last_used: u64,
     /// Page faults of its registration.
@@ -162,7 +162,7 @@ pub fn header(image: usize, param_pages: u64) -> Header {
         magic: image::MAGIC,
         flags: if image == 1 { image::FLAG_FPU } else { 0 },
         section_count: 4,
-        entry_count: 3,
+        entry_count: 4,
         sections: [Section::default(); image::MAX_SECTIONS],
         entries: [Entry::default(); image::MAX_ENTRIES],
     };
@@ -180,6 +180,7 @@ pub fn header(image: usize, param_pages: u64) -> Header {
     let entry = |addr, args| Entry { addr: image::WINDOW_BASE + addr, args, reserved: 0 };
     header.entries[0] = entry(16, [arg::INT, 0, 0, 0, 0, 0]);
     header.entries[1] = entry(32, [arg::IN, arg::LEN, arg::OUT, arg::LEN, 0, 0]);
+    header.entries[3] = entry(64, [0; 6]);
     header.entries[2] = entry(48, [arg::OUT, arg::LEN, 0, 0, 0, 0]);
     header
 }
@@ -190,9 +191,15 @@ pub fn arguments(app: usize, entry: u16) -> Gprs {
     let rest = Gprs { r10: 10, r11: 11, r12: 12, r13: 13, r14: 14, r15: 15, ..rest };
     match entry {
         0 => Gprs { rdi: 7, ..rest },
+        3 => rest,
         1 => Gprs { rdi: image_of(app), rsi: IN_LENGTH, rdx: OUT_AT, rcx: OUT_LENGTH, ..rest },
         _ => Gprs { rdi: OUT_AT, rsi: OUT_LENGTH, ..rest },
     }
+}
+
+/// Whether an entry has buffers.
+pub fn has_buffers(entry: u16) -> bool {
+    matches!(entry, 1 | 2)
 }
 
 fn image_of(app: usize) -> u64 {
@@ -207,7 +214,6 @@ pub fn image_length() -> u64 {
 pub fn content(at: u64) -> u8 {
     at as u8 ^ (at >> 8) as u8
 }
-
 
 impl World {
     pub fn new(shape: Shape) -> Self {
@@ -250,7 +256,10 @@ impl World {
         for space in 0..self.shape.spaces {
             let root = root(space);
             for (level, index) in [(0, 0), (1, 0), (2, GVA_IMAGE >> 21)] {
-                mem.write_u64(Hpa(root + level * PAGE_SIZE + index * 8), root + (level + 1) * PAGE_SIZE | ORDINARY);
+                mem.write_u64(
+                    Hpa(root + level * PAGE_SIZE + index * 8),
+                    (root + (level + 1) * PAGE_SIZE) | ORDINARY,
+                );
             }
             for image in 0..2 {
                 for page in 0..2 {
@@ -324,9 +333,8 @@ impl World {
 
     /// The pages of the OS that anybody writes to while the model runs.
     pub fn os_pages(&self) -> Vec<Hpa> {
-        let spaces = (0..self.shape.spaces).flat_map(|space| {
-            [Hpa(root(space) + 3 * PAGE_SIZE), out(space), out(space) + PAGE_SIZE]
-        });
+        let spaces = (0..self.shape.spaces)
+            .flat_map(|space| [Hpa(root(space) + 3 * PAGE_SIZE), out(space), out(space) + PAGE_SIZE]);
         spaces.chain((0..self.shape.apps).map(owner)).collect()
     }
 

@@ -73,6 +73,9 @@ pub fn watch(
         let its_own = ![libc::SIGTRAP, libc::SIGTRAP | 0x80, libc::SIGALRM, libc::SIGSTOP].contains(&signal);
         go_on(pid, stops, if its_own { signal } else { 0 })?;
     }
+    // A traced process that is about to exit does not heed a signal.
+    // SAFETY: concerns the child only.
+    system("PTRACE_DETACH", unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, libc::SIGKILL) })?;
     child.kill()?;
     ensure!(count > 0, "the process never stopped");
     Ok(count)
