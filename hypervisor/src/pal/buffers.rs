@@ -99,8 +99,8 @@ impl Pals {
         Ok(())
     }
 
-    /// A page is missing. Before S has run, and when starting over costs no more than a slice, the call is as if it
-    /// had never begun: an application that never comes back leaves no open call.
+    /// A page is missing. Before S has run, and when starting over costs no more than a slice (so that no token of this call is
+    /// out), the call is as if it had never begun: an application that never comes back leaves no open call.
     #[inline(never)]
     pub(super) fn call_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
         let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };

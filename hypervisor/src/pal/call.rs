@@ -68,7 +68,7 @@ pub struct Call {
     buffers: [Buffer; MAX_ARGS / 2],
     /// How many of them there are.
     count: usize,
-    /// Bytes of all buffers, and of the last call's that are to be zeroed.
+    /// Bytes that are gone through before S runs: the last call's to be zeroed, and all buffers.
     pub(super) total: u64,
     value: u64,
 }
@@ -141,7 +141,7 @@ impl Pals {
             return Err(Status::BadArgument);
         }
         let call = &mut pal.call;
-        (call.entry, call.count, call.total) = (addr, 0, pal.param_used);
+        (call.entry, call.count, call.total) = (addr, 0, pal.param_used.next_multiple_of(PAGE_SIZE));
         pal.regs = Gprs::zeroed();
         let [first, ..] = kinds.to_le_bytes();
         if first == arg::NONE {
@@ -278,7 +278,8 @@ fn lay_out(pal: &mut Pal, kinds: u64, args: [u64; MAX_ARGS]) -> Result<(), Statu
                 *buffer = Buffer { kind: *kind, gva: Gva(args[i]), length, param: used };
                 passed[i] = pal.frames.param_addr + used;
                 call.count += 1;
-                call.total += length;
+                // An in-out buffer is gone through twice.
+                call.total += if *kind == arg::IN_OUT { 2 * length } else { length };
                 used = end.next_multiple_of(16).min(pal.frames.param_size);
             }
             _ => break,

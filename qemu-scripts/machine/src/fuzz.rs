@@ -109,7 +109,8 @@ fn fuzz(name: &str, each: Duration, folder: &Path) -> Result<String> {
 /// What libFuzzer says at the end of a run that found nothing wrong: `#N DONE cov: C ft: ...`, `Done N runs in S second(s)`.
 fn done(log: &str) -> Option<String> {
     let coverage = log.lines().rev().find_map(|line| line.split_once("cov: ")?.1.split(' ').next())?;
-    let (runs, rest) = log.lines().rev().find_map(|line| line.strip_prefix("Done ")?.split_once(" runs in "))?;
+    let (runs, rest) =
+        log.lines().rev().find_map(|line| line.strip_prefix("Done ")?.split_once(" runs in "))?;
     let seconds = rest.split(' ').next()?;
     Some(format!("{runs} runs, cov {coverage}, in {seconds} s"))
 }

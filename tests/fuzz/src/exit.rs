@@ -85,7 +85,7 @@ fn leave(machine: &mut Machine, input: &mut Input) {
     control.event_inject = 0;
     control.interrupt_shadow = u64::from(input.bool());
     let save = &mut cpu.os.save;
-    if input.u8() % 4 == 0 {
+    if input.u8().is_multiple_of(4) {
         (save.cr0, save.efer) = (input.pick(&[0x8001_0031, 0x31]), input.pick(&[0x1d01, 0x1100, 0x1500]));
         (save.cr3, save.cr4) = input.pick(&[(ROOT_4, 0x20), (ROOT_5, 0x1020), (0, 0)]);
         save.cs.attributes = input.pick(&[0x29b, 0xc9b]);
@@ -120,12 +120,16 @@ fn instruction(input: &mut Input) -> [u8; 15] {
 /// A byte from or to a guarded port, or something else.
 fn io_access(input: &mut Input) -> u64 {
     let port = input.pick(&[0x60, 0x64, 0x92, 0x93u64]) << 16;
-    port | if input.u8() % 4 == 0 { u64::from(input.u16()) } else { 1 << 4 | u64::from(input.u8() & 1) }
+    port | if input.u8().is_multiple_of(4) {
+        u64::from(input.u16())
+    } else {
+        1 << 4 | u64::from(input.u8() & 1)
+    }
 }
 
 /// An event whose delivery was interrupted, as a processor would report one.
 fn event(input: &mut Input) -> u64 {
-    if input.u8() % 4 != 0 {
+    if !input.u8().is_multiple_of(4) {
         return 0;
     }
     let vector = u64::from(input.u8());
@@ -287,12 +291,12 @@ impl Processor for Model {
         self.seed
     }
     fn lapic_read(&self, offset: u32) -> u32 {
-        assert!(offset < 0x1000 && offset % 16 == 0, "{offset:#x}");
+        assert!(offset < 0x1000 && offset.is_multiple_of(16), "{offset:#x}");
         self.anything(offset)
     }
     /// APM vol. 2, 16.5: message types 2 (SMI), 3 (remote read), 5 (INIT), 6 (start-up); a masked local vector sends nothing.
     fn lapic_write(&self, offset: u32, value: u32) {
-        assert!(offset < 0x1000 && offset % 16 == 0, "{offset:#x}");
+        assert!(offset < 0x1000 && offset.is_multiple_of(16), "{offset:#x}");
         let command = offset == 0x300;
         let local = matches!(offset, 0x320..=0x370 | 0x500..=0x530);
         let dangerous = matches!(value >> 8 & 7, 2 | 3 | 5 | 6);
@@ -307,7 +311,7 @@ impl Processor for Model {
     fn io_apic_write(&self, offset: u32, value: u32) {
         assert!(matches!(offset, 0 | 0x10 | 0x40), "{offset:#x}");
         let selected = self.io_apic_read(0) & 0xff;
-        let entry = offset == 0x10 && selected >= 0x10 && selected % 2 == 0;
+        let entry = offset == 0x10 && selected >= 0x10 && selected.is_multiple_of(2);
         assert!(!entry || value >> 16 & 1 == 1 || !matches!(value >> 8 & 7, 2 | 3 | 5 | 6), "{value:#x}");
     }
     fn port_read(&self, port: u16) -> u8 {

@@ -37,7 +37,7 @@ pub fn check(bytes: &[u8]) {
                 break;
             }
             run.prepare(&mut input);
-            BEFORE.with_borrow_mut(|before| run.to_its_end(before, &mut input));
+            BEFORE.with_borrow_mut(|before| run.patiently(before, &mut input));
         }
         run.end();
     });
@@ -56,7 +56,7 @@ impl Run<'_, '_> {
         for _ in 0..input.u8() % 4 {
             world::change_table(&self.machine.mem(), input);
         }
-        if input.u8() % 4 == 0 {
+        if input.u8().is_multiple_of(4) {
             self.processor(input);
         }
         self.machine.now += u64::from(input.u8()) * 100;
@@ -105,7 +105,7 @@ impl Run<'_, '_> {
         self.machine.cpu.os.save.rax = rax;
         (regs.rdi, regs.rsi, regs.rdx) = (argument(input), argument(input), argument(input));
         (regs.rcx, regs.r8, regs.r9) = (argument(input), argument(input), argument(input));
-        if rax == number::REGISTER.into() && input.u8() % 4 != 0 {
+        if rax == number::REGISTER.into() && !input.u8().is_multiple_of(4) {
             (regs.rdi, regs.rsi, regs.rdx) = (IMAGE, pal::image().len() as u64, OWNER);
         }
         match (input.u8() % 8, self.handles.last()) {
@@ -117,7 +117,7 @@ impl Run<'_, '_> {
     }
 
     /// Goes on with the call as long as the fuzzer has patience.
-    fn to_its_end(&mut self, before: &mut Vec<u8>, input: &mut Input) {
+    fn patiently(&mut self, before: &mut Vec<u8>, input: &mut Input) {
         for _ in 0..1 + input.u8() % 40 {
             if !matches!(self.call(before, input), Answer::Again(_) | Answer::Restart) {
                 break;

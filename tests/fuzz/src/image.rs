@@ -130,7 +130,8 @@ fn rules(image: &[u8]) -> Option<Vec<Section>> {
             mem_size: field(image, at + 24, 8),
         })
         .collect();
-    let aligned = |s: &Section| s.addr % PAGE == 0 && s.mem_size % PAGE == 0 && s.mem_size > 0;
+    let aligned =
+        |s: &Section| s.addr.is_multiple_of(PAGE) && s.mem_size.is_multiple_of(PAGE) && s.mem_size > 0;
     let inside = |s: &Section| WINDOW.contains(&s.addr) && s.end() <= u128::from(WINDOW.end);
     // A kind of 64 bits holds the reserved field as well.
     let plain = |s: &Section| (1..=4).contains(&s.kind) && s.file_size <= s.mem_size;

@@ -37,7 +37,7 @@ pub fn check(bytes: &[u8]) {
 
 fn accepted(file: &[u8], kernel: &BzImage) {
     let needs = &kernel.needs;
-    assert!(needs.alignment.is_power_of_two() && needs.preferred % needs.alignment == 0);
+    assert!(needs.alignment.is_power_of_two() && needs.preferred.is_multiple_of(needs.alignment));
     assert!(needs.size >= kernel.payload.len() as u64);
     assert!(kernel.setup_header.len() <= SETUP_HEADER_END - SETUP_HEADER);
     assert!(file.ends_with(kernel.payload) && file[SETUP_HEADER..].starts_with(kernel.setup_header));

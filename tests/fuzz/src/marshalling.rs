@@ -170,8 +170,8 @@ impl Run<'_, '_> {
     /// The page itself or another, present or not, writable or not, dirty or not.
     fn likely_entry(&self, input: &mut Input, page: u64) -> u64 {
         let flags = input.pick(&[0x67, 0, 0x65, 0x27, 0x63, 0x62, 0x25]);
-        let page = if input.u8() % 4 == 0 { u64::from(input.u8()) % 160 } else { page };
-        page * PAGE | flags
+        let page = if input.u8().is_multiple_of(4) { u64::from(input.u8()) % 160 } else { page };
+        (page * PAGE) | flags
     }
 
     fn fill(&self, input: &mut Input) {
@@ -229,7 +229,7 @@ impl Run<'_, '_> {
             let regs = &mut self.machine.cpu.regs;
             [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9] = call.args;
         }
-        if input.u8() % 8 == 0 {
+        if input.u8().is_multiple_of(8) {
             // The arguments were captured; what the registers hold now is nobody's business.
             let regs = &mut self.machine.cpu.regs;
             (regs.rdi, regs.rsi, regs.rdx) = (input.u64(), input.u64(), input.u64());
@@ -370,7 +370,7 @@ impl Run<'_, '_> {
     }
 
     /// What the OS sees of the call: the results, after S has returned, where the caller can write.
-    fn only_results(&self, call: &Call, before: &mut Vec<u8>, registers: &Registers, exact: bool) {
+    fn only_results(&self, call: &Call, before: &mut [u8], registers: &Registers, exact: bool) {
         let changed = self.changed(before);
         if changed.is_empty() && !exact {
             return;

@@ -58,7 +58,7 @@ fn registers(input: &mut Input) -> Registers {
         cr3: match input.u8() {
             0..250 => root,
             250..253 => input.u64(),
-            _ => u64::from(input.u8()) * PAGE | 0xfff,
+            _ => (u64::from(input.u8()) * PAGE) | 0xfff,
         },
         cr4,
         efer: input.pick(&EFER),

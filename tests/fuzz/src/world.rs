@@ -92,11 +92,11 @@ impl Memory {
         let map = self.map();
         map.zero(Hpa(TABLES.start * PAGE), (TABLES.end - TABLES.start) * PAGE);
         for table in TABLES.start..TABLES.end - 1 {
-            map.write_u64(Hpa(table * PAGE), (table + 1) * PAGE | ORDINARY);
+            map.write_u64(Hpa(table * PAGE), ((table + 1) * PAGE) | ORDINARY);
         }
         map.write_u64(Hpa(3 * PAGE + 8), ORDINARY | 1 << 7);
         map.write_u64(Hpa(4 * PAGE + 8), ORDINARY | 1 << 7);
-        (0..PAGES).for_each(|page| map.write_u64(Hpa(PAGE_TABLE + page * 8), page * PAGE | ORDINARY));
+        (0..PAGES).for_each(|page| map.write_u64(Hpa(PAGE_TABLE + page * 8), (page * PAGE) | ORDINARY));
     }
 
     pub fn map(&self) -> DirectMap {
@@ -155,7 +155,7 @@ pub fn entry(input: &mut Input) -> u64 {
         _ => {
             let flags = u64::from(input.u16() & 0xfff);
             let page = u64::from(input.u8());
-            flags | page * PAGE | input.pick(&HIGH)
+            flags | (page * PAGE) | input.pick(&HIGH)
         }
     }
 }

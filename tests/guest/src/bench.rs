@@ -2,7 +2,7 @@
 //! QEMU's `-icount shift=0`; the least of many, so that an interrupt in one does not count.
 
 use crate::support::{
-    Child, IMAGE, Mapping, NO_HANDLE, PAGE, TestPal, call_entry, entry, header, raw, register,
+    Child, IMAGE, Mapping, NO_HANDLE, PAGE, TestPal, call_entry, entry, header, pattern, raw, register,
 };
 use anyhow::{Context, ensure};
 use std::arch::asm;
@@ -117,6 +117,11 @@ pub fn pal() -> anyhow::Result<()> {
     report("pal_call_null_instructions", least(call_entry(entry::NULL), handle, [0; 3])? - STUB - EMPTY);
     report("pal_call_exits", exits_of_a_call(&s)?);
 
+    report("pal_preempt_instructions", preemption(&s)?);
+    let with_fpu = TestPal::register(&crate::fpu::image())?;
+    let fpu_call = least(call_entry(entry::NULL), with_fpu.pal().handle(), [0; 3])?;
+    report("pal_call_fpu_instructions", fpu_call - STUB - EMPTY);
+
     let buffer = Mapping::anonymous(2)?;
     buffer.fill(&[1; 2 * PAGE]);
     let copy =
@@ -124,8 +129,16 @@ pub fn pal() -> anyhow::Result<()> {
     report("copy_4k_instructions", copy(2)? - copy(1)?);
 
     let (few, many) = (1, 33);
-    let difference = time_to_register(many)?.saturating_sub(time_to_register(few)?);
-    report("register_page_instructions", difference / (many - few));
+    let per_page = |contents: fn(u64) -> u64| -> anyhow::Result<u64> {
+        let difference =
+            time_to_register(many, contents(many))?.saturating_sub(time_to_register(few, contents(few))?);
+        Ok(difference / (many - few))
+    };
+    let page = per_page(|pages| pages)?;
+    let publish = per_page(|_| 1)?;
+    report("register_page_instructions", page);
+    report("register_page_publish_instructions", publish);
+    report("register_page_hash_percent", (page - publish) * 100 / page);
     report("irq_off_max_instructions", trustvisor::info()?.irq_off_max);
     Ok(())
 }
@@ -144,18 +157,27 @@ fn exits_of_a_call(s: &TestPal) -> anyhow::Result<u64> {
     Ok(least)
 }
 
-/// Ticks to register S with so many pages of data.
-fn time_to_register(pages: u64) -> anyhow::Result<u64> {
+/// Freezing S for an interrupt and going on: what an interrupt takes from S more than from a program that does the same.
+fn preemption(s: &TestPal) -> anyhow::Result<u64> {
+    const ROUNDS: u64 = 30_000_000;
+    let ours = pattern::least_gap(ROUNDS);
+    let its = s.least_gap(ROUNDS)?;
+    ensure!(ours != u64::MAX && its != u64::MAX, "no interrupt came: {ours}, {its}");
+    its.checked_sub(ours).context("an interrupt takes less from S than from a program")
+}
+
+/// Ticks to register S with so many pages of data, of which the image holds the first `contents`.
+fn time_to_register(pages: u64, contents: u64) -> anyhow::Result<u64> {
     let mut header = header();
     let data = header.sections.iter().position(|s| s.kind == kind::DATA).context("S has data")?;
     let size = pages * PAGE as u64;
     let before = std::mem::replace(&mut header.sections[data].mem_size, size);
-    header.sections[data].file_size = size;
+    header.sections[data].file_size = contents * PAGE as u64;
     for section in header.sections[data + 1..].iter_mut().filter(|s| **s != Section::default()) {
         section.addr = section.addr + size - before;
     }
     let code = header.sections[..data].iter().map(|s| s.file_size as usize).sum::<usize>();
-    let image = [&header_bytes(&header), &IMAGE[HEADER_SIZE..][..code], &vec![7; size as usize][..]].concat();
+    let image = [&header_bytes(&header), &IMAGE[HEADER_SIZE..][..code], &vec![7; contents as usize * PAGE][..]].concat();
 
     let owner_page = Mapping::anonymous(1)?;
     owner_page.write(0, 1);

@@ -13,7 +13,7 @@ const MARK: u64 = 0x0123_4567_89ab_cdef;
 const ROUNDS: u64 = 200_000_000;
 
 /// The S of the tests, with the flag set.
-fn image() -> Vec<u8> {
+pub fn image() -> Vec<u8> {
     let mut header = header();
     header.flags = FLAG_FPU;
     // SAFETY: `Header` is made of integers without padding.

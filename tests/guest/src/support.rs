@@ -45,6 +45,7 @@ trustvisor::stubs! {
         fn fpu(value: u64, rounds: u64) -> u64;
         fn marked(seed: u64, rounds: u64, how: u32) -> u64;
         fn watched(data: &[u8], rounds: u64) -> u64;
+        fn least_gap(rounds: u64) -> u64;
     }
 }
 
@@ -60,7 +61,7 @@ pub mod entry {
     pub const IGNORE: u64 = 15;
     pub const FPU: u64 = 16;
     pub const MARKED: u64 = 17;
-    pub const COUNT: u64 = 19;
+    pub const COUNT: u64 = 20;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {

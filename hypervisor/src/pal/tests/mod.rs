@@ -4,7 +4,8 @@
 //! [`machine`] whose S does what the test says.
 //!
 //! All orders of events: a [`world`] in which the OS's steps and S's are [`play`]ed with the production code, with an S
-//! ([`s`]) that looks at all it can reach. What must hold after every step is in [`invariants`]. [`model`] tries all sequences in a
+//! ([`s`]) that looks at all it can reach. Who may die is in [`deaths`], what must hold after
+//! every step in [`invariants`], what of every state in [`endings`]. [`model`] tries all sequences in a
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
@@ -12,6 +13,8 @@ use crate::launch::{MemoryRegion, region};
 use crate::memory::TestMemory;
 
 mod buffers;
+mod deaths;
+mod endings;
 mod full_size;
 mod gaps;
 mod images;

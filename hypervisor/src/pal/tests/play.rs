@@ -6,11 +6,9 @@ use super::world::*;
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 
-/// Owners are dead for good when two looks this far apart say so.
-const CONFIRM_MS: u64 = collect::CONFIRM_MS;
 /// Stays that one operation of the model takes at most.
 const PATIENCE: usize = 64;
-const LOST: Outcome = Outcome::Done(0, Status::Lost);
+pub const LOST: Outcome = Outcome::Done(0, Status::Lost);
 const OK: Outcome = Outcome::Done(0, Status::Ok);
 
 /// A step.
@@ -115,49 +113,13 @@ impl World {
         self.ledger.borrow_mut().lives.iter_mut().find(|life| life.serial == serial).map(change)
     }
 
-    fn stay(&self, cpu: usize, serial: u64) -> Stay<'_> {
+    pub fn stay(&self, cpu: usize, serial: u64) -> Stay<'_> {
         Stay { world: self, cpu, serial, script: VecDeque::new(), meanwhile: Cell::new(None), early: false }
     }
 
     fn set_owner_page(&self, app: usize, page: Page) {
         self.map_owner(app, page);
         self.ledger.borrow_mut().owner_pages[app] = page;
-    }
-
-    /// Whether a PAL's owner could still come and call.
-    fn owner_lives(&self, ledger: &Ledger, life: &Life) -> bool {
-        match ledger.owner_pages[life.app] {
-            _ if life.phase == Phase::Registering => false,
-            Page::Swapped => true,
-            Page::Empty => false,
-            Page::Present | Page::Clean => self.owner_holds(life.app) == life.handle,
-        }
-    }
-
-    fn look_after_owners(&self) {
-        let mut ledger = self.ledger.borrow_mut();
-        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
-        let now = ledger.now;
-        for (life, alive) in ledger.lives.iter_mut().zip(alive) {
-            if !alive {
-                life.dead_since.get_or_insert(now);
-            }
-        }
-    }
-
-    /// A pass over all PALs has seen who is alive.
-    fn looked(&self) {
-        let mut ledger = self.ledger.borrow_mut();
-        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
-        let now = ledger.now;
-        for (life, alive) in ledger.lives.iter_mut().zip(alive) {
-            if alive
-                && now - life.last_used >= RECENT_MS
-                && self.pals.slots[life.slot].pal.try_lock().is_some()
-            {
-                life.dead_since = None;
-            }
-        }
     }
 
     fn register(&self, app: usize, stays: usize, image: Page) {
@@ -538,73 +500,6 @@ impl World {
         let good = slot_of(token) == Some(life.slot) && before.is_some_and(|before| token > before);
         self.ensure(good, || "a token that is another's, or old".into());
     }
-
-    /// Strikes out who is gone. Only `expected` may be, who must, and those whose owners are dead long enough.
-    fn bury(&self, expected: Option<u64>) {
-        let mut wrong = None;
-        let mut ledger = self.ledger.borrow_mut();
-        let now = ledger.now;
-        let mut last_dead = None;
-        let alive: Vec<_> = ledger.lives.iter().map(|life| self.owner_lives(&ledger, life)).collect();
-        let mut alive = alive.into_iter();
-        ledger.lives.retain_mut(|life| {
-            let fate = self.fate(life);
-            let alive = alive.next().unwrap_or(true);
-            let may = expected == Some(life.serial)
-                || life.phase == Phase::Registering && now - life.last_used >= CONFIRM_MS
-                || matches!(life.phase, Phase::Wiping(_))
-                || !alive
-                    && life.dead_since.is_some_and(|since| now - since >= CONFIRM_MS)
-                    && now - life.last_used >= RECENT_MS;
-            match fate {
-                Fate::Lives if expected == Some(life.serial) => {
-                    wrong = Some("a PAL that should be gone is there")
-                }
-                Fate::Gone | Fate::Wiping if !may => wrong = Some("a PAL with a living owner was taken"),
-                _ => {}
-            }
-            if fate == Fate::Wiping {
-                // Whoever had a token for the wipe has it no more.
-                (life.phase, life.token) = (Phase::Wiping(LOST), 0);
-                life.frames.clear();
-            }
-            if fate == Fate::Gone {
-                last_dead = Some((life.app, life.handle));
-            }
-            fate != Fate::Gone
-        });
-        if last_dead.is_some() {
-            ledger.last_dead = last_dead;
-        }
-        drop(ledger);
-        if let Some(wrong) = wrong {
-            self.wrong(|| wrong.into());
-        }
-    }
-
-    /// What has become of a PAL of the ledger.
-    fn fate(&self, life: &Life) -> Fate {
-        let slot = &self.pals.slots[life.slot];
-        let Some(pal) = slot.pal.try_lock() else { return Fate::Lives };
-        let same = match pal.state {
-            State::Free => false,
-            State::Wiping(_) if pal.token(life.slot) != life.token => return Fate::Wiping,
-            State::Wiping(_) => true,
-            State::Registering(_) => life.token == 0 || pal.token(life.slot) == life.token,
-            State::Idle | State::InCall(_) => {
-                slot.handle[0].load(Ordering::Relaxed) == life.handle.low || life.phase == Phase::Registering
-            }
-        };
-        if same { Fate::Lives } else { Fate::Gone }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Lives,
-    /// It is being wiped, and nobody but a collect goes on with that.
-    Wiping,
-    Gone,
 }
 
 /// The slot that a token names.
@@ -612,115 +507,4 @@ pub fn slot_of(token: u64) -> Option<usize> {
     ((token & ((1 << (SLOT_BITS + 1)) - 1)) as usize).checked_sub(1)
 }
 
-/// A PAL called more recently is not looked at.
-const RECENT_MS: u64 = 1_000;
 const PAGE: u64 = crate::addr::PAGE_SIZE;
-
-impl World {
-    /// Whoever has not all it takes gets nothing, and changes nothing: other handles, other address spaces, tokens that are old,
-    /// made up or another's.
-    pub fn strangers(&self) {
-        let lives = self.ledger.borrow().lives.clone();
-        let stays = self.ledger.borrow().stays;
-        for life in &lives {
-            let space = self.space_of(life.app);
-            let (own, foreign) = (self.caller(space), self.caller((space + 1) % self.shape.spaces));
-            let Handle { low, high } = life.handle;
-            let guesses = [Handle { low, high: high ^ 1 }, Handle { low: low ^ 1 << 60, high }];
-            let count = 1 << (SLOT_BITS + 1);
-            let mut tries = vec![(&foreign, life.handle)];
-            tries.extend(guesses.map(|guess| (&own, guess)));
-            let nobody = Outcome::status(Status::NoSuchPal);
-            let lost = Outcome::status(Status::Lost);
-            for (caller, handle) in tries {
-                let mut s = self.stay(0, life.serial);
-                let args = arguments(life.app, 0);
-                let refused = self.pals.call(&mut s, caller, handle, 0, &args) == nobody
-                    && self.pals.unregister(caller, handle, false) == nobody
-                    && self.pals.unregister(caller, handle, true) == nobody
-                    && self.pals.pal_info(caller, handle).err() == Some(Status::NoSuchPal);
-                self.ensure(refused, || "a stranger was not refused".into());
-                if matches!(life.phase, Phase::InCall(_)) || core::ptr::eq(caller, &foreign) {
-                    let outcome = self.pals.resume(&mut s, caller, handle, life.token);
-                    self.ensure(outcome == lost, || format!("a stranger's token came to {outcome:?}"));
-                }
-            }
-            if matches!(life.phase, Phase::InCall(_)) {
-                let called = self.pals.call(
-                    &mut self.stay(0, life.serial),
-                    &own,
-                    life.handle,
-                    0,
-                    &arguments(life.app, 0),
-                );
-                let busy = Outcome::status(Status::Busy);
-                let unregistered = self.pals.unregister(&own, life.handle, false);
-                self.ensure((called, unregistered) == (busy, busy), || "a PAL in a call was not busy".into());
-            }
-            let other = lives.iter().find(|other| other.serial != life.serial);
-            let mut tokens = vec![life.old_token, life.token + count, life.token.wrapping_sub(count)];
-            tokens.extend((life.phase == Phase::Idle).then_some(life.token));
-            for token in tokens.into_iter().filter(|token| token & TOKEN_BIT != 0) {
-                let outcome = self.pals.resume(&mut self.stay(0, life.serial), &own, life.handle, token);
-                self.ensure(outcome == lost, || format!("a token that is not its own came to {outcome:?}"));
-            }
-            if let Some(other) = other.filter(|_| matches!(life.phase, Phase::InCall(_))) {
-                let outcome =
-                    self.pals.resume(&mut self.stay(0, life.serial), &own, other.handle, life.token);
-                self.ensure(outcome == lost, || "a call went on with another PAL's handle".into());
-            }
-        }
-        let last_dead = self.ledger.borrow().last_dead;
-        if let Some((app, handle)) = last_dead.filter(|(_, handle)| handle.high != 0) {
-            let caller = self.caller(self.space_of(app));
-            let outcome = self.pals.call(&mut self.stay(0, 0), &caller, handle, 0, &arguments(app, 0));
-            self.ensure(outcome == Outcome::status(Status::NoSuchPal), || "a dead PAL was called".into());
-        }
-        let ran = self.ledger.borrow().stays - stays;
-        self.ensure(ran == 0, || "S ran for a stranger".into());
-    }
-
-    /// Pages that never come do not keep anything open: what waits for them is given up.
-    pub fn starve(&self) {
-        let (act, page, meanwhile) = (Act::Return, Page::Empty, Meanwhile::Nothing);
-        let waits = |life: &Life| match &life.phase {
-            Phase::Registering => life.faults > 0,
-            Phase::InCall(open) => open.returned,
-            _ => false,
-        };
-        let lives = self.ledger.borrow().lives.clone();
-        for life in lives.iter().filter(|life| waits(life)) {
-            for _ in 0..4 {
-                self.play(Op::Continue { slot: life.slot, cpu: 0, act, page, meanwhile });
-            }
-            let still = self.life(life.slot).is_some_and(|life| waits(&life));
-            self.ensure(!still, || "what waits for a page waits for ever".into());
-        }
-    }
-
-    /// From here everything ends well: what is open is finished, then the owners die, and all memory comes back.
-    pub fn come_to_an_end(&self) {
-        let (act, page, meanwhile) = (Act::Return, Page::Present, Meanwhile::Nothing);
-        for app in 0..self.shape.apps {
-            self.play(Op::OwnerPage { app, page });
-        }
-        let slots: Vec<_> = self.ledger.borrow().lives.iter().map(|life| life.slot).collect();
-        for slot in slots {
-            for _ in 0..2 {
-                self.play(Op::Continue { slot, cpu: 1, act, page, meanwhile });
-            }
-            let open = self.life(slot).is_some_and(|life| life.phase != Phase::Idle && life.token != 0);
-            self.ensure(!open, || "what was open does not end".into());
-            self.play(plain_call(slot, 0));
-        }
-        for app in 0..self.shape.apps {
-            self.play(Op::OwnerPage { app, page: Page::Empty });
-        }
-        for _ in 0..2 {
-            self.play(Op::Pass { ms: CONFIRM_MS });
-            self.play(Op::Collect);
-        }
-        let left = self.ledger.borrow().lives.len();
-        self.ensure(left == 0, || format!("{left} PALs are never freed"));
-    }
-}

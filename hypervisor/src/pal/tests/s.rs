@@ -224,8 +224,8 @@ impl S<'_> {
             // In the in-buffer, where the result buffer of another entry lies.
             mem.write_u64(at.param + 16, mine(4));
         }
-        if self.pal.fpu != Hpa(0) {
-            let fpu = self.pal.fpu;
+        let fpu = self.pal.fpu;
+        if fpu != Hpa(0) {
             mem.write_u64(fpu + XMM0, mine(5));
             mem.write_u64(fpu + XSTATE_BV, 3);
         }

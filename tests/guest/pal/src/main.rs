@@ -75,6 +75,10 @@ fn compute(rounds: u64) -> u64 {
     pattern::compute(rounds)
 }
 
+fn least_gap(rounds: u64) -> u64 {
+    pattern::least_gap(rounds)
+}
+
 fn pcr_read(index: u32, mut out: Out<'_>) -> u64 {
     match pcr::read(index) {
         Ok(digests) => {
@@ -134,6 +138,7 @@ trustvisor_pal::entries! {
     fn fpu(value: u64, rounds: u64) -> u64;
     fn marked(seed: u64, rounds: u64, how: u32) -> u64;
     fn watched(data: &[u8], rounds: u64) -> u64;
+    fn least_gap(rounds: u64) -> u64;
 }
 
 use deaths::die;
