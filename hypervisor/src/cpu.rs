@@ -20,6 +20,8 @@ pub struct Features {
     pub pku: bool,
     /// PALs can have an FPU: XSAVE is there, and the state of everything that it saves fits into a page.
     pub fpu: bool,
+    /// EFER.AIBRSE.
+    pub automatic_ibrs: bool,
     /// The bits of EFER that a guest may set.
     pub writable_efer: u64,
     /// APIC_BASE, which the guest does not change.
@@ -169,6 +171,7 @@ mod tests {
             phys_bits: 40,
             pku: false,
             fpu: true,
+            automatic_ibrs: false,
             writable_efer: 0,
             apic_base: 0,
         };

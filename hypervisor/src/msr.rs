@@ -62,7 +62,7 @@ pub const APIC_BASE: u32 = 0x1b;
 pub const EFER: u32 = 0xc000_0080;
 
 /// Every register with a rule, ascending (APM vol. 2, appendix A; BKDGs and PPRs for what is not architectural).
-pub static TABLE: [Rule; 49] = {
+pub static TABLE: [Rule; 52] = {
     use OnRead as R;
     use OnWrite as W;
     [
@@ -166,6 +166,7 @@ pub static TABLE: [Rule; 49] = {
             "counters of L3 and fabric: shared by several processors, in reach of each of them",
         ),
         rule(0xc001_02b0, 0xc001_02b4, R::Pass, W::Pass, "CPPC: performance requests"),
+        rule(0xc001_0300, 0xc001_031f, R::Pass, W::Pass, "branch records themselves"),
         rule(
             0xc001_1002,
             0xc001_1005,
@@ -173,13 +174,15 @@ pub static TABLE: [Rule; 49] = {
             W::Drop,
             "override what CPUID says, for the hypervisor as well",
         ),
+        rule(0xc001_1019, 0xc001_101b, R::Pass, W::Pass, "address masks of debug registers: S uses none"),
         rule(
             0xc001_1020,
-            0xc001_102f,
+            0xc001_1026,
             R::Pass,
             W::Drop,
-            "configuration of load, store, decode and caches, errata among it: firmware's",
+            "configuration of load, store, decode and caches: firmware's, and the launch's for what matters (platform.rs)",
         ),
+        rule(0xc001_1027, 0xc001_1027, R::Pass, W::Pass, "address mask of debug register 0"),
         rule(0xc001_1030, 0xc001_103d, R::Pass, W::Profile, "instruction-based sampling"),
     ]
 };

@@ -29,9 +29,9 @@ const FOUR: u32 = 0xc001_0000;
 const SIX: u32 = 0xc001_0200;
 const ALL: u32 = 0xc000_0301;
 
-/// APM vol. 2, 13.1.1 (DEBUGCTL: LBR, BTF), 13.2 (counters), 13.3 (IBS), appendix A.
+/// APM vol. 2, 13.1.1 (DEBUGCTL: LBR, BTF, bus lock trap), 13.2 (counters), 13.3 (IBS), appendix A.
 static TABLE: [Switch; SWITCHES] = [
-    switch(0x1d9, 0b11, None),
+    switch(0x1d9, 0b111, None),
     // DBG_EXTN_CFG.LBRV2EN.
     switch(0xc000_010f, 1 << 6, None),
     switch(ALL, u64::MAX, None),
@@ -54,6 +54,11 @@ const SWITCHES: usize = 15;
 /// Whether this write makes something watch.
 pub fn begins(msr: u32, value: u64) -> bool {
     TABLE.iter().any(|switch| switch.msr == msr && value & switch.enable != 0)
+}
+
+/// Whoever ran before the launch may have switched something on: the bits to clear. (The global control does nothing alone.)
+pub fn at_launch() -> impl Iterator<Item = (u32, u64)> {
+    TABLE.iter().filter(|switch| switch.msr != ALL).map(|switch| (switch.msr, switch.enable))
 }
 
 /// A processor's switches, and how the OS had set them.

@@ -7,7 +7,7 @@
 use anyhow::{Result, bail, ensure};
 use machine::{Boot, Machine, mutated_hypervisor, say};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -120,16 +120,17 @@ const SHARED: &[(&str, Real, &str)] = &[
         "TrustVisor follows a page table in its own memory",
     ),
     ("supervisor-page", Without(Other, "walk-user"), "S is given a page of the kernel"),
-    (
-        "read-only-page",
-        Without(Other, "walk-writable"),
-        "a result is in a page that the caller cannot write",
-    ),
+    ("read-only-page", Without(Other, "walk-writable"), "a result is in a page that the caller cannot write"),
 ];
 
-/// Ends of S, judged by the pool's contents. All without what zeroes a frame.
-const ENDS_OF_S: [&str; 4] = ["wipe-unregistered", "wipe-aborted", "wipe-faulted", "wipe-killed"];
-const FRAME_WIPE: &str = "frame-wipe";
+/// Ends of S, judged by the pool's contents, and the wipe that each needs. The last frees frames that are not zero: nothing can be
+/// registered there after it.
+const ENDS_OF_S: [(&str, &str); 4] = [
+    ("wipe-unregistered", "unregister-wipe"),
+    ("wipe-aborted", "unregister-wipe"),
+    ("wipe-faulted", "fault-wipe"),
+    ("wipe-killed", "frame-wipe"),
+];
 
 /// Ends of the machine, judged by its memory.
 const ENDS_OF_MACHINE: [(&str, Real); 4] = [
@@ -230,18 +231,18 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
     let names: Vec<_> = SHARED.iter().map(|attack| attack.0).chain(NOT_COUNTED).collect();
     every_attack_has_its_place(&protected)?;
     let against = carry_out(&protected, &names)?;
-    let ends: Vec<_> = ENDS_OF_S.map(|name| (name, end_of_s(&protected, name))).into();
+    let ends = ENDS_OF_S.map(|(name, _)| (name, end_of_s(&protected, name)));
     drop(protected);
 
     let mut without = succeeding(Bare, start(boot("attacks-bare")?.processors(1).with_hypervisor(false))?)?;
     without.extend(resetting()?);
     for build in [One, Other] {
-        let machine = start(boot("attacks-without")?.hypervisor(lacking(build, &[])?))?;
+        let machine = start(boot("attacks-without")?.hypervisor(lacking(build)?))?;
         without.extend(succeeding(Without(build, ""), machine)?);
     }
-    let machine = start(boot("attacks-without")?.hypervisor(lacking(Ends, &[FRAME_WIPE])?))?;
+    let machine = start(boot("attacks-without")?.hypervisor(lacking(Ends)?))?;
     without.extend(carry_out(&machine, &["stale-handle"])?);
-    let ends_without: Vec<_> = ENDS_OF_S.map(|name| end_of_s(&machine, name)).into();
+    let ends_without = ENDS_OF_S.map(|(name, _)| end_of_s(&machine, name));
     drop(machine);
 
     for (name, _, seen) in SHARED {
@@ -255,7 +256,7 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
         let against = end_of_machine(boot("attacks-end")?, name).and_then(wiped);
         let defenceless = match real {
             Bare | Reset => boot("attacks-end-bare")?.with_hypervisor(false),
-            Without(build, _) => boot("attacks-end-without")?.hypervisor(lacking(build, &[FRAME_WIPE])?),
+            Without(build, _) => boot("attacks-end-without")?.hypervisor(lacking(build)?),
         };
         report.add(name, against, end_of_machine(defenceless, name).and_then(left));
     }
@@ -272,7 +273,7 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
 
 /// No attack of the guest's program is forgotten here.
 fn every_attack_has_its_place(machine: &Machine) -> Result<()> {
-    let ends = ENDS_OF_S.into_iter().chain(ENDS_OF_MACHINE.map(|end| end.0));
+    let ends = ENDS_OF_S.map(|end| end.0).into_iter().chain(ENDS_OF_MACHINE.map(|end| end.0));
     let mut known: Vec<_> = SHARED.iter().map(|a| a.0).chain(NOT_COUNTED).chain(ends).collect();
     let lines = machine.succeed("tvtest attack", SOON)?;
     let mut there: Vec<_> = lines.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
@@ -282,15 +283,16 @@ fn every_attack_has_its_place(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// The build without all checks that its attacks aim at, and more.
-fn lacking(build: Build, more: &[&str]) -> Result<Vec<u8>> {
-    let ends = ENDS_OF_MACHINE.iter().map(|(_, real)| real);
-    let all = SHARED.iter().map(|(_, real, _)| real).chain(ends);
-    let names = all.filter_map(|real| match real {
-        Without(its, name) if *its == build => Some(*name),
+/// The build without all checks that its attacks aim at.
+fn lacking(build: Build) -> Result<Vec<u8>> {
+    let ends = ENDS_OF_MACHINE.into_iter().map(|(_, real)| real);
+    let wipes = ENDS_OF_S.into_iter().map(|(_, wipe)| Without(Ends, wipe));
+    let names = SHARED.iter().map(|attack| attack.1).chain(ends).chain(wipes).filter_map(|real| match real {
+        Without(its, name) if its == build => Some(name),
         _ => None,
     });
-    mutated_hypervisor(&names.chain(more.iter().copied()).collect::<Vec<_>>().join("+"))
+    let names: BTreeSet<_> = names.flat_map(|names| names.split('+')).collect();
+    mutated_hypervisor(&Vec::from_iter(names).join("+"))
 }
 
 /// Carries out the attacks that should succeed here.

@@ -114,6 +114,7 @@ impl Guest {
             phys_bits: 40,
             pku: false,
             fpu: true,
+            automatic_ibrs: false,
             writable_efer: 0xd01,
             apic_base: 0xfee0_0900,
         };

@@ -100,14 +100,14 @@ impl Pals {
             Ok(opened) => opened,
             Err(status) => return Outcome::status(status),
         };
-        // 2. It is not in a call, and nobody wants it gone.
+        // 2. Nobody wants it gone, and it is not in a call.
+        if self.is_dying(index, &pal) {
+            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
+        }
         match pal.state {
             State::Idle => {}
             State::InCall(_) => return Outcome::status(Status::Busy),
             _ => return Outcome::status(Status::NoSuchPal),
-        }
-        if self.is_dying(index, &pal) {
-            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
         }
         // 3. The arguments, once.
         if let Err(status) = self.capture(&mut pal, entry, args) {
@@ -159,6 +159,9 @@ impl Pals {
         index: usize,
         pal: &mut Pal,
     ) -> Outcome {
+        if self.is_dying(index, pal) {
+            return self.start_wipe(index, pal, Outcome::status(Status::Lost));
+        }
         pal.last_used_ms = hardware.now_ms();
         let mut budget = SLICE;
         loop {

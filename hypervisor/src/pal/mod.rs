@@ -10,6 +10,13 @@
 //! - S runs in `InCall` only, at most once a call.
 //! - A slot becomes `Free` only when all its frames are zero and given back, and nothing in [`Pal`] tells of S any more.
 //! - A token continues the operation it was given for and no other: it carries the slot and a count that never repeats.
+//! - `count()` is the number of slots that are not `Free`; free and owned frames together are the pool.
+//! - A handle that works names an `Idle` or `InCall` PAL; handles and incarnations never repeat.
+//! - A call that ends in `Ok` has delivered all its results; one that ends otherwise has delivered none, or says so.
+//! - A PAL is collected only if its owner is gone now, and no look and no call in the last [`collect::CONFIRM_MS`] said otherwise.
+//! - A machine check while S runs reaches the OS, whatever else becomes of the PAL.
+//!
+//! `tests::model` tries them in all orders of events of a small world, `tests::full_size` in random ones of a large one.
 //!
 //! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back, with
 //! [`buffers`] and S's own hypercalls ([`service`]), [`collect`] finds PALs whose owner died.
@@ -281,7 +288,8 @@ impl Pals {
         }
         let index = slot as usize - 1;
         let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
-        let Some(mut pal) = entry.pal.try_lock() else { return Outcome::status(Status::Lost) };
+        // Somebody looks at it, or continues it: then the token is worth nothing any more.
+        let Some(mut pal) = entry.pal.try_lock() else { return Outcome::Again(token) };
         if pal.token(index) != token || pal.owner.space.root() != caller.memory.space().root() {
             return Outcome::status(Status::Lost);
         }
@@ -297,16 +305,16 @@ impl Pals {
 
     /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
     pub fn unregister(&self, caller: &Caller, handle: Handle, in_call_too: bool) -> Outcome {
+        let slot = &self.slots[handle.low as usize % MAX_PALS];
+        let incarnation = slot.incarnation.load(Ordering::Acquire);
         let index = match self.find(caller, handle) {
             Ok(index) => index,
             Err(status) => return Outcome::status(status),
         };
-        let slot = &self.slots[index];
-        let incarnation = slot.incarnation.load(Ordering::Acquire);
         let mut locked = self.lock(index);
         if locked.is_err() && in_call_too {
             // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
-            // call sees it.
+            // call, continuation or `COLLECT` sees it.
             slot.dying.store(incarnation, Ordering::Release);
             locked = self.lock(index);
         }

@@ -64,7 +64,10 @@ impl Pals {
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
             return self.make_room(hardware, Status::NoMemory);
         }
-        let free = |index: &usize| self.lock(*index).is_ok_and(|pal| matches!(pal.state, State::Free));
+        let free = |index: &usize| {
+            self.slots[*index].incarnation.load(Ordering::Acquire) == 0
+                && self.lock(*index).is_ok_and(|pal| matches!(pal.state, State::Free))
+        };
         let Some(index) = (0..self.slots.len()).find(free) else {
             return self.make_room(hardware, Status::TooMany);
         };

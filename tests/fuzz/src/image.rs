@@ -58,7 +58,7 @@ fn made(input: &mut Input) -> Vec<u8> {
             1 => 3,
             _ => 1 + input.u8() % 4,
         };
-        page += 1 + u64::from(input.u8()) * u64::from(input.u8() % 8);
+        page += u64::from(input.u8() / 2) * u64::from(input.u8() % 8);
         let pages = 1 + u64::from(input.u8() % 16);
         let size = if kind >= 3 { 0 } else { u64::from(input.u16()) % (pages * PAGE + 1) };
         let fields = [u64::from(kind), page * PAGE, size, pages * PAGE];

@@ -1,8 +1,9 @@
 //! The boot loader's information, both versions of multiboot, in a memory that holds nothing else.
 //!
 //! Demanded: what is accepted is what the type promises (at most three modules, none empty; lines without NUL that stand in memory; a
-//! map in order, without overlaps, neighbours of different kinds); memory is RAM only if an entry for RAM stands there; and however
-//! the information is made, reading it takes a bounded number of looks at memory.
+//! map in order, without overlaps, neighbours of different kinds); the map says of every address what the entries say that a second,
+//! plainer reader finds, and RAM only where nothing says otherwise; and however the information is made, reading it takes a
+//! bounded number of looks at memory.
 
 use std::cell::Cell;
 
@@ -28,6 +29,7 @@ pub fn check(bytes: &[u8]) {
         Ok(info) => {
             assert_ne!(magic, 0, "neither version");
             accepted(memory.bytes, &info);
+            has_entries(&info, &entries(memory.bytes, magic));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -62,16 +64,54 @@ fn accepted(memory: &[u8], info: &BootInfo) {
         let end = pair[0].base + pair[0].size;
         assert!(end < pair[1].base || (end == pair[1].base && pair[0].kind != pair[1].kind), "{pair:x?}");
     }
-    for region in regions.iter().filter(|region| region.kind == RAM) {
-        assert!(somebody_says_ram(memory, region.base), "no entry makes {:#x} RAM", region.base);
-    }
 }
 
-/// Whether an entry for RAM that holds this address stands anywhere: base, length, type.
-fn somebody_says_ram(memory: &[u8], addr: u64) -> bool {
-    memory.windows(20).any(|entry| {
-        let word = |at: usize| entry[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let (base, length) = (word(0), word(8));
-        entry[16..20] == RAM.to_le_bytes() && base <= addr && addr - base < length
-    })
+/// An entry of the firmware's map.
+struct Entry {
+    base: u64,
+    /// The first address behind it.
+    end: u64,
+    kind: u64,
+}
+
+/// All entries of well-formed information. Multiboot Specification 0.6.96, 3.3; Multiboot2 Specification 2.0, 3.6.8.
+fn entries(memory: &[u8], magic: u32) -> Vec<Entry> {
+    let field = |at: usize, size: usize| memory[at..at + size].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+    let entry = |at: usize| {
+        let (base, length) = (field(at, 8), field(at + 8, 8));
+        Entry { base, end: base.saturating_add(length), kind: field(at + 16, 4) }
+    };
+    let mut found = Vec::new();
+    if magic == MAGIC_1 {
+        let length = field(44, 4) as usize;
+        let start = (field(48, 4) - BASE) as usize;
+        let mut at = start;
+        while at < start + length {
+            found.push(entry(at + 4));
+            at += 4 + field(at, 4) as usize;
+        }
+        return found;
+    }
+    let mut at = 8;
+    while field(at, 4) != 0 {
+        let (kind, size) = (field(at, 4), field(at + 4, 4) as usize);
+        if kind == 6 {
+            let each = field(at + 8, 4) as usize;
+            let count = (size - 16) / each;
+            found.extend((0..count).map(|n| entry(at + 16 + n * each)));
+        }
+        at += size.next_multiple_of(8);
+    }
+    found
+}
+
+/// Kinds change at the ends of entries only, so it is enough to look there.
+fn has_entries(info: &BootInfo, entries: &[Entry]) {
+    for at in entries.iter().flat_map(|entry| [entry.base, entry.end, entry.base.wrapping_sub(1)]) {
+        let region = info.map.regions().iter().find(|r| r.base <= at && at - r.base < r.size);
+        let mut claims = entries.iter().filter(|entry| (entry.base..entry.end).contains(&at)).peekable();
+        assert_eq!(region.is_some(), claims.peek().is_some(), "{at:#x} is in the map, or an entry, only");
+        let ram = claims.peek().is_some() && claims.all(|entry| entry.kind == u64::from(RAM));
+        assert_eq!(region.is_some_and(|region| region.kind == RAM), ram, "{at:#x} is RAM, or not");
+    }
 }

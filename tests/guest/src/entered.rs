@@ -270,7 +270,8 @@ fn call_with_own_bases(hostile: &Hostile, s: &AsmPal, rounds: u64) -> Hostile {
 const KEY_ERROR: i32 = 4;
 
 /// A protection key that forbids everything, the caller's own stack included, and in the end the buffers: S does not notice, and the
-/// caller gets what an access of its own would get. Needs a processor that has them.
+/// caller gets what an access of its own would get. Needs a processor that has them, and a C library that has not registered memory for
+/// restartable sequences (`GLIBC_TUNABLES=glibc.pthread.rseq=0`): the kernel itself faults there when it preempts.
 pub fn protection_keys() -> anyhow::Result<()> {
     let s = AsmPal::register()?;
     let rounds = s.rounds_for(Duration::from_millis(50))?;

@@ -82,7 +82,7 @@ pub fn at_the_end() -> anyhow::Result<()> {
         return Ok(());
     }
     let handle = s.pal().handle();
-    for length in [PAGE as u64 + 1, 2 * PAGE as u64 + 1, 9 * PAGE as u64] {
+    for length in [PAGE as u64 + 1, 2 * PAGE as u64 + 1, 4 * PAGE as u64] {
         for entry in [entry::SUM, entry::FILL, entry::REVERSE] {
             // Else this would be one more attempt of the call before.
             trustvisor::info()?;

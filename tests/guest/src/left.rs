@@ -1,7 +1,7 @@
 //! A frozen call whose thread goes elsewhere: it jumps out of the signal handler, exits, forks or stops. Each ends in a defined status, and
 //! the accounts of the pool are even afterwards.
 
-use crate::asm_pal::{Asm, AsmPal};
+use crate::asm_pal::{Asm, AsmPal, FILLED, TRIALS};
 use crate::support::{
     Child, Mapping, Timer, call_entry, expect, is_token, leaving_nothing, on_signal, raw, registers, system,
 };
@@ -126,9 +126,9 @@ pub fn jump() -> anyhow::Result<()> {
         let lost = (0, Status::Lost as u64);
         ensure!(call_or_leave(first, handle, 0) == lost, "an old token is not Lost");
         let answer = call_or_leave(second, handle, 0);
-        ensure!(answer == (2, 0), "the call that was left twice ends with {answer:x?}");
+        ensure!(answer == (TRIALS + 1, 0), "the call that was left twice ends with {answer:x?}");
         ensure!(call_or_leave(second, handle, 0) == lost, "the token of a finished call is not Lost");
-        ensure!(s.spin(1)? == 3, "S ran again for a token");
+        ensure!(s.spin(1)? == TRIALS + 2, "S ran again for a token");
 
         let token = leave_a_call(handle, rounds)?;
         s.pal().abort()?;
@@ -232,8 +232,8 @@ pub fn fork() -> anyhow::Result<()> {
         let child = FORKED.load(SeqCst) as libc::pid_t;
         ensure!(child > 0, "no fork while S was frozen");
         Child::adopt(child).join(LIMIT).context("the child")?;
-        ensure!((value, status) == (2, Status::Ok), "the parent's call: {value}, {status:?}");
-        ensure!(out.bytes() == [crate::asm_pal::FILLED; 4096], "the parent's result is wrong");
+        ensure!((value, status) == (TRIALS + 1, Status::Ok), "the parent's call: {value}, {status:?}");
+        ensure!(out.bytes() == [FILLED; 4096], "the parent's result is wrong");
         Ok(())
     })
 }
@@ -244,7 +244,7 @@ pub fn stopped() -> anyhow::Result<()> {
         let child = Child::fork(|| {
             let s = AsmPal::register()?;
             let rounds = s.rounds_for(LONG)?;
-            for calls in 2..4 {
+            for calls in TRIALS + 1..TRIALS + 3 {
                 ensure!(s.spin(rounds)? == calls, "S ran another time");
             }
             s.unregister()

@@ -1,7 +1,7 @@
 //! Buffers that change under a call: while S computes, another thread unmaps, protects, replaces or truncates what the result is for. S runs
 //! once for a call, whatever becomes of its result, and a result is delivered whole or there is a status or a signal.
 
-use crate::asm_pal::{Asm, AsmPal, FILLED};
+use crate::asm_pal::{Asm, AsmPal, FILLED, TRIALS};
 use crate::support::{
     Fault, Mapping, PAGE, default_action, expect, faulting, leaving_nothing, on_signal, raw, registers,
     system,
@@ -38,7 +38,7 @@ impl Scene {
         let rounds = s.rounds_for(LONG)?;
         let buffer = Mapping::anonymous(PAGES)?;
         buffer.fill(&[OLD; LENGTH]);
-        Ok(Self { s, rounds, calls: 1, buffer })
+        Ok(Self { s, rounds, calls: TRIALS, buffer })
     }
 
     fn arguments(&self) -> [u64; 3] {
@@ -165,10 +165,8 @@ fn no_progress() -> anyhow::Result<()> {
     let before_s = SIGNALS.swap(0, SeqCst);
     ensure!(answer == (at, Status::NoProgress), "{answer:x?} for memory that stays away");
     ensure!((1..=MOST).contains(&before_s), "{before_s} page faults for memory that stays away");
-    ensure!(scene.s.spin(0)? == 2, "S ran for a result that nobody can have");
-    scene.calls = 2;
+    ensure!(scene.s.spin(0)? == TRIALS + 1, "S ran for a result that nobody can have");
 
-    scene.calls += 1;
     let arguments = scene.arguments();
     let buffer = &scene.buffer;
     let answer = thread::scope(|scope| {
@@ -186,7 +184,7 @@ fn no_progress() -> anyhow::Result<()> {
     ensure!(answer == (at, Status::NoProgress), "{answer:x?} for a result's memory that stays away");
     ensure!((1..=MOST).contains(&after_s), "{after_s} page faults for a result's memory that stays away");
     ensure!((0..3 * PAGE).all(|i| scene.buffer.read(i) == OLD), "half a result was delivered");
-    ensure!(scene.s.spin(0)? == 4, "S did not run once");
+    ensure!(scene.s.spin(0)? == TRIALS + 3, "S did not run once");
     scene.s.unregister()
 }
 

@@ -3,8 +3,8 @@
 
 use crate::asm_pal::{self, Asm};
 use crate::support::{
-    Child, IMAGE, Mapping, PAGE, Rng, TestPal, Timer, expect, expect_error, on_signal, pattern, random, raw,
-    system, tell_kernel,
+    Child, IMAGE, Mapping, PAGE, Pipe, Rng, TestPal, Timer, expect, expect_error, on_signal, pattern, random,
+    raw, system, tell_kernel,
 };
 use crate::{left, orphans};
 use anyhow::{Context, bail, ensure};
@@ -179,24 +179,30 @@ fn pages_swapped_out() -> anyhow::Result<u64> {
     Ok(line.trim().parse()?)
 }
 
-/// A process that uses more memory than there is, one page after the other, for ever.
+/// A process that uses more memory than there is, one page after the other, for ever. It has done so once when this function returns.
 fn hog() -> anyhow::Result<Child> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let available =
         text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("MemAvailable")?;
     let kib: usize = available.trim().trim_end_matches(" kB").parse()?;
     let pages = kib / 4 * 9 / 8;
-    Child::fork(|| {
+    let full = Pipe::new()?;
+    let hog = Child::fork(|| {
         let memory = Mapping::anonymous(pages)?;
+        let touch = |page: usize| memory.write(page * PAGE, page as u8);
+        (0..pages).for_each(touch);
+        full.signal()?;
         loop {
             for page in 0..pages {
-                memory.write(page * PAGE, page as u8);
+                touch(page);
                 if page % 32 == 0 {
                     sleep(Duration::from_micros(500));
                 }
             }
         }
-    })
+    })?;
+    full.wait()?;
+    Ok(hog)
 }
 
 extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}

@@ -1,7 +1,7 @@
 //! A caller under a debugger: single steps over a VMMCALL, a frozen call that is looked at, changed and continued, and debug
 //! registers that name S's addresses.
 
-use crate::asm_pal::{Asm, AsmPal, DATA, STACK_TOP};
+use crate::asm_pal::{Asm, AsmPal, DATA, STACK_TOP, TRIALS};
 use crate::support::{Child, call_entry, expect, is_token, leaving_nothing, system};
 use anyhow::{Context, bail, ensure};
 use std::mem::{offset_of, zeroed};
@@ -117,9 +117,9 @@ pub fn steps() -> anyhow::Result<()> {
         let traced = Traced::start(|| {
             let s = AsmPal::register()?;
             let rounds = s.rounds_for(Duration::from_millis(200))?;
-            for (calls, rounds) in [(2, 0), (3, rounds)] {
+            for (calls, rounds) in [(1, 0), (2, rounds)] {
                 stop()?;
-                ensure!(s.spin(rounds)? == calls, "S ran another time");
+                ensure!(s.spin(rounds)? == TRIALS + calls, "S ran another time");
             }
             s.unregister()
         })?;
@@ -176,7 +176,7 @@ pub fn changed() -> anyhow::Result<()> {
         let traced = Traced::start(|| {
             let s = AsmPal::register()?;
             let rounds = s.rounds_for(Duration::from_millis(800))?;
-            for calls in 2..4 {
+            for calls in TRIALS + 1..TRIALS + 3 {
                 stop()?;
                 ensure!(s.spin(rounds)? == calls, "S ran another time");
             }
@@ -229,7 +229,7 @@ pub fn debug_registers() -> anyhow::Result<()> {
             let s = AsmPal::register()?;
             let rounds = s.rounds_for(Duration::from_millis(200))?;
             stop()?;
-            ensure!(s.spin(0)? == 2 && s.spin(rounds)? == 3, "S ran another time");
+            ensure!(s.spin(0)? == TRIALS + 1 && s.spin(rounds)? == TRIALS + 2, "S ran another time");
             s.unregister()
         })?;
         traced.go_on()?;

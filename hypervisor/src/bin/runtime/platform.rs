@@ -1,13 +1,14 @@
 //! What the machine must be like before the runtime relies on it. SKINIT keeps most registers as whoever ran before left them, and
 //! PCR 17 does not tell of them: each that could undercut the nested tables is looked at here, or set.
 
-use crate::entry::try_rdmsr;
+use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::processor::cpuid;
 use hypervisor::addr::Hpa;
 use hypervisor::asid;
 use hypervisor::cpu::Features;
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
+use hypervisor::profiling;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
@@ -36,6 +37,31 @@ const SMM_BITS: u64 = 0x0000_ffff_fffe_0000;
 /// Page attribute table, and its value after reset, for which the tables are made (APM vol. 2, 7.8.2).
 const PAT: u32 = 0x277;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// IRPerfEn: a counter of retired instructions that anybody may read (BKDG, PPR: HWCR bit 30).
+const HWCR: u32 = 0xc001_0015;
+const HWCR_IR_PERF_EN: u64 = 1 << 30;
+/// LFENCE waits for what comes before it (AMD, "Software techniques for managing speculation").
+const DE_CFG: u32 = 0xc001_1029;
+const DE_CFG_LFENCE_SERIALIZE: u64 = 1 << 1;
+
+/// What AMD's guidance has the OS set on some processors, and the guest may not (`msr.rs` drops it).
+struct Fix {
+    family: u32,
+    models: core::ops::RangeInclusive<u32>,
+    msr: u32,
+    bits: u64,
+}
+
+const FIXES: [Fix; 5] = [
+    // Zen 2: registers of others in vector registers (AMD-SB-7008), and predictions at instructions that are no branches.
+    Fix { family: 0x17, models: 0x30..=0xff, msr: DE_CFG, bits: 1 << 9 },
+    Fix { family: 0x17, models: 0x30..=0xff, msr: 0xc001_10e3, bits: 1 << 1 },
+    // Zen 4: erratum 1485, a spurious #UD with two threads.
+    Fix { family: 0x19, models: 0x10..=0x1f, msr: 0xc001_102e, bits: 1 << 5 },
+    Fix { family: 0x19, models: 0x60..=0x7f, msr: 0xc001_102e, bits: 1 << 5 },
+    Fix { family: 0x19, models: 0xa0..=0xaf, msr: 0xc001_102e, bits: 1 << 5 },
+];
+
 /// Ports of the keyboard controller.
 const KEYBOARD_DATA: u16 = 0x60;
 const KEYBOARD_COMMAND: u16 = 0x64;
@@ -78,7 +104,30 @@ pub fn check(reserve: Reserve, features: &Features) -> Result<(), &'static str> 
         core::arch::asm!("wbinvd", options(nostack));
     }
     switch_a20_on();
+    for (msr, bits) in profiling::at_launch().chain([(HWCR, HWCR_IR_PERF_EN)]) {
+        change(msr, |value| value & !bits);
+    }
+    let (family, model) = family_and_model();
+    for fix in FIXES.iter().filter(|fix| fix.family == family && fix.models.contains(&model)) {
+        change(fix.msr, |value| value | fix.bits);
+    }
+    change(DE_CFG, |value| value | DE_CFG_LFENCE_SERIALIZE);
     Ok(())
+}
+
+/// Writes a register that the processor has, if that changes it.
+fn change(msr: u32, new: impl Fn(u64) -> u64) {
+    if let Some(old) = try_rdmsr(msr).filter(|old| new(*old) != *old) {
+        // SAFETY: switches of profiling, and documented fixes of errata: memory is what it was. A processor that refuses stays as
+        // it is.
+        unsafe { try_wrmsr(msr, new(old)) };
+    }
+}
+
+/// CPUID 1 EAX (APM vol. 3, appendix E).
+fn family_and_model() -> (u32, u32) {
+    let eax = cpuid(1, 0).eax;
+    ((eax >> 8 & 0xf) + (eax >> 20 & 0xff), (eax >> 4 & 0xf) | (eax >> 12 & 0xf0))
 }
 
 fn in_smm_memory(reserve: Reserve) -> bool {

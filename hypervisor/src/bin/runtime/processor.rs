@@ -131,7 +131,6 @@ impl Hardware for ThisProcessor<'_> {
             svm::vmload(self.os_state);
         }
         self.held_since = tsc();
-        speculation::clear_buffers();
         if more {
             self.leave_more(run.fpu);
         }
@@ -240,5 +239,6 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         }
         processor.let_in();
         cpu.held_max = processor.held_max;
+        speculation::clear_buffers();
     }
 }

@@ -2,8 +2,8 @@
 //! has trained, or left in the processor's buffers, must not steer the other side or tell about it.
 //!
 //! Sources: AMD's "Software techniques for managing speculation" and "Indirect branch control extension", and the security bulletins
-//! on the divider (AMD-SB-7008) and on transient scheduler attacks (AMD-SB-7036). Where CPUID offers nothing, nothing is done: older
-//! processors get this from microcode, or not at all. The hypervisor's own indirect branches are retpolines.
+//! on the divider (AMD-SB-7007) and on transient scheduler attacks (AMD-SB-7036). Where CPUID offers nothing, nothing is done. The
+//! hypervisor's own indirect branches are retpolines (the target's features); its returns are not guarded against what the OS trained.
 
 use crate::processor::cpuid;
 use core::arch::asm;
@@ -79,7 +79,8 @@ impl Speculation {
     }
 }
 
-/// Clears what S has left in the divider, and in the buffers that VERW clears where the processor does that.
+/// Clears what S and the hypervisor have left in the divider, and in the buffers that VERW clears where the processor does that:
+/// the last thing before the OS runs.
 #[inline(always)]
 pub fn clear_buffers() {
     // SAFETY: a division without a remainder, and VERW of the data segment: no effect but on the processor's buffers.

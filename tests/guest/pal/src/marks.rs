@@ -1,6 +1,8 @@
 //! A mark in every general register while S works, and at whatever it ends with. This file is part of S and of the program that
 //! attacks it, which runs the same code itself where there is no TrustVisor.
 
+#![allow(dead_code, reason = "each of the two uses its part")]
+
 use core::arch::global_asm;
 
 /// How [`marked`] ends: it returns, or does one of these first.
@@ -15,13 +17,11 @@ pub const HYPERCALL: u32 = 3;
 pub const ADDRESS: u32 = 4;
 
 /// What the registers hold: whoever knows the seed alone has it in none of them.
-#[allow(dead_code)]
 pub const fn mark(seed: u64) -> u64 {
     !seed.rotate_left(17)
 }
 
 /// What [`ADDRESS`] reads at.
-#[allow(dead_code)]
 pub const fn address(seed: u64) -> u64 {
     mark(seed) >> 17
 }
@@ -80,7 +80,6 @@ unsafe extern "C" {
     pub fn tvtest_marked(seed: u64, rounds: u64, how: u32) -> u64;
 }
 
-#[allow(dead_code)]
 pub fn marked(seed: u64, rounds: u64, how: u32) -> u64 {
     // SAFETY: uses no memory but the stack; what it ends with is its caller's choice.
     unsafe { tvtest_marked(seed, rounds.max(1), how) }

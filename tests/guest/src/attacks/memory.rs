@@ -51,7 +51,7 @@ fn writes_to_s() -> anyhow::Result<()> {
             kernel.write(info.pool_base + page * PAGE as u64 + 8 * (page % 512), !0)?;
         }
     }
-    ensure!(victim.is_unharmed()?, "the secret has changed");
+    ensure!(victim.end_unharmed()?, "the secret has changed");
     Ok(())
 }
 

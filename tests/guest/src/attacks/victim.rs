@@ -95,8 +95,8 @@ impl Victim {
         self.process.pid()
     }
 
-    /// Whether the secret is still what it was.
-    pub fn is_unharmed(self) -> anyhow::Result<bool> {
+    /// Ends the process; whether the secret was still what it was.
+    pub fn end_unharmed(self) -> anyhow::Result<bool> {
         self.shared.write(STOP, 1);
         Ok(self.process.join(LIMIT).is_ok())
     }

@@ -8,7 +8,11 @@ use anyhow::ensure;
 use trustvisor::abi::Status;
 
 pub const ATTACKS: &[Attack] = &[
-    ("page-in-reserve", "an argument's page is one of the pool: S gets nothing of another's", page_in_reserve),
+    (
+        "page-in-reserve",
+        "an argument's page is one of the pool: S gets nothing of another's",
+        page_in_reserve,
+    ),
     ("table-in-reserve", "an argument's page table is TrustVisor's: it is not followed", table_in_reserve),
     ("result-in-reserve", "a result's page is another PAL's: nothing is written", result_in_reserve),
     (
@@ -63,8 +67,8 @@ impl Place {
 fn page_in_reserve() -> anyhow::Result<()> {
     let (s, place, info) = (register()?, Place::new()?, trustvisor::info()?);
     let handle = s.pal().handle();
-    for frame in 0..64 {
-        let target = info.pool_base + frame * PAGE as u64 | ENTRY;
+    for frame in 0..info.frames_total {
+        let target = (info.pool_base + frame * PAGE as u64) | ENTRY;
         let (sum, status) =
             place.with_entry(1, |_| target, || raw(call_entry(entry::SUM), handle, &[place.at, 64]))?;
         ensure!(status != Status::Ok || sum == 0, "S is given what is another's in the pool");
@@ -81,7 +85,7 @@ fn table_in_reserve() -> anyhow::Result<()> {
     const RAM: u64 = 8;
     let (s, place, info) = (register()?, Place::new()?, trustvisor::info()?);
     let handle = s.pal().handle();
-    let target = info.reserve_base + FIRST_GIB | ENTRY;
+    let target = (info.reserve_base + FIRST_GIB) | ENTRY;
     let argument = [place.at + RAM * PAGE as u64, 64];
     let status = place.with_entry(2, |_| target, || raw(call_entry(entry::SUM), handle, &argument).1)?;
     ensure!(status != Status::Ok, "TrustVisor follows a page table in its own memory");
@@ -93,7 +97,7 @@ fn result_in_reserve() -> anyhow::Result<()> {
     let (s, place, info) = (register()?, Place::new()?, trustvisor::info()?);
     let handle = s.pal().handle();
     // The last frame of the pool: nobody's, so that whoever writes there harms nobody in this test.
-    let target = info.reserve_base + info.reserve_size - PAGE as u64 | ENTRY;
+    let target = (info.reserve_base + info.reserve_size - PAGE as u64) | ENTRY;
     let status =
         place.with_entry(1, |_| target, || raw(call_entry(entry::FILL), handle, &[place.at, 64, 1]).1)?;
     ensure!(status != Status::Ok, "a result is written to TrustVisor's memory");
