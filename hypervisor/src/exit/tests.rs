@@ -303,6 +303,7 @@ fn who_may_call() {
     assert_eq!(call(&|cpu| cpu.os.save.rax = 99), Some(Status::UnknownCall));
     assert_eq!(call(&|cpu| cpu.os.save.rax = 1 << 32 | 1), Some(Status::UnknownCall));
     assert_eq!(call(&|cpu| cpu.os.save.rax = 1 << 16 | 1), Some(Status::UnknownCall));
+    assert_eq!(call(&|cpu| cpu.os.save.rax = 1 << 32 | u64::from(number::CALL)), Some(Status::UnknownCall));
     assert_eq!(call(&|cpu| cpu.os.save.rax = TOKEN_BIT | 77), Some(Status::Lost));
     assert_eq!(call(&|cpu| cpu.os.save.rax = u64::MAX), Some(Status::Lost));
     assert_eq!(call(&|cpu| cpu.os.save.cpl = 0), Some(Status::BadCaller));

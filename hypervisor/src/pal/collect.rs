@@ -96,8 +96,7 @@ impl Pals {
                 self.continue_wipe(index, &mut pal);
             }
             _ => {
-                let wanted_gone = pal.call.incarnation != 0 && self.is_dying(index, &pal);
-                if !wanted_gone && !self.condemned(index, &mut pal, now) {
+                if !self.condemned(index, &mut pal, now) {
                     return Look::Kept;
                 }
                 self.start_wipe(index, &mut pal, Outcome::status(Status::Lost));

@@ -314,7 +314,7 @@ impl Pals {
         let mut locked = self.lock(index);
         if locked.is_err() && in_call_too {
             // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
-            // call, continuation or `COLLECT` sees it.
+            // call or continuation sees it.
             slot.dying.store(incarnation, Ordering::Release);
             locked = self.lock(index);
         }

@@ -142,6 +142,9 @@ const BUILD_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Several times what all unit tests take.
 const TEST_LIMIT: Duration = Duration::from_secs(4 * 60);
 
+/// What takes longest, to be asked last.
+const SLOW: [&str; 2] = ["pal::tests::full_size", "pal::tests::model"];
+
 impl Trial {
     /// Trials have numbers: each has a copy of its own.
     pub fn new(number: usize) -> Result<Self> {
@@ -152,10 +155,10 @@ impl Trial {
         Ok(Self { sources, target: folder.join("target"), _lock: lock })
     }
 
-    /// Runs the unit tests until one fails, those of the mutated module first. What says nothing about them is an error: they do
-    /// not compile.
+    /// Runs the unit tests until one fails, the quick ones of the mutated module first. What says nothing about them is an error:
+    /// they do not compile.
     pub fn test(&self, mutation: Option<&Mutation>) -> Result<Verdict> {
-        let Some(mutation) = mutation else { return self.run(&self.build()?.tests, None) };
+        let Some(mutation) = mutation else { return self.run(&self.build()?.tests, &[]) };
         let file = self.sources.join(mutation.file());
         let text = fs::read_to_string(&file)?;
         files::write(&file, mutation.apply(&text)?.as_bytes())?;
@@ -163,16 +166,22 @@ impl Trial {
         files::write(&file, text.as_bytes())?;
         let built = built?;
         ensure!(!built.fresh, "cargo did not build the mutated code");
-        match self.run(&built.tests, Some(&mutation.module()))? {
-            Verdict::Unnoticed => self.run(&built.tests, None),
+        let module = mutation.module();
+        let quick: Vec<_> = SLOW.iter().flat_map(|slow| ["--skip", slow]).chain([module.as_str()]).collect();
+        match self.run(&built.tests, &quick)? {
+            Verdict::Unnoticed => self.run(&built.tests, &[]),
             noticed => Ok(noticed),
         }
     }
 
-    fn run(&self, tests: &Path, filter: Option<&str>) -> Result<Verdict> {
+    fn run(&self, tests: &Path, arguments: &[&str]) -> Result<Verdict> {
         let output = tempfile::NamedTempFile::new()?;
         let mut command = Command::new(tests);
-        command.arg("--test-threads=1").args(filter).current_dir(&self.sources).env("PROPTEST_CASES", "64");
+        command
+            .arg("--test-threads=1")
+            .args(arguments)
+            .current_dir(&self.sources)
+            .env("PROPTEST_CASES", "64");
         command.stdin(Stdio::null()).stdout(output.as_file().try_clone()?).stderr(Stdio::null());
         let mut running = Process::spawn("the unit tests", command, Vec::new())?;
         let deadline = Instant::now() + TEST_LIMIT;

@@ -154,7 +154,7 @@ extern "C" fn count(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
 /// Whoever handles SIGSEGV and mends nothing gets a status after a few times, before S runs and after.
 fn no_progress() -> anyhow::Result<()> {
     const MOST: u64 = 8;
-    let mut scene = Scene::new()?;
+    let scene = Scene::new()?;
     let away = Mapping::anonymous(PAGES)?;
     away.unmap(1, 3)?;
     let at = away.address() + PAGE as u64;
