@@ -28,7 +28,7 @@ pub fn check(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     with_machine(|machine| {
         pal::place(machine);
-        let mut run = Run { machine, handles: Vec::new(), serial: 0, last_token: 0 };
+        let mut run = Run { machine, handles: Vec::new(), serial: 0, last_token: 0, touched: 0 };
         if input.bool() {
             run.handles.push((pal::register(run.machine), ROOT_4));
         }
@@ -49,12 +49,14 @@ struct Run<'a, 'm> {
     handles: Vec<(Handle, u64)>,
     serial: u64,
     last_token: u64,
+    /// A page whose entry was changed.
+    touched: u64,
 }
 
 impl Run<'_, '_> {
     fn prepare(&mut self, input: &mut Input) {
         for _ in 0..input.u8() % 4 {
-            world::change_table(&self.machine.mem(), input);
+            self.touched = world::change_table(&self.machine.mem(), input).unwrap_or(self.touched);
         }
         if input.u8().is_multiple_of(4) {
             self.processor(input);
@@ -101,10 +103,10 @@ impl Run<'_, '_> {
             6..9 => u64::from(number::CALL) | u64::from(input.u8() % 8) << 16,
             _ => input.pick(&NUMBERS).into(),
         };
-        let regs = &mut self.machine.cpu.regs;
         self.machine.cpu.os.save.rax = rax;
-        (regs.rdi, regs.rsi, regs.rdx) = (argument(input), argument(input), argument(input));
-        (regs.rcx, regs.r8, regs.r9) = (argument(input), argument(input), argument(input));
+        let [rdi, rsi, rdx, rcx, r8, r9] = core::array::from_fn(|_| self.argument(input));
+        let regs = &mut self.machine.cpu.regs;
+        (regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9) = (rdi, rsi, rdx, rcx, r8, r9);
         if rax == number::REGISTER.into() && !input.u8().is_multiple_of(4) {
             (regs.rdi, regs.rsi, regs.rdx) = (IMAGE, pal::image().len() as u64, OWNER);
         }
@@ -122,6 +124,16 @@ impl Run<'_, '_> {
             if !matches!(self.call(before, input), Answer::Again(_) | Answer::Restart) {
                 break;
             }
+        }
+    }
+
+    /// A pointer or a length.
+    fn argument(&self, input: &mut Input) -> u64 {
+        match input.u8() % 8 {
+            0 | 1 => u64::from(input.u16()),
+            2 => u64::from(input.u8()) * PAGE,
+            3 | 4 => self.touched + u64::from(input.u8()) * 16,
+            _ => world::address(input),
         }
     }
 
@@ -200,13 +212,4 @@ fn only_what_the_caller_could_write(changed: &[u64], before: &[u8], registers: &
     }
     let writable = registers.writable_pages(before);
     assert!(changed.iter().all(|at| writable[(at / PAGE) as usize]), "wrote to {changed:x?}");
-}
-
-/// A pointer or a length.
-fn argument(input: &mut Input) -> u64 {
-    match input.u8() % 4 {
-        0 => u64::from(input.u16()),
-        1 => u64::from(input.u8()) * PAGE,
-        _ => world::address(input),
-    }
 }

@@ -76,7 +76,8 @@ struct Entry {
 
 /// All entries of well-formed information. Multiboot Specification 0.6.96, 3.3; Multiboot2 Specification 2.0, 3.6.8.
 fn entries(memory: &[u8], magic: u32) -> Vec<Entry> {
-    let field = |at: usize, size: usize| memory[at..at + size].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+    let field =
+        |at: usize, size: usize| memory[at..at + size].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
     let entry = |at: usize| {
         let (base, length) = (field(at, 8), field(at + 8, 8));
         Entry { base, end: base.saturating_add(length), kind: field(at + 16, 4) }

@@ -147,11 +147,14 @@ impl Drop for Memory {
 
 /// A page table entry as a fuzzer likes it: near a good one, or anything.
 pub fn entry(input: &mut Input) -> u64 {
+    /// Good; absent; read-only, clean, a supervisor's, and two of these at once; large.
+    const LIKELY: [u64; 8] = [ORDINARY, 0, 0x65, 0x27, 0x63, 0x62, 0x25, 0xe7];
     const HIGH: [u64; 8] = [0, 1 << 63, 1 << 51, 1 << 40, 1 << 59, 3 << 59, 1 << 52, 1 << 39];
     match input.u8() {
         0 => 0,
         1 => input.u64(),
         2 => input.u64() & !1,
+        3..128 => input.pick(&LIKELY) | (u64::from(input.u8()) * PAGE),
         _ => {
             let flags = u64::from(input.u16() & 0xfff);
             let page = u64::from(input.u8());
@@ -160,15 +163,18 @@ pub fn entry(input: &mut Input) -> u64 {
     }
 }
 
-/// Changes an entry of a table.
-pub fn change_table(memory: &DirectMap, input: &mut Input) {
-    let table = TABLES.start + u64::from(input.u8()) % (TABLES.end - TABLES.start);
+/// Changes an entry of a table. The address of the page that it maps, if it is a page that it maps.
+pub fn change_table(memory: &DirectMap, input: &mut Input) -> Option<u64> {
+    let table = match input.u8() {
+        128.. => PAGE_TABLE / PAGE,
+        n => TABLES.start + u64::from(n) % (TABLES.end - TABLES.start),
+    };
     let index = match input.u8() {
         255 => u64::from(input.u16()) % 512,
         small => u64::from(small),
     };
-    let value = entry(input);
-    memory.write_u64(Hpa(table * PAGE + index * 8), value);
+    memory.write_u64(Hpa(table * PAGE + index * 8), entry(input));
+    (table == PAGE_TABLE / PAGE).then_some(index * PAGE)
 }
 
 /// An address as a fuzzer likes it: in the part that the tables map, at its borders, or anything.

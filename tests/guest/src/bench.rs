@@ -177,7 +177,9 @@ fn time_to_register(pages: u64, contents: u64) -> anyhow::Result<u64> {
         section.addr = section.addr + size - before;
     }
     let code = header.sections[..data].iter().map(|s| s.file_size as usize).sum::<usize>();
-    let image = [&header_bytes(&header), &IMAGE[HEADER_SIZE..][..code], &vec![7; contents as usize * PAGE][..]].concat();
+    let image =
+        [&header_bytes(&header), &IMAGE[HEADER_SIZE..][..code], &vec![7; contents as usize * PAGE][..]]
+            .concat();
 
     let owner_page = Mapping::anonymous(1)?;
     owner_page.write(0, 1);
