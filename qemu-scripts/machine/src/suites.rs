@@ -10,7 +10,7 @@ use crate::{fuzz, mutants, tcb};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The suites to run
+    /// The suites to run (host, launch, guest, pal and soak by default)
     #[arg(value_enum)]
     suites: Vec<Suite>,
     /// How long suite fuzz gives each of its targets
@@ -41,16 +41,7 @@ enum Suite {
     Fuzz,
 }
 
-const ALL: [Suite; 8] = [
-    Suite::Host,
-    Suite::Launch,
-    Suite::Guest,
-    Suite::Pal,
-    Suite::Attacks,
-    Suite::Soak,
-    Suite::Model,
-    Suite::Fuzz,
-];
+const DEFAULT: [Suite; 5] = [Suite::Host, Suite::Launch, Suite::Guest, Suite::Pal, Suite::Soak];
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What only makes sense on the bare-metal target.
 const BARE: [(&str, &[&str]); 4] = [
@@ -72,7 +63,7 @@ const BARE_LINT: &[&str] = &[
 const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let suites = if arguments.suites.is_empty() { &ALL[..] } else { &arguments.suites };
+    let suites = if arguments.suites.is_empty() { &DEFAULT[..] } else { &arguments.suites };
     if suites.iter().any(|s| !matches!(s, Suite::Host | Suite::Model | Suite::Fuzz)) {
         machine::artifacts()?.announce();
     }

@@ -5,6 +5,7 @@ use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, Header, SENTINEL, arg};
+use abi::number;
 
 /// A processor with an S that is a function of the test.
 struct Driver<'a> {
@@ -16,7 +17,11 @@ impl Hardware for Driver<'_> {
     fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
         // SAFETY: the test's memory; the VMCB is the PAL's under test.
         let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
+        vmcb.control.exit_code = 0;
         (self.s)(vmcb, regs);
+        if vmcb.control.exit_code != 0 {
+            return;
+        }
         vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
         (vmcb.control.exit_info_1, vmcb.control.exit_info_2) = (0x14, SENTINEL);
         vmcb.save.rip = SENTINEL;
@@ -34,7 +39,7 @@ impl Machine {
         Caller::new(self.memory.map(), &self.pals.ram, space)
     }
 
-    /// A call whose S returns when `s` does.
+    /// A call whose S returns when `s` does, unless it left another exit code.
     fn run(
         &mut self,
         handle: Handle,
@@ -256,4 +261,48 @@ fn a_collect_goes_on_by_its_token_only() {
     assert_eq!(m.one(What::Resume(another)), Outcome::status(Status::Lost));
     assert!(matches!(m.one(What::Resume(token)), Outcome::Again(_)));
     assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+}
+
+#[test]
+fn the_hypercalls_of_s_reach_its_own_memory_only() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let mem = m.memory.map();
+    let (code, data) = (image::WINDOW_BASE, image::WINDOW_BASE + 2 * PAGE_SIZE);
+    let outside = [0, 0x1000, code - 1, image::WINDOW_BASE + 599 * PAGE_SIZE, u64::MAX];
+    let read = number::PCR_READ;
+    let mut asked = std::vec![
+        (read, 0, code, Status::BadAddress),
+        (read, 8, data, Status::BadArgument),
+        (number::PCR_EXTEND, 0, data, Status::BadArgument),
+        (number::PCR_EXTEND, 8, data, Status::BadArgument),
+        (number::PCR_EXTEND, 1, code, Status::Ok),
+        (number::REGISTER, 0, data, Status::UnknownCall),
+        (read, 0, data, Status::Ok),
+    ];
+    for pointer in outside {
+        asked.push((read, 0, pointer, Status::BadAddress));
+        asked.push((number::PCR_EXTEND, 1, pointer, Status::BadAddress));
+    }
+    // The last bytes of a digest lie in the guard page.
+    let end = image::WINDOW_BASE + 601 * PAGE_SIZE;
+    asked.push((read, 0, end - 51, Status::BadAddress));
+    let mut next = asked.iter();
+    let mut expected = None;
+    let outcome = m.run(handle, 0, [0; 6], |vmcb, regs| {
+        if let Some(status) = expected {
+            assert_eq!((Status::from_raw(regs.rdx), vmcb.save.rax), (Some(status), 0));
+        }
+        let Some(&(number, index, pointer, status)) = next.next() else { return };
+        vmcb.control.exit_code = exit_code::VMMCALL.into();
+        vmcb.save.rax = number.into();
+        (regs.rdi, regs.rsi) = (index, pointer);
+        expected = Some(status);
+        if pointer == end - 51 {
+            let mut measured = [0; 20];
+            mem.copy_from(s_sees(mem, vmcb, data).unwrap().0, &mut measured);
+            assert_ne!(measured, [0; 20]);
+        }
+    });
+    assert_eq!(outcome, OK);
 }
