@@ -1,9 +1,9 @@
 //! Exits of the OS with whatever the VMCB may say.
 //!
-//! Demanded: the OS goes on only with an event that a processor could deliver; its intercepts, its ASID, its nested tables and
-//! EFER.SVME stay; only the instruction's registers change, and RIP by an instruction's length; what reaches the hardware is harmless: no INIT, start-up
-//! or SMI from an APIC, address line 20 stays on, no reset but by a shutdown, and of MSRs those that profile. The guest's
-//! memory is not touched but by a VMMCALL, which is target `hypercall`'s affair.
+//! Demanded: the OS goes on only with an event that a processor could deliver; its intercepts, its ASID, its nested tables
+//! and EFER.SVME stay; only the instruction's registers change, and RIP by an instruction's length; what reaches the
+//! hardware is harmless: no INIT, start-up or SMI from an APIC, address line 20 stays on, no reset but by a shutdown, and of
+//! MSRs those that profile. The guest's memory is not touched but by a VMMCALL, which is target `hypercall`'s affair.
 
 use hypervisor::addr::Hpa;
 use hypervisor::cpu::Cpu;

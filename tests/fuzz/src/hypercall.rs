@@ -1,19 +1,20 @@
 //! VMMCALL with arbitrary registers, by a processor in an arbitrary state, over arbitrary page tables.
 //!
-//! Demanded besides what [`Machine::vmmcall`] sees in the registers of every answer: only a 64-bit program at CPL 3 with interrupts
-//! enabled is anything but a bad caller; the OS's memory changes only in pages that the caller can write to (which
-//! [`crate::reference`] says) and then only by a hypercall that writes; the reserve stays as it is while there is no PAL; the device is never
-//! touched. When all is over, `ABORT` with the handles that were given out leaves no PAL, and every frame of the pool zero.
+//! Demanded besides what [`Machine::vmmcall`] sees in the registers of every answer: only a 64-bit program at CPL 3 with
+//! interrupts enabled is anything but a bad caller; the OS's memory changes only where the hypercall's result goes, and only if
+//! the caller could write there itself, which [`crate::reference`] says (of calls into S: only where the caller could write at
+//! all); the reserve stays as it is while there is no PAL; the device is never touched. When all is over, `ABORT` with the
+//! handles that were given out, and the collector, leave no PAL, and every frame of the pool zero.
 
 use std::cell::RefCell;
 
-use abi::{Handle, Status, number};
+use abi::{Handle, Info, PalInfo, Status, number};
 use hypervisor::addr::Hpa;
 
 use crate::input::Input;
 use crate::machine::{Answer, Machine, with_machine};
 use crate::pal::{self, IMAGE, OWNER};
-use crate::reference::Registers;
+use crate::reference::{Registers, WRITE};
 use crate::software::Software;
 use crate::world::{self, PAGE, PAGES, RESERVE, ROOT_4, ROOT_5};
 
@@ -144,6 +145,8 @@ impl Run<'_, '_> {
         let may_call = save.cpl == 3 && long && save.rflags >> 9 & 1 != 0 && save.cr0 >> 31 & 1 != 0;
         let pkru = input.u32() & if save.cr4 >> 22 & 1 != 0 { u32::MAX } else { 0 };
         let registers = machine.registers(pkru);
+        let regs = &machine.cpu.regs;
+        let named = named(save.rax, regs.rdi, regs.rsi, regs.rdx);
         let (rax, empty) = (save.rax, machine.hv.pals.count() == 0);
         if empty {
             machine.memory.copy(before);
@@ -164,7 +167,7 @@ impl Run<'_, '_> {
             assert_eq!(machine.memory.changed(before).find(|at| RESERVE.contains(at)), None, "without a PAL");
         }
         let changed: Vec<u64> = machine.memory.changed_outside(before).collect();
-        only_what_the_caller_could_write(&changed, before, &registers);
+        only_what_the_caller_could_write(&changed, before, &registers, named);
         self.note_handles(&changed, registers.cr3);
         answer
     }
@@ -204,12 +207,38 @@ impl Run<'_, '_> {
     }
 }
 
-fn only_what_the_caller_could_write(changed: &[u64], before: &[u8], registers: &Registers) {
+/// What a hypercall names, as the caller could write to it; of a call, all that the caller could write to: it may be of an earlier
+/// stay, and target `marshalling` knows it better.
+fn only_what_the_caller_could_write(
+    changed: &[u64],
+    before: &mut [u8],
+    registers: &Registers,
+    named: Option<(u64, usize)>,
+) {
     assert!(changed.iter().all(|at| world::is_ram(*at)), "wrote to the device");
     // A result over the caller's own tables makes other pages writable half-way, to the caller as well.
     if changed.is_empty() || changed.iter().any(|at| world::TABLES.contains(&(at / PAGE))) {
         return;
     }
-    let writable = registers.writable_pages(before);
+    let mut writable = vec![false; PAGES as usize];
+    match named {
+        Some((gva, len)) => {
+            let mut note = |at: usize| writable[at / PAGE as usize] = true;
+            let _ = registers.each_piece(before, gva, len, WRITE, |_, _, at| note(at.start));
+        }
+        None => writable = registers.writable_pages(before),
+    }
     assert!(changed.iter().all(|at| writable[(at / PAGE) as usize]), "wrote to {changed:x?}");
+}
+
+/// Where the results of a hypercall go.
+fn named(rax: u64, rdi: u64, rsi: u64, rdx: u64) -> Option<(u64, usize)> {
+    let room = |size: usize| (rdi, size.min(usize::try_from(rsi).unwrap_or(usize::MAX)));
+    match u16::try_from(rax).ok()? {
+        number::INFO => Some(room(size_of::<Info>())),
+        number::PAL_INFO => Some(room(size_of::<PalInfo>())),
+        number::REGISTER => Some((rdx, size_of::<Handle>())),
+        number::CALL => None,
+        _ => Some((0, 0)),
+    }
 }
