@@ -32,7 +32,9 @@ use_toolchain() {
     else
         # shellcheck disable=SC2086
         need $TOOLCHAIN_PACKAGES
-        export PATH="/usr/bin:$PATH" RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1
+        # Cargo looks for its subcommands (clippy) in its own folder first, unless that is in PATH: there a rustup's would be found.
+        export PATH="/usr/bin:$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+        export RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1
         export CARGO_TARGET_X86_64_TRUSTVISOR_LINKER=ld.lld-22
         unset RUSTUP_TOOLCHAIN
     fi

@@ -37,7 +37,7 @@ impl Asids {
 
     /// The ASID and TLB_CONTROL with which to run this incarnation.
     pub fn assign(&mut self, incarnation: Incarnation) -> (u32, u32) {
-        let index = incarnation as usize & self.mask & (MAX_PAL_ASIDS - 1);
+        let index = incarnation as usize & self.mask;
         let asid = OS_ASID + 1 + index as u32;
         let flush = if self.holders[index] == incarnation { tlb::KEEP } else { self.flush };
         self.holders[index] = incarnation;

@@ -9,7 +9,9 @@ use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
 use abi::{Handle, Status, TOKEN_BIT, number};
 
 /// Bytes of a VMMCALL.
-const VMMCALL_LENGTH: u64 = 3;
+pub const VMMCALL_LENGTH: u64 = 3;
+/// Where RAX has the entry of a `CALL`.
+const ENTRY: u64 = 0xffff << 16;
 
 /// Answers a VMMCALL. `pkru` is the guest's.
 pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkru: u32) {
@@ -17,10 +19,7 @@ pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkr
         Some(caller) => dispatch(hv, cpu, hardware, &caller),
         None => Outcome::status(Status::BadCaller),
     };
-    match outcome {
-        Outcome::Done(value, status) => finish(cpu, value, status),
-        outcome => come_back(cpu, outcome),
-    }
+    apply(cpu, outcome);
 }
 
 /// CPL 3, 64-bit code, interrupts enabled.
@@ -39,14 +38,11 @@ fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &C
     if rax & TOKEN_BIT != 0 {
         return hv.pals.resume(hardware, caller, handle, rax);
     }
-    // What counts most comes first.
-    let (call, entry, rest) = (rax as u16, (rax >> 16) as u16, rax >> 32);
-    if call == number::CALL && rest == 0 {
-        return hv.pals.call(hardware, caller, handle, entry, regs);
+    // The call that is to be fast comes first.
+    if rax & !ENTRY == u64::from(number::CALL) {
+        return hv.pals.call(hardware, caller, handle, (rax >> 16) as u16, regs);
     }
-    if rest != 0 || entry != 0 {
-        return Outcome::status(Status::UnknownCall);
-    }
+    let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
@@ -84,27 +80,30 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
     unsafe { core::mem::transmute_copy(info) }
 }
 
-/// The call is not over: the guest gets its interrupts, or an exception, at the VMMCALL.
-#[inline(never)]
-fn come_back(cpu: &mut Cpu, outcome: Outcome) {
-    // A VMMCALL in the shadow of MOV SS would never let the interrupt in that it is to make way for.
-    cpu.os.control.interrupt_shadow = 0;
-    match outcome {
-        Outcome::Done(value, status) => finish(cpu, value, status),
+#[inline(always)]
+fn apply(cpu: &mut Cpu, outcome: Outcome) {
+    let token = match outcome {
+        Outcome::Done(value, status) => return finish(cpu, value, status),
         Outcome::Again(token) => {
             cpu.progress();
-            cpu.os.save.rax = token;
+            Some(token)
         }
-        Outcome::Restart => cpu.progress(),
+        Outcome::Restart => {
+            cpu.progress();
+            None
+        }
         Outcome::Fault { gva, error_code, token } => {
             // A call that goes on by a token counts its faults itself.
             if !cpu.raise_pf(gva, error_code, token.is_none()) {
                 return finish(cpu, gva.0, Status::NoProgress);
             }
-            if let Some(token) = token {
-                cpu.os.save.rax = token;
-            }
+            token
         }
+    };
+    // The guest stays at the VMMCALL. One in the shadow of MOV SS would never let the interrupt in that it is to make way for.
+    cpu.os.control.interrupt_shadow = 0;
+    if let Some(token) = token {
+        cpu.os.save.rax = token;
     }
 }
 

@@ -199,7 +199,8 @@ impl Pals {
     #[inline(always)]
     fn start(&self, pal: &mut Pal) {
         let rsp = entry_rsp(pal);
-        self.mem.write_u64(pal.frames.stack_frame + rsp % PAGE_SIZE, SENTINEL);
+        // The top of the stack is a page's end.
+        self.mem.write_u64(pal.frames.stack_frame + (PAGE_SIZE - 8), SENTINEL);
         // What S may write counts as used, whether it does or not.
         if let Some(last) = pal.call.buffers().last() {
             pal.param_used = pal.param_used.max(last.param + last.length);

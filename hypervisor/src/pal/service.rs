@@ -3,11 +3,9 @@
 use super::call::vmcb;
 use super::{Pal, Pals};
 use crate::addr::PAGE_SIZE;
+use crate::hypercall::VMMCALL_LENGTH;
 use abi::{Digests, Status, number};
 use core::mem::size_of;
-
-/// Bytes of a VMMCALL.
-const VMMCALL_LENGTH: u64 = 3;
 
 impl Pals {
     /// A hypercall of S: its micro-TPM.

@@ -103,7 +103,10 @@ impl ThisProcessor<'_> {
 
     /// Interrupts are about to be possible again.
     fn let_in(&mut self) {
-        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
+        let held = tsc().wrapping_sub(self.held_since);
+        if held > self.held_max {
+            self.held_max = held;
+        }
     }
 }
 
@@ -205,7 +208,7 @@ impl Processor for ThisProcessor<'_> {
     }
 
     fn take_machine_check(&mut self) -> bool {
-        core::mem::take(&mut self.machine_check)
+        self.machine_check && core::mem::take(&mut self.machine_check)
     }
 }
 

@@ -4,11 +4,10 @@
 //! system-call MSRs are switched by VMLOAD and VMSAVE, and only when a PAL runs: the host uses none of them. Neither does it
 //! use the FPU.
 
+use core::arch::asm;
 use hypervisor::addr::Hpa;
 use hypervisor::gprs::Gprs;
 use hypervisor::vmcb::Vmcb;
-
-use core::arch::asm;
 
 /// Runs a guest until its next exit; `changed` is the VMCB at `vmcb`.
 ///
