@@ -1,12 +1,10 @@
 //! S computes for long, and the OS goes on meanwhile.
 
 use crate::support::{
-    Child, Mapping, TestPal, call_entry, entry, expect, expect_error, leaving_nothing, pattern, raw,
-    register, system,
+    Child, Handler, Mapping, TestPal, Timer, call_entry, entry, expect, expect_error, leaving_nothing,
+    on_signal, pattern, raw, register,
 };
 use anyhow::ensure;
-use std::mem::zeroed;
-use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,7 +20,7 @@ pub fn rounds_for(s: &TestPal, duration: Duration) -> anyhow::Result<u64> {
 
 static ALARMS: AtomicU64 = AtomicU64::new(0);
 
-extern "C" fn count_alarm(_: i32) {
+extern "C" fn count_alarm(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     ALARMS.fetch_add(1, Relaxed);
 }
 
@@ -42,11 +40,11 @@ pub fn run() -> anyhow::Result<()> {
     let ticked = || ticks.bytes()[..8].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
     let (ticks_before, exits_before) = (ticked(), trustvisor::info()?.exits);
 
-    let alarm = Alarm::every(Duration::from_millis(20), count_alarm)?;
+    let timer = alarm(Duration::from_millis(20), Duration::from_millis(20), count_alarm)?;
     let start = Instant::now();
     let value = s.compute(rounds)?;
     let took = start.elapsed();
-    drop(alarm);
+    drop(timer);
 
     let (ticks, alarms) = (ticked() - ticks_before, ALARMS.load(Relaxed));
     ticker.kill()?;
@@ -89,7 +87,7 @@ fn answered(at: usize) -> Option<Status> {
     Status::from_raw(ANSWERS[at].load(Relaxed))
 }
 
-extern "C" fn call_both(_: i32) {
+extern "C" fn call_both(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     answer(0, raw(call_entry(entry::NULL), published(&HANDLE), &[]).1);
     answer(1, raw(call_entry(entry::NULL), published(&OTHER), &[]).1);
     answer(2, raw(number::UNREGISTER.into(), published(&HANDLE), &[]).1);
@@ -101,9 +99,9 @@ pub fn signals() -> anyhow::Result<()> {
     let rounds = rounds_for(&s, Duration::from_millis(800))?;
     publish(&HANDLE, s.pal().handle());
     publish(&OTHER, other.pal().handle());
-    let alarm = Alarm::every(Duration::from_millis(100), call_both)?;
+    let timer = alarm(Duration::from_millis(100), Duration::from_millis(100), call_both)?;
     let value = s.compute(rounds)?;
-    drop(alarm);
+    drop(timer);
     let busy = answered(0).ok_or_else(|| anyhow::anyhow!("no signal came"))?;
     expect("a call of the frozen PAL", busy, Status::Busy)?;
     expect("a call of another PAL", answered(1).unwrap_or(Status::Lost), Status::Ok)?;
@@ -112,7 +110,7 @@ pub fn signals() -> anyhow::Result<()> {
     Ok(())
 }
 
-extern "C" fn abort(_: i32) {
+extern "C" fn abort(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     answer(0, raw(number::ABORT.into(), published(&HANDLE), &[]).1);
 }
 
@@ -123,49 +121,17 @@ pub fn abandoned() -> anyhow::Result<()> {
         let rounds = rounds_for(&s, Duration::from_millis(800))?;
         publish(&HANDLE, s.pal().handle());
         answer(0, Status::Unsupported);
-        let alarm = Alarm::once(Duration::from_millis(100), abort)?;
+        let timer = alarm(Duration::from_millis(100), Duration::ZERO, abort)?;
         let result = s.compute(rounds);
-        drop(alarm);
+        drop(timer);
         expect("abort of a frozen PAL", answered(0).unwrap_or(Status::Lost), Status::Ok)?;
         expect_error("the call that was aborted", result, Status::Lost)?;
         expect_error("a call after abort", s.count(), Status::NoSuchPal)
     })
 }
 
-/// A timer that sends SIGALRM; stopped when dropped.
-struct Alarm;
-
-impl Alarm {
-    fn every(interval: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
-        Self::start(interval, interval, handler)
-    }
-
-    fn once(delay: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
-        Self::start(delay, Duration::ZERO, handler)
-    }
-
-    fn start(delay: Duration, interval: Duration, handler: extern "C" fn(i32)) -> anyhow::Result<Self> {
-        // SAFETY: an all-zero `sigaction` is valid.
-        let mut action: libc::sigaction = unsafe { zeroed() };
-        action.sa_sigaction = handler as extern "C" fn(i32) as usize;
-        action.sa_flags = libc::SA_RESTART;
-        // SAFETY: the handlers here only use atomics and hypercalls.
-        system("sigaction", unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) })?;
-        set_timer(delay, interval)?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        let _ = set_timer(Duration::ZERO, Duration::ZERO);
-    }
-}
-
-fn set_timer(delay: Duration, interval: Duration) -> anyhow::Result<()> {
-    let time =
-        |d: Duration| libc::timeval { tv_sec: d.as_secs() as i64, tv_usec: i64::from(d.subsec_micros()) };
-    let timer = libc::itimerval { it_interval: time(interval), it_value: time(delay) };
-    // SAFETY: a valid timer value.
-    system("setitimer", unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) }).map(drop)
+/// The handler, and then SIGALRM after this time and in these intervals.
+fn alarm(delay: Duration, interval: Duration, handler: Handler) -> anyhow::Result<Timer> {
+    on_signal(libc::SIGALRM, handler, 0)?;
+    Timer::start(delay, interval)
 }

@@ -3,8 +3,8 @@
 
 use crate::asm_pal::{self, Asm};
 use crate::support::{
-    Child, IMAGE, Mapping, PAGE, Pipe, Rng, TestPal, Timer, expect, expect_error, on_signal, pattern, random,
-    raw, system, tell_kernel,
+    Child, IMAGE, Mapping, PAGE, Pipe, Rng, TestPal, Timer, as_before, expect, expect_error, on_signal,
+    pattern, random, raw, system, tell_kernel,
 };
 use crate::{left, orphans};
 use anyhow::{Context, bail, ensure};
@@ -144,18 +144,10 @@ pub fn run() -> anyhow::Result<()> {
         sleep(APART);
         collected += trustvisor::collect()?;
     }
-    let after = trustvisor::info()?;
     let swapped = pages_swapped_out()? - swapped_before;
     println!("tvtest: {ENDINGS:?} {counts:?}");
     println!("tvtest: {collected} PALs collected, {swapped} pages swapped out");
-    ensure!(
-        (before.frames_free, before.pals) == (after.frames_free, after.pals),
-        "{} frames free and {} PALs before, {} and {} after",
-        before.frames_free,
-        before.pals,
-        after.frames_free,
-        after.pals
-    );
+    as_before(&before)?;
     ensure!(swapped >= SWAPPED_PAGES.min(cycles * 4), "the guest has hardly swapped");
     Ok(())
 }

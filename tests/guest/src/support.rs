@@ -10,7 +10,7 @@ pub use child::{Child, Pipe};
 pub use fault::{Fault, faulting};
 pub use mapping::{Mapping, PAGE};
 pub use rng::Rng;
-pub use signal::{Timer, default_action, is_token, on_signal, registers};
+pub use signal::{Handler, Timer, default_action, is_token, on_signal, registers};
 
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
@@ -88,10 +88,8 @@ pub fn call_entry(entry: u64) -> u64 {
 
 pub const NO_HANDLE: Handle = Handle { low: 0, high: 0 };
 
-/// Checks that a piece of a test leaves nothing behind in TrustVisor.
-pub fn leaving_nothing<T>(f: impl FnOnce(&Info) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let before = trustvisor::info()?;
-    let result = f(&before)?;
+/// Checks that TrustVisor has as many free frames and PALs as before.
+pub fn as_before(before: &Info) -> anyhow::Result<()> {
     let after = trustvisor::info()?;
     ensure!(
         (before.frames_free, before.pals) == (after.frames_free, after.pals),
@@ -101,6 +99,14 @@ pub fn leaving_nothing<T>(f: impl FnOnce(&Info) -> anyhow::Result<T>) -> anyhow:
         after.frames_free,
         after.pals
     );
+    Ok(())
+}
+
+/// Checks that a piece of a test leaves nothing behind in TrustVisor.
+pub fn leaving_nothing<T>(f: impl FnOnce(&Info) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let before = trustvisor::info()?;
+    let result = f(&before)?;
+    as_before(&before)?;
     Ok(result)
 }
 

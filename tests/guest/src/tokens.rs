@@ -2,11 +2,10 @@
 
 use crate::interrupted::rounds_for;
 use crate::support::{
-    Child, IMAGE, Mapping, NO_HANDLE, PAGE, TestPal, call_entry, entry, expect, faulting, leaving_nothing,
-    pattern, raw, register, system,
+    Child, IMAGE, Mapping, NO_HANDLE, PAGE, TestPal, Timer, call_entry, entry, expect, faulting, is_token,
+    leaving_nothing, on_signal, pattern, raw, register, registers,
 };
 use anyhow::{Context, ensure};
-use std::mem::zeroed;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::SeqCst};
 use std::thread::sleep;
@@ -52,9 +51,9 @@ impl Shared {
 /// At the frozen call: its token is in RAX. Tries it here with the wrong handles, and lets the other process try it with all.
 extern "C" fn at_the_call(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes the context; `run` has set the memory up, and it stays.
-    let (context, shared) = unsafe { (&*context.cast::<libc::ucontext_t>(), &*SHARED.load(SeqCst)) };
-    let rax = context.uc_mcontext.gregs[libc::REG_RAX as usize] as u64;
-    if rax & TOKEN_BIT == 0 || rax >> 32 == 0xffff_ffff || shared.token.load(SeqCst) != 0 {
+    let (saved, shared) = unsafe { (registers(context), &*SHARED.load(SeqCst)) };
+    let rax = saved[libc::REG_RAX as usize] as u64;
+    if !is_token(rax) || shared.token.load(SeqCst) != 0 {
         return;
     }
     shared.token.store(rax, SeqCst);
@@ -126,20 +125,8 @@ pub fn stopped_registration() -> anyhow::Result<()> {
 
 /// A long call, with a timer's signals while it goes on.
 fn interrupted_call(s: &TestPal, rounds: u64) -> anyhow::Result<u64> {
-    // SAFETY: an all-zero `sigaction` is valid.
-    let mut action: libc::sigaction = unsafe { zeroed() };
-    action.sa_sigaction = at_the_call as extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) as usize;
-    action.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
-    // SAFETY: the handler uses atomics, hypercalls and the clock only.
-    system("sigaction", unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) })?;
-    let time = |ms: i64| libc::timeval { tv_sec: 0, tv_usec: ms * 1000 };
-    let every = |ms| {
-        let timer = libc::itimerval { it_interval: time(ms), it_value: time(ms) };
-        // SAFETY: a valid timer value.
-        system("setitimer", unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) })
-    };
-    every(20)?;
-    let value = s.compute(rounds);
-    every(0)?;
-    Ok(value?)
+    const EVERY: Duration = Duration::from_millis(20);
+    on_signal(libc::SIGALRM, at_the_call, 0)?;
+    let _timer = Timer::start(EVERY, EVERY)?;
+    Ok(s.compute(rounds)?)
 }

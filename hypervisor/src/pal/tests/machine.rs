@@ -58,22 +58,31 @@ impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
     fn raise_machine_check(&mut self) {}
 }
 
-pub fn header() -> Header {
-    let mut header = Header {
+/// A header of four sections, to be filled in.
+pub fn empty_header(flags: u32, entry_count: u16) -> Header {
+    Header {
         magic: image::MAGIC,
-        flags: 0,
+        flags,
         section_count: 4,
-        entry_count: 2,
+        entry_count,
         sections: [Section::default(); image::MAX_SECTIONS],
         entries: [Entry::default(); image::MAX_ENTRIES],
-    };
-    let section = |kind, page: u64, file_size, pages: u64| Section {
+    }
+}
+
+/// A section that begins at this page of the window.
+pub fn section(kind: u32, page: u64, file_size: u64, pages: u64) -> Section {
+    Section {
         kind,
         reserved: 0,
         addr: image::WINDOW_BASE + page * PAGE_SIZE,
         file_size,
         mem_size: pages * PAGE_SIZE,
-    };
+    }
+}
+
+pub fn header() -> Header {
+    let mut header = empty_header(0, 2);
     header.sections[0] = section(kind::CODE, 0, 5000, 2);
     header.sections[1] = section(kind::DATA, 2, 100, 1);
     header.sections[2] = section(kind::PARAM, 3, 0, 20);

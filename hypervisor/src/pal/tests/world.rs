@@ -5,11 +5,12 @@
 //! S left in its registers. It is made from what S and the OS *did*, never copied from the production code's own state.
 
 use super::super::*;
+use super::machine::{empty_header, section};
 use crate::addr::PAGE_SIZE;
 use crate::asid::Asids;
 use crate::guest_memory::Space;
 use crate::memory::TestMemory;
-use abi::image::{self, Entry, HEADER_SIZE, Header, Section, arg, kind};
+use abi::image::{self, Entry, HEADER_SIZE, Header, arg, kind};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -158,21 +159,7 @@ pub struct World {
 
 /// The two images: 0 without FPU, 1 with.
 pub fn header(image: usize, param_pages: u64) -> Header {
-    let mut header = Header {
-        magic: image::MAGIC,
-        flags: if image == 1 { image::FLAG_FPU } else { 0 },
-        section_count: 4,
-        entry_count: 4,
-        sections: [Section::default(); image::MAX_SECTIONS],
-        entries: [Entry::default(); image::MAX_ENTRIES],
-    };
-    let section = |kind, page: u64, file_size, pages: u64| Section {
-        kind,
-        reserved: 0,
-        addr: image::WINDOW_BASE + page * PAGE_SIZE,
-        file_size,
-        mem_size: pages * PAGE_SIZE,
-    };
+    let mut header = empty_header(if image == 1 { image::FLAG_FPU } else { 0 }, 4);
     header.sections[0] = section(kind::CODE, 0, 3000, 1);
     header.sections[1] = section(kind::DATA, 1, 100, 1);
     header.sections[2] = section(kind::PARAM, 2, 0, param_pages);
