@@ -68,9 +68,7 @@ pub fn mutated_hypervisor(name: &str) -> Result<Vec<u8>> {
     let folder = target_dir().join("mutated");
     let _lock = files::lock(&folder)?;
     say(format_args!("building the hypervisor without {}", name.replace('+', ", ")));
-    // Not below this workspace, whose cargo configuration would count twice.
-    let copy = tempfile::tempdir()?;
-    let sources = Sources { root: copy.path().into(), target: folder.join("target") };
+    let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
     mutation::mirror(&sources.root, &mutations)?;
     sources.hypervisor()
 }

@@ -102,7 +102,11 @@ impl Mutation {
 
 /// Makes `copy` a copy of the workspace as it is now, with these mutations. What is already so is not touched.
 pub(crate) fn mirror(copy: &Path, mutations: &[Mutation]) -> Result<()> {
-    let sources = source_files()?;
+    let mut sources = source_files()?;
+    if copy.starts_with(root()) {
+        // Cargo reads the configuration of the folders above as well: aliases would come twice.
+        sources.retain(|file| !file.starts_with(".cargo"));
+    }
     for mutated in mutations.iter().map(Mutation::file) {
         ensure!(sources.contains(&mutated), "a mutation of {}, which does not exist", mutated.display());
     }
