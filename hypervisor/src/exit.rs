@@ -9,11 +9,12 @@ use crate::cpuid::{self, Registers};
 use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::ioapic;
-use crate::ioports::{self, Write};
+use crate::ioports::{Access, Ports, Write};
 use crate::lapic::{self, Code, Source, Verdict};
 use crate::msr::{self, ReadAnswer, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
+use crate::pci;
 use crate::profiling;
 use crate::vmcb::{ATTR_LONG, EFER_LMA, exit_code, vector};
 use abi::exit;
@@ -23,15 +24,13 @@ use core::sync::atomic::Ordering;
 mod tests;
 
 /// What exits need of the processor besides running PALs.
-pub trait Processor: Hardware {
+pub trait Processor: Hardware + Ports {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;
     fn tsc(&self) -> u64;
     fn lapic_read(&self, offset: u32) -> u32;
     fn lapic_write(&self, offset: u32, value: u32);
     fn io_apic_read(&self, offset: u32) -> u32;
     fn io_apic_write(&self, offset: u32, value: u32);
-    fn port_read(&self, port: u16) -> u8;
-    fn port_write(&self, port: u16, value: u8);
     fn write_back_caches(&self);
     /// The guest's PKRU. Only where the guest has enabled protection keys.
     fn pkru(&self) -> u32;
@@ -175,16 +174,22 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
 
 /// An access to a guarded port. False: it resets the machine.
 fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> {
-    let access = ioports::Access::new(cpu.os.control.exit_info_1);
-    if !access.plain_byte {
+    let access = Access::new(cpu.os.control.exit_info_1);
+    if !access.is_plain() {
         return raise_gp(cpu).map(|()| true);
     }
-    let rax = cpu.os.save.rax;
+    let (port, size, rax) = (access.port, access.size, cpu.os.save.rax);
     if access.input {
-        cpu.os.save.rax = rax & !0xff | u64::from(processor.port_read(access.port));
+        // As every 32-bit result, it clears the upper half.
+        let kept = if size == 4 { 0 } else { u64::MAX << (8 * size) };
+        cpu.os.save.rax = rax & kept | u64::from(processor.read(port, size)) & !(u64::MAX << (8 * size));
+    } else if access.is_config() {
+        if !pci::drops_write(processor) {
+            processor.write(port, size, rax as u32);
+        }
     } else {
-        match cpu.keyboard.write(access.port, rax as u8) {
-            Write::Byte(value) => processor.port_write(access.port, value),
+        match cpu.keyboard.write(port, rax as u8) {
+            Write::Byte(value) => processor.write(port, 1, value.into()),
             Write::Drop => {}
             Write::Reset => return Ok(false),
         }
@@ -205,18 +210,19 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
     const TABLE_WALK: u64 = 1 << 33;
     let info = cpu.os.control.exit_info_1;
     let gpa = cpu.os.control.exit_info_2;
-    let watched = in_page(npt::LAPIC, gpa) || in_page(npt::IO_APIC, gpa);
+    let watched = in_page(npt::LAPIC, gpa) || in_page(npt::IO_APIC, gpa) || hv.is_config_space(gpa);
     if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
         return raise_gp(cpu);
     }
-    match apic_write(hv, cpu, processor, gpa) {
+    match watched_write(hv, cpu, processor, gpa) {
         Some(()) => Ok(()),
         None => raise_gp(cpu),
     }
 }
 
-/// Does a write to an APIC that the filter lets pass. None: the instruction is none that Linux or anybody sane uses there.
-fn apic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u64) -> Option<()> {
+/// Does a write to an APIC that the filter lets pass; drops one to the configuration of a bridge. None: the instruction is none that
+/// Linux or anybody sane uses there.
+fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u64) -> Option<()> {
     let save = &cpu.os.save;
     let bits64 = save.cs.attributes & ATTR_LONG != 0 && save.efer & EFER_LMA != 0;
     let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
@@ -228,6 +234,10 @@ fn apic_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u
         Source::Register(number) => register(cpu, number) as u32,
         Source::Immediate(value) => value,
     };
+    if hv.is_config_space(gpa) {
+        cpu.skip(store.len.into());
+        return Some(());
+    }
     let offset = gpa as u32 % PAGE_SIZE as u32;
     let local = in_page(npt::LAPIC, gpa);
     if store.exchange

@@ -21,13 +21,20 @@ pub struct Facts {
     pub reserve_size: u64,
     pub flags: u32,
     pub parked_cpus: u32,
+    /// PCI configuration space in memory: first byte, and first byte after it.
+    pub config_space: (u64, u64),
     pub pcr17: abi::Digests,
     pub pcr18: abi::Digests,
 }
 
 impl Facts {
     /// From what the SLB handed over; `dma_unprotected` as the measured options say.
-    pub fn new(handover: &Handover, dma_unprotected: bool, parked_cpus: u32) -> Self {
+    pub fn new(
+        handover: &Handover,
+        dma_unprotected: bool,
+        parked_cpus: u32,
+        config_space: (u64, u64),
+    ) -> Self {
         let mut flags = 0;
         for (set, flag) in [
             (handover.dynamic_launch != 0, info_flag::DYNAMIC_LAUNCH),
@@ -44,6 +51,7 @@ impl Facts {
             reserve_size: handover.info.reserve_size,
             flags,
             parked_cpus,
+            config_space,
             pcr17: handover.pcr17,
             pcr18: handover.pcr18,
         }
@@ -68,6 +76,11 @@ impl Hypervisor {
     /// Everything is set up, the OS not yet started.
     pub fn new(pals: Pals, facts: Facts) -> Self {
         Self { pals, counters: Counters::default(), facts }
+    }
+
+    /// Whether an address is one of PCI configuration space.
+    pub fn is_config_space(&self, gpa: u64) -> bool {
+        (self.facts.config_space.0..self.facts.config_space.1).contains(&gpa)
     }
 
     /// What `INFO` answers.

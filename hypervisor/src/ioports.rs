@@ -6,8 +6,17 @@
 //! | 64h | the keyboard controller's commands D1h (output port: A20, reset), DDh (A20 off), Fxh (pulse: reset) | dropped; before a reset everything is wiped |
 //! | 60h | the byte for D1h | dropped, or the reset that it asks for |
 //! | 92h | system control port A: A20, fast reset | A20 stays on; before a reset everything is wiped |
+//! | CFCh-CFFh | configuration of the bridges that route (see [`crate::pci`]) | writes to them are dropped |
 //!
-//! Byte accesses are done for the guest; wider and string accesses that touch a guarded port are refused.
+//! Accesses are done for the guest; string accesses, and to the first three other than by bytes, are refused.
+
+use crate::pci;
+
+/// The machine's ports. `size` is 1, 2 or 4 bytes.
+pub trait Ports {
+    fn read(&self, port: u16, size: u8) -> u32;
+    fn write(&self, port: u16, size: u8, value: u32);
+}
 
 /// Bytes of the I/O permission map (AMD APM vol. 2, 15.10.1).
 pub const MAP_SIZE: usize = 0x3000;
@@ -29,7 +38,7 @@ const PULSE: u8 = 0xf0;
 /// Fills in the permission map.
 pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
     map.fill(0);
-    for port in GUARDED {
+    for port in GUARDED.into_iter().chain(pci::DATA) {
         map[usize::from(port / 8)] |= 1 << (port % 8);
     }
 }
@@ -39,20 +48,31 @@ pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
 pub struct Access {
     pub port: u16,
     pub input: bool,
-    /// One byte, not a string instruction.
-    pub plain_byte: bool,
+    /// Bytes: 1, 2 or 4.
+    pub size: u8,
+    string: bool,
 }
 
 impl Access {
     pub fn new(exit_info_1: u64) -> Self {
         const INPUT: u64 = 1 << 0;
         const STRING: u64 = 1 << 2;
-        const BYTE: u64 = 1 << 4;
         Self {
             port: (exit_info_1 >> 16) as u16,
             input: exit_info_1 & INPUT != 0,
-            plain_byte: exit_info_1 & (STRING | BYTE) == BYTE,
+            size: (exit_info_1 >> 4 & 7) as u8,
+            string: exit_info_1 & STRING != 0,
         }
+    }
+
+    /// Whether it can be done for the guest.
+    pub fn is_plain(&self) -> bool {
+        !self.string && (self.size == 1 || self.is_config())
+    }
+
+    /// Whether it is one to PCI configuration data, and to nothing else.
+    pub fn is_config(&self) -> bool {
+        pci::DATA.contains(&self.port) && u32::from(self.port) + u32::from(self.size) <= pci::DATA.end.into()
     }
 }
 
@@ -175,11 +195,24 @@ mod tests {
         fill_permission_map(&mut map);
         let guarded: Vec<_> =
             (0..=0xffff).filter(|port: &usize| map[port / 8] >> (port % 8) & 1 == 1).collect();
-        assert_eq!(guarded, [0x60, 0x64, 0x92]);
-        assert_eq!(Access::new(0x0064_0010), Access { port: 0x64, input: false, plain_byte: true });
-        assert_eq!(Access::new(0x0060_0011), Access { port: 0x60, input: true, plain_byte: true });
-        assert!(!Access::new(0x0060_0015).plain_byte, "INS");
-        assert!(!Access::new(0x0060_0020).plain_byte, "16 bits");
+        assert_eq!(guarded, [0x60, 0x64, 0x92, 0xcfc, 0xcfd, 0xcfe, 0xcff]);
+        let access = Access { port: 0x64, input: false, size: 1, string: false };
+        assert_eq!(Access::new(0x0064_0010), access);
+        assert_eq!(Access::new(0x0060_0011), Access { port: 0x60, input: true, ..access });
+        assert!(!Access::new(0x0060_0015).is_plain(), "INS");
+        assert!(!Access::new(0x0060_0020).is_plain(), "16 bits");
+        for (info, plain) in [
+            (0x0cfc_0040, true),
+            (0x0cfe_0020, true),
+            (0x0cff_0010, true),
+            (0x0cfd_0040, false),
+            (0x0cff_0020, false),
+            (0x0cfa_0040, false),
+            (0x0cfb_0020, false),
+            (0x0cfc_0044, false),
+        ] {
+            assert_eq!(Access::new(info).is_plain(), plain, "{info:#x}");
+        }
     }
 
     #[test]

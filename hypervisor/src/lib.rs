@@ -25,6 +25,7 @@ pub mod npt;
 pub mod options;
 pub mod paging;
 pub mod pal;
+pub mod pci;
 pub mod place;
 pub mod profiling;
 pub mod random;

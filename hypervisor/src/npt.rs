@@ -2,9 +2,10 @@
 //!
 //! Everything is mapped by identity, up to the last physical address that four levels reach. Hidden pages are all mapped to one
 //! constant page, read-only; a write there is the only nested page fault that the OS can cause, apart from
-//! the APICs' registers.
+//! registers of the APICs and of bridges.
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::pci::{self, ConfigSpace};
 use crate::tables::{ACCESSED, AreaFull, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
 
 /// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
@@ -21,11 +22,13 @@ const TPM_HIDDEN: core::ops::Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SI
 
 /// What is hidden at an address that differs from machine to machine.
 #[derive(Clone, Copy)]
-pub struct Hidden {
+pub struct Hidden<'a> {
     /// The reserve: first byte, and first byte after it.
     pub reserve: (Hpa, Hpa),
     /// The page in which the other processors start.
     pub start_page: Hpa,
+    /// Readable, writes are decoded.
+    pub config: &'a ConfigSpace,
 }
 
 /// Nested entries are user entries (APM vol. 2, 15.25.5); accessed and dirty are set, so that the processor never writes here.
@@ -47,7 +50,7 @@ enum Kind {
 pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
-pub fn build(area: &mut TableArea, hide: Hidden, phys_bits: u32) -> Result<Hpa, AreaFull> {
+pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Result<Hpa, AreaFull> {
     let root = area.take(1)?;
     let ones = area.take(1)?;
     area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
@@ -83,10 +86,10 @@ pub fn build(area: &mut TableArea, hide: Hidden, phys_bits: u32) -> Result<Hpa, 
 pub fn tables(phys_bits: u32) -> u64 {
     // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the start page, the reserve (it may
     // cross a GiB) and the devices; PTs for the start page and the devices.
-    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 4 + 3
+    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 4 + 3 + pci::TABLES
 }
 
-fn kind(start: u64, size: u64, hide: &Hidden) -> Kind {
+fn kind(start: u64, size: u64, hide: &Hidden<'_>) -> Kind {
     let touches = |from: u64, to: u64| start < to && from < start + size;
     let pages = [
         LAPIC.0..MESSAGES.end,
@@ -94,7 +97,7 @@ fn kind(start: u64, size: u64, hide: &Hidden) -> Kind {
         TPM_HIDDEN,
         hide.start_page.0..hide.start_page.0 + PAGE_SIZE,
     ];
-    if pages.iter().any(|range| touches(range.start, range.end)) {
+    if pages.iter().any(|range| touches(range.start, range.end)) || hide.config.guards(start, size) {
         return Kind::Mixed;
     }
     if touches(hide.reserve.0.0, hide.reserve.1.0) {
@@ -103,8 +106,8 @@ fn kind(start: u64, size: u64, hide: &Hidden) -> Kind {
     Kind::Open
 }
 
-fn leaf(page: u64, ones: Hpa, hide: &Hidden) -> u64 {
-    let watched = [LAPIC.0, IO_APIC.0].contains(&page);
+fn leaf(page: u64, ones: Hpa, hide: &Hidden<'_>) -> u64 {
+    let watched = [LAPIC.0, IO_APIC.0].contains(&page) || hide.config.guards(page, PAGE_SIZE);
     let hidden = MESSAGES.contains(&page) || TPM_HIDDEN.contains(&page) || page == hide.start_page.0;
     if watched {
         page | CONSTANT
@@ -145,7 +148,10 @@ mod tests {
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(64 * PAGE_SIZE));
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
             let start_page = Hpa(0x9_e000);
-            let root = build(&mut area, Hidden { reserve, start_page }, 40).unwrap();
+            let mut config = ConfigSpace::none();
+            config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1);
+            let hide = Hidden { reserve, start_page, config: &config };
+            let root = build(&mut area, hide, 40).unwrap();
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
                 let (hpa, writable) = look_up(&memory, root, gpa).unwrap();
@@ -159,7 +165,9 @@ mod tests {
                     memory.map().copy_from(Hpa(hpa & !7), &mut bytes);
                     assert_eq!((bytes, writable), ([0xff; 8], false), "{gpa:#x}");
                 } else {
-                    let watched = [0xfee0_0000, 0xfec0_0000].contains(&(gpa & !0xfff));
+                    let bridge =
+                        [0xe000_0000, 0xe00a_3000, 0xe00c_0000, 0xe00c_7000].contains(&(gpa & !0xfff));
+                    let watched = bridge || [0xfee0_0000, 0xfec0_0000].contains(&(gpa & !0xfff));
                     assert_eq!((hpa, writable), (gpa, !watched), "{gpa:#x}");
                 }
             };
@@ -171,6 +179,9 @@ mod tests {
                 check(gpa);
             }
             for gpa in (0xfea0_0000..0xff20_0000).step_by(PAGE_SIZE as usize) {
+                check(gpa);
+            }
+            for gpa in (0xe000_0000..0xe010_0000).step_by(PAGE_SIZE as usize) {
                 check(gpa);
             }
             for gpa in (0..1u64 << 40).step_by(HUGE_PAGE as usize) {
@@ -185,7 +196,10 @@ mod tests {
         for (bits, base) in [(36, 0x1000_0000u64), (40, 0x3fe0_0000), (48, 0x3fe0_0000)] {
             let memory = TestMemory::new(1024);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(bits) * PAGE_SIZE));
-            let hide = Hidden { reserve: (Hpa(base), Hpa(base + (4 << 20))), start_page: Hpa(0x9_e000) };
+            let mut config = ConfigSpace::none();
+            config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1);
+            let reserve = (Hpa(base), Hpa(base + (4 << 20)));
+            let hide = Hidden { reserve, start_page: Hpa(0x9_e000), config: &config };
             build(&mut area, hide, bits).unwrap();
         }
     }

@@ -11,7 +11,7 @@ use crate::pal::tests::{END, OS_RAM, POOL, pals};
 use crate::vmcb::{self, EVENT_VALID, exception};
 use abi::{Digests, Status, TOKEN_BIT, number};
 use proptest::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
 /// Records what reaches the hardware.
@@ -20,7 +20,8 @@ struct Recorder {
     lapic: RefCell<Vec<(u32, u32)>>,
     io_apic: RefCell<Vec<(u32, u32)>>,
     selected: u32,
-    ports: RefCell<Vec<(u16, u8)>>,
+    ports: RefCell<Vec<(u16, u8, u32)>>,
+    address: Cell<u32>,
     written_back: RefCell<u32>,
     msrs: RefCell<Vec<(u32, u64)>>,
     profiles: bool,
@@ -34,6 +35,24 @@ impl Hardware for Recorder {
         0
     }
     fn raise_machine_check(&mut self) {}
+}
+
+/// Function 0 of device 0 is a host bridge, function 0 of device 1 is not.
+impl Ports for Recorder {
+    fn read(&self, port: u16, size: u8) -> u32 {
+        match (port, self.address.get()) {
+            (0xcf8, address) => address,
+            (0xcfc, 0x8000_0008) => 0x0600_0000,
+            (0xcfc, 0x8000_0808) => 0x0100_0000,
+            _ => 0x4433_2200 + u32::from(port as u8) + u32::from(size),
+        }
+    }
+    fn write(&self, port: u16, size: u8, value: u32) {
+        match port {
+            0xcf8 => self.address.set(value),
+            _ => self.ports.borrow_mut().push((port, size, value)),
+        }
+    }
 }
 
 impl Processor for Recorder {
@@ -54,12 +73,6 @@ impl Processor for Recorder {
     }
     fn io_apic_write(&self, offset: u32, value: u32) {
         self.io_apic.borrow_mut().push((offset, value));
-    }
-    fn port_read(&self, port: u16) -> u8 {
-        port as u8 + 1
-    }
-    fn port_write(&self, port: u16, value: u8) {
-        self.ports.borrow_mut().push((port, value));
     }
     fn write_back_caches(&self) {
         *self.written_back.borrow_mut() += 1;
@@ -103,6 +116,7 @@ impl Guest {
             reserve_size: END - POOL,
             flags: 0,
             parked_cpus: 0,
+            config_space: (0xb000_0000, 0xc000_0000),
             pcr17: NONE,
             pcr18: NONE,
         };
@@ -254,9 +268,46 @@ fn guarded_ports() {
     };
     let gp = exception(vector::GP, Some(0));
     assert_eq!(access(0x60, 0x11, 0xff00), (Next::Resume, 0xff61, std::vec![], 0));
-    assert_eq!(access(0x92, 0x10, 0), (Next::Resume, 0, std::vec![(0x92, 2)], 0));
+    assert_eq!(access(0x92, 0x10, 0), (Next::Resume, 0, std::vec![(0x92, 1, 2)], 0));
     assert_eq!(access(0x64, 0x20, 0).3, gp, "16 bits");
     assert!(matches!(access(0x64, 0x10, 0xfe).0, Next::Shutdown(_)));
+}
+
+#[test]
+fn configuration_of_bridges_is_read_and_not_written() {
+    let mut guest = Guest::new();
+    let mut access = |address: u32, port: u64, info: u64, rax: u64| {
+        guest.processor.address.set(address);
+        guest.cpu.os.save.rax = rax;
+        guest.exit(exit_code::IOIO, port << 16 | info, CODE + 5);
+        assert_eq!(guest.processor.address.get(), address);
+        (guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
+    };
+    let gp = exception(vector::GP, Some(0));
+    let rax = 0x8877_6655_9988_7766;
+    for address in [0x8000_0060, 0x8000_0860] {
+        assert_eq!(access(address, 0xcfc, 0x41, rax), (0x4433_2300, std::vec![], 0));
+        assert_eq!(access(address, 0xcfd, 0x21, rax), (0x8877_6655_9988_22ff, std::vec![], 0));
+        assert_eq!(access(address, 0xcff, 0x11, rax), (0x8877_6655_9988_7700, std::vec![], 0));
+        assert_eq!(access(address, 0xcfc, 0x44, rax), (rax, std::vec![], gp), "OUTS");
+        assert_eq!(access(address, 0xcfe, 0x40, rax), (rax, std::vec![], gp), "beyond the port");
+    }
+    for (port, info, size) in [(0xcfc, 0x40, 4), (0xcfe, 0x20, 2), (0xcff, 0x10, 1)] {
+        assert_eq!(access(0x8000_0060, port, info, rax), (rax, std::vec![], 0));
+        let written = std::vec![(port as u16, size, 0x9988_7766)];
+        assert_eq!(access(0x8000_0860, port, info, rax), (rax, written, 0));
+    }
+
+    // In memory: MOV [RDI], EAX is dropped, what cannot be decoded is refused.
+    guest.cpu.os.save.rip = CODE;
+    guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0060);
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
+    guest.cpu.os.save.rip = CODE;
+    guest.memory.map().copy_to(Hpa(CODE), &[0x88, 0x07]);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0060);
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE));
+    assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
 
 #[test]

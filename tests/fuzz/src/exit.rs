@@ -10,6 +10,7 @@ use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
 use hypervisor::gprs::Gprs;
+use hypervisor::ioports::Ports;
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::vmcb::exit_code;
 
@@ -282,6 +283,28 @@ impl Hardware for Model {
     }
 }
 
+impl Ports for Model {
+    fn read(&self, port: u16, size: u8) -> u32 {
+        self.anything(port.into()) & (u32::MAX >> (32 - 8 * u32::from(size)))
+    }
+    fn write(&self, port: u16, size: u8, value: u32) {
+        assert!(size == 1 || port >= 0xcf8);
+        match port {
+            0x60 | 0xcf8 => {}
+            // What `read` says the class is.
+            0xcfc..0xd00 => {
+                assert!(!matches!(self.anything(0xcfc) >> 16, 0x600 | 0x601), "a bridge is written")
+            }
+            0x64 => {
+                assert!(!matches!(value, 0xd1 | 0xdd), "the output port");
+                assert!(value < 0xf0 || value & 1 == 1, "a pulse that resets");
+            }
+            0x92 => assert_eq!(value & 3, 2, "A20 and reset"),
+            _ => panic!("port {port:#x}"),
+        }
+    }
+}
+
 impl Processor for Model {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         let [eax, ebx, ecx, edx] = [0, 1, 2, 3].map(|n| self.anything(leaf ^ subleaf ^ n));
@@ -313,20 +336,6 @@ impl Processor for Model {
         let selected = self.io_apic_read(0) & 0xff;
         let entry = offset == 0x10 && selected >= 0x10 && selected.is_multiple_of(2);
         assert!(!entry || value >> 16 & 1 == 1 || !matches!(value >> 8 & 7, 2 | 3 | 5 | 6), "{value:#x}");
-    }
-    fn port_read(&self, port: u16) -> u8 {
-        self.anything(port.into()) as u8
-    }
-    fn port_write(&self, port: u16, value: u8) {
-        match port {
-            0x60 => {}
-            0x64 => {
-                assert!(!matches!(value, 0xd1 | 0xdd), "the output port");
-                assert!(value < 0xf0 || value & 1 == 1, "a pulse that resets");
-            }
-            0x92 => assert_eq!(value & 3, 2, "A20 and reset"),
-            _ => panic!("port {port:#x}"),
-        }
     }
     fn write_back_caches(&self) {}
     fn pkru(&self) -> u32 {

@@ -80,6 +80,7 @@ fn facts() -> Facts {
         reserve_size: RESERVE.end - RESERVE.start,
         flags: 0,
         parked_cpus: 0,
+        config_space: (0, 0),
         pcr17: NONE,
         pcr18: NONE,
     }

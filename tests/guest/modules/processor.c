@@ -8,6 +8,7 @@
 #include <linux/preempt.h>
 #include <asm/asm.h>
 #include <asm/desc.h>
+#include <asm/fpu/xcr.h>
 #include <asm/msr.h>
 #include <asm/special_insns.h>
 
@@ -30,6 +31,40 @@
 			     : "memory");                                                                              \
 		(vector) = (u32)ax;                                                                                    \
 	} while (0)
+
+static u32 try_cr3(__u64 *value)
+{
+	unsigned long before = __read_cr3(), ax = 0, flags;
+
+	local_irq_save(flags);
+	asm volatile("1: movq %[value], %%cr3\n"
+		     "movl $-1, %%eax\n"
+		     "2:\n" _ASM_EXTABLE_FAULT(1b, 2b)
+		     : "+a"(ax)
+		     : [value] "r"(before | *value)
+		     : "memory");
+	*value = __read_cr3();
+	write_cr3(before);
+	local_irq_restore(flags);
+	return (u32)ax;
+}
+
+static int copy_cr3(__u64 *before)
+{
+	static void *copy;
+	unsigned long flags;
+
+	if (!copy)
+		copy = (void *)get_zeroed_page(GFP_KERNEL);
+	if (!copy)
+		return -ENOMEM;
+	local_irq_save(flags);
+	*before = __read_cr3();
+	memcpy(copy, __va(*before & PAGE_MASK), PAGE_SIZE);
+	write_cr3(virt_to_phys(copy));
+	local_irq_restore(flags);
+	return 0;
+}
 
 int tv_control(struct tv_control *request)
 {
@@ -54,6 +89,15 @@ int tv_control(struct tv_control *request)
 			     : [value] "r"(value)
 			     : "memory");
 		request->vector = (u32)ax;
+		return 0;
+	case TV_TRY_CR3:
+		request->vector = try_cr3(&request->value);
+		return 0;
+	case TV_COPY_CR3:
+		return copy_cr3(&request->value);
+	case TV_WRITE_XCR0:
+		request->value = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+		xsetbv(XCR_XFEATURE_ENABLED_MASK, value);
 		return 0;
 	default:
 		return -EINVAL;

@@ -88,9 +88,12 @@ struct tv_io_apic {
 };
 
 /* What TV_CONTROL does. */
-enum { TV_CR2, TV_CR3, TV_CR4, TV_WRITE_CR4 };
+enum { TV_CR2, TV_CR3, TV_CR4, TV_WRITE_CR4, TV_TRY_CR3, TV_COPY_CR3, TV_WRITE_XCR0 };
 
-/* Reads a control register, or writes `value` to it. */
+/*
+ * Reads a control register, or writes `value` to it. TV_TRY_CR3 takes it back at once. TV_COPY_CR3 goes on in a copy of the
+ * top of the page tables, until the kernel switches to another process. What a write finds is left in `value`.
+ */
 struct tv_control {
 	__u64 value;
 	__u32 what;

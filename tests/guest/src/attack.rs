@@ -42,6 +42,12 @@ pub const CR3: u32 = 1;
 pub const CR4: u32 = 2;
 /// See [`CR2`].
 pub const WRITE_CR4: u32 = 3;
+/// See [`CR2`].
+pub const TRY_CR3: u32 = 4;
+/// See [`CR2`].
+pub const COPY_CR3: u32 = 5;
+/// See [`CR2`].
+pub const WRITE_XCR0: u32 = 6;
 
 /// What [`Svm`] tries.
 pub const VMSAVE: u32 = 0;

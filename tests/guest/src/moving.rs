@@ -8,6 +8,7 @@ use crate::support::{
 };
 use anyhow::ensure;
 use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -139,6 +140,21 @@ pub fn run() -> anyhow::Result<()> {
     leaving_nothing(|_| truncated())
 }
 
+/// The right to write a result's file goes while S computes: nothing is written there.
+pub fn no_longer_writable() -> anyhow::Result<()> {
+    let mut scene = Scene::new()?;
+    let mut file = memory_file()?;
+    file.write_all(&[OLD; LENGTH])?;
+    scene.buffer = Mapping::shared(&file, 0, PAGES)?;
+    scene.buffer.fill(&[OLD; LENGTH]);
+    scene.call_while(|buffer| buffer.protect(0, PAGES, libc::PROT_READ))?;
+    let mut content = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut content)?;
+    ensure!(content == [OLD; LENGTH], "a result is in a file that the caller cannot write any more");
+    Ok(())
+}
+
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
 /// A handler that mends nothing.
@@ -196,13 +212,17 @@ extern "C" fn lengthen(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     unsafe { libc::ftruncate(FILE.load(SeqCst), LENGTH as i64) };
 }
 
-/// A file that another thread makes shorter: SIGBUS at the call, as for any access; longer again, the call goes on.
-fn truncated() -> anyhow::Result<()> {
-    let mut scene = Scene::new()?;
+fn memory_file() -> anyhow::Result<File> {
     // SAFETY: a new anonymous file.
     let descriptor = system("memfd_create", unsafe { libc::memfd_create(c"tvtest".as_ptr(), 0) })?;
     // SAFETY: just opened, and nobody else's.
-    let file = unsafe { File::from_raw_fd(descriptor as i32) };
+    Ok(unsafe { File::from_raw_fd(descriptor as i32) })
+}
+
+/// A file that another thread makes shorter: SIGBUS at the call, as for any access; longer again, the call goes on.
+fn truncated() -> anyhow::Result<()> {
+    let mut scene = Scene::new()?;
+    let file = memory_file()?;
     file.set_len(LENGTH as u64)?;
     scene.buffer = Mapping::shared(&file, 0, PAGES)?;
     scene.buffer.fill(&[OLD; LENGTH]);

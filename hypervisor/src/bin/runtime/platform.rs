@@ -2,12 +2,12 @@
 //! PCR 17 does not tell of them: each that could undercut the nested tables is looked at here, or set.
 
 use crate::entry::{try_rdmsr, try_wrmsr};
-use crate::processor::cpuid;
-use hypervisor::addr::Hpa;
+use crate::processor::{RealPorts, cpuid};
 use hypervisor::asid;
 use hypervisor::cpu::Features;
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
+use hypervisor::pci::ConfigSpace;
 use hypervisor::profiling;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
@@ -20,7 +20,7 @@ const SYSCFG_ENCRYPTION: u64 = 1 << 23 | 1 << 24;
 /// IORRMask registers and their valid bit (APM vol. 2, 7.9.2).
 const IORR_MASKS: [u32; 2] = [0xc001_0017, 0xc001_0019];
 const IORR_VALID: u64 = 1 << 11;
-/// MMIO configuration base (BKDG; bit 0 enables, bits 5:2 say how many buses as a power of two, 1 MiB each).
+/// Where PCI configuration space is in memory (see [`ConfigSpace`]).
 const MMIO_CFG_BASE: u32 = 0xc001_0058;
 /// VM_CR (APM vol. 2, 15.30.1).
 const VM_CR: u32 = 0xc001_0114;
@@ -71,8 +71,8 @@ fn read(msr: u32) -> u64 {
     try_rdmsr(msr).unwrap_or(0)
 }
 
-/// Says what is wrong with the machine, and sets what SKINIT would have set.
-pub fn check(reserve: Reserve, features: &Features) -> Result<(), &'static str> {
+/// Says what is wrong with the machine, and sets what SKINIT would have set. Finds PCI configuration space.
+pub fn check(reserve: Reserve, features: &Features, config: &mut ConfigSpace) -> Result<(), &'static str> {
     let ensure = |ok: bool, what| if ok { Ok(()) } else { Err(what) };
     let svm = cpuid(0x8000_0001, 0).ecx & 1 << 2 != 0 && cpuid(0x8000_000a, 0).edx & 1 != 0;
     ensure(svm, "this processor has no SVM with nested paging")?;
@@ -87,7 +87,9 @@ pub fn check(reserve: Reserve, features: &Features) -> Result<(), &'static str> 
     )?;
     let redirected = IORR_MASKS.iter().any(|mask| read(*mask) & IORR_VALID != 0);
     ensure(!redirected, "an I/O range register is in use")?;
-    ensure(!overlaps(read(MMIO_CFG_BASE), reserve), "configuration space lies over the reserve")?;
+    config.find(&RealPorts, read(MMIO_CFG_BASE));
+    let over = config.range.start < reserve.end.0 && reserve.base.0 < config.range.end;
+    ensure(!over, "configuration space lies over the reserve")?;
 
     let top = read(TOP_MEM);
     ensure(top == 0 || reserve.end.0 <= top, "the reserve lies above TOP_MEM")?;
@@ -156,10 +158,4 @@ fn switch_a20_on() {
             Port::<u8>::new(port).write(value);
         }
     }
-}
-
-fn overlaps(mmio_cfg_base: u64, reserve: Reserve) -> bool {
-    let base = mmio_cfg_base & 0x0000_ffff_fff0_0000;
-    let size = (1u64 << 20) << (mmio_cfg_base >> 2 & 0xf);
-    mmio_cfg_base & 1 != 0 && Hpa(base) < reserve.end && reserve.base < Hpa(base + size)
 }

@@ -12,6 +12,7 @@ use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
+use hypervisor::ioports::Ports;
 use hypervisor::npt;
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::profiling::{Msrs, Profiling};
@@ -149,6 +150,44 @@ impl Hardware for ThisProcessor<'_> {
     }
 }
 
+/// The machine's ports.
+pub struct RealPorts;
+
+impl Ports for RealPorts {
+    fn read(&self, port: u16, size: u8) -> u32 {
+        // SAFETY: guarded ports and PCI configuration: neither has an effect on memory when read.
+        unsafe {
+            match size {
+                1 => Port::<u8>::new(port).read().into(),
+                2 => Port::<u16>::new(port).read().into(),
+                _ => Port::<u32>::new(port).read(),
+            }
+        }
+    }
+
+    fn write(&self, port: u16, size: u8, value: u32) {
+        // SAFETY: the guest's own access, judged by `ioports` and `pci`: neither A20 nor a reset, nor a bridge's register; or the
+        // address of a PCI function.
+        unsafe {
+            match size {
+                1 => Port::new(port).write(value as u8),
+                2 => Port::new(port).write(value as u16),
+                _ => Port::new(port).write(value),
+            }
+        }
+    }
+}
+
+impl Ports for ThisProcessor<'_> {
+    fn read(&self, port: u16, size: u8) -> u32 {
+        RealPorts.read(port, size)
+    }
+
+    fn write(&self, port: u16, size: u8, value: u32) {
+        RealPorts.write(port, size, value);
+    }
+}
+
 impl Processor for ThisProcessor<'_> {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         cpuid(leaf, subleaf)
@@ -172,16 +211,6 @@ impl Processor for ThisProcessor<'_> {
 
     fn io_apic_write(&self, offset: u32, value: u32) {
         self.hv.pals.mem.write_u32(npt::IO_APIC + u64::from(offset), value);
-    }
-
-    fn port_read(&self, port: u16) -> u8 {
-        // SAFETY: the guest's own access to a guarded port: these have no effect on memory when read.
-        unsafe { Port::new(port).read() }
-    }
-
-    fn port_write(&self, port: u16, value: u8) {
-        // SAFETY: as judged by `ioports`: neither A20 nor reset.
-        unsafe { Port::new(port).write(value) }
     }
 
     fn write_back_caches(&self) {

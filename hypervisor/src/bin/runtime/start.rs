@@ -23,6 +23,7 @@ use hypervisor::npt::{self, Hidden};
 use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
+use hypervisor::pci::ConfigSpace;
 use hypervisor::place::Place;
 use hypervisor::random::Random;
 use hypervisor::tables::TableArea;
@@ -50,6 +51,7 @@ static HOST_SAVE: Place<Page> = Place::new();
 /// See [`processor::run`].
 static OS_STATE: Place<Page> = Place::new();
 static OS_FPU: Place<Area> = Place::new();
+static CONFIG_SPACE: Place<ConfigSpace> = Place::new();
 static IDT: Place<Idt> = Place::new();
 static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
@@ -123,14 +125,15 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     let info = &handover.info;
     let (reserve, start_page, ram) = check(info)?;
     let features = features();
-    platform::check(reserve, &features).map_err(Refusal::Platform)?;
+    let config = CONFIG_SPACE.put(ConfigSpace::none());
+    platform::check(reserve, &features, config).map_err(Refusal::Platform)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
     // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let maps = permission_maps(&mut area)?;
-    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page };
+    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
     let nested = npt::build(&mut area, hide, features.phys_bits).map_err(|_| Refusal::Area)?;
     let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
     enter_address_space(root, &features);
@@ -164,7 +167,8 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
     let hypervisor = HYPERVISOR.call_once(|| {
         let pals = Pals::new(mem, ram, frames, random, pal_maps, features.fpu, &SLOTS);
-        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked);
+        let config_space = (config.range.start, config.range.end);
+        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space);
         Hypervisor::new(pals, facts)
     });
     log::info!(

@@ -3,7 +3,7 @@
 
 use super::Attack;
 use super::victim::Victim;
-use crate::attack::{CR4, Control, Kernel, TripleFault, WRITE_CR4};
+use crate::attack::{CR4, Control, Kernel, TRY_CR3, TripleFault, WRITE_CR4};
 use crate::hold::{pool, wait};
 use crate::secrecy::Needles;
 use crate::support::{Child, Pipe, TestPal, random, register, system};
@@ -41,6 +41,9 @@ pub const ATTACKS: &[Attack] = &[
             })
         },
     ),
+    ("cr3-reserved-bits", "sets bits of CR3 that must be zero: a fault, or wiped before the end", || {
+        end_of_machine(|kernel| kernel.ask(Control { what: TRY_CR3, value: 1 << 52, vector: 0 }).map(drop))
+    }),
 ];
 
 fn tell(needles: &Needles) {

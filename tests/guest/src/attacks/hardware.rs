@@ -3,11 +3,9 @@
 use super::Attack;
 use crate::attack::{CLGI, Icr, Invd, Kernel, Msr, NO_FAULT, Svm, VMLOAD, VMSAVE};
 use crate::interrupted::rounds_for;
-use crate::support::{leaving_nothing, pattern, register};
+use crate::support::{pattern, register};
 use crate::{io_apic, ipi, messages, privileged, reserve};
 use anyhow::{Context, ensure};
-use std::fs;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use trustvisor::abi::exit;
 
@@ -26,6 +24,8 @@ pub const ATTACKS: &[Attack] = &[
     }),
     ("memory-types", "makes all memory uncached by MTRRs: they stay", memory_types),
     ("apic-base", "moves the local APIC over the reserve: it stays", apic_base),
+    ("page-attributes", "makes all memory uncached by its own PAT: S does not notice", page_attributes),
+    ("counters", "counts what S does: nothing begins to count unseen", counters),
     ("svm-lock", "writes VM_CR and the key of its lock: nothing arrives", || {
         arrives(&[(0xc001_0114, 0x18), (0xc001_0118, 0x1234)])
     }),
@@ -58,7 +58,6 @@ pub const ATTACKS: &[Attack] = &[
     ("nmi-storm", "NMIs while S runs: S goes on as if there were none", nmi_storm),
     ("reserve-read", "reads the reserve: a constant everywhere", reserve::read_and_write),
     ("reserve-write", "writes to the reserve: nothing of what is read there changes", reserve_write),
-    ("pci-bars", "moves devices' registers over the pool: S does not notice", pci_bars),
 ];
 
 const EFER: u32 = 0xc000_0080;
@@ -100,6 +99,38 @@ fn memory_types() -> anyhow::Result<()> {
 fn apic_base() -> anyhow::Result<()> {
     let over = trustvisor::info().map_or(0x400_0000, |info| info.pool_base);
     keeps("the APIC's base", 0x1b, |base| base & 0xfff | over)
+}
+
+/// What the PAT says is the OS's own with nested paging (APM vol. 2, 15.25.7).
+fn page_attributes() -> anyhow::Result<()> {
+    const PAT: u32 = 0x277;
+    let (kernel, s) = (Kernel::open()?, register()?);
+    let before = read(&kernel, PAT)?.unwrap_or(0);
+    ensure!(write(&kernel, PAT, 0)?, "PAT cannot be written");
+    let (count, after) = (s.count(), read(&kernel, PAT));
+    write(&kernel, PAT, before)?;
+    ensure!(count? == 1, "S does not run");
+    ensure!(after? == Some(0), "PAT is not what was written");
+    Ok(())
+}
+
+/// Performance counters, and instruction based sampling, from the first of each.
+fn counters() -> anyhow::Result<()> {
+    const ENABLE: u64 = 1 << 22 | 1 << 16 | 0xc0;
+    const FETCH_ENABLE: u64 = 1 << 48;
+    const OP_ENABLE: u64 = 1 << 17;
+    arrives(&[(0xc001_0000, ENABLE)])?;
+    let kernel = Kernel::open()?;
+    for (msr, on) in [(0xc001_0200, ENABLE), (0xc001_1030, FETCH_ENABLE), (0xc001_1033, OP_ENABLE)] {
+        write(&kernel, msr, on)?;
+    }
+    let s = register()?;
+    let ran = (1..=3).all(|calls| s.count().is_ok_and(|count| count == calls));
+    for msr in [0xc001_0000, 0xc001_0200, 0xc001_1030, 0xc001_1033] {
+        write(&kernel, msr, 0)?;
+    }
+    ensure!(ran, "S does not run while something counts");
+    Ok(())
 }
 
 /// QEMU has none of these registers: all there is to see is whether a write reaches the processor, unseen by TrustVisor.
@@ -163,42 +194,4 @@ fn reserve_write() -> anyhow::Result<()> {
         ensure!(after == before, "what is read in the reserve has changed");
     }
     Ok(())
-}
-
-/// Type 0 headers, and BARs of memory (PCI 3.0, 6.2.5).
-const HEADER_TYPE: u64 = 0xe;
-const BARS: [u64; 6] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24];
-
-fn pci_bars() -> anyhow::Result<()> {
-    let s = register()?;
-    leaving_nothing(|info| {
-        let (mut moved, mut calls) = (0, 0);
-        let kernel = Kernel::open()?;
-        let constant = kernel.read(info.pool_base)?;
-        for device in fs::read_dir("/sys/bus/pci/devices")? {
-            let config = fs::OpenOptions::new().read(true).write(true).open(device?.path().join("config"))?;
-            let word = |at| {
-                let mut bytes = [0; 4];
-                config.read_exact_at(&mut bytes, at).map(|()| u32::from_le_bytes(bytes))
-            };
-            if word(HEADER_TYPE & !3)? >> 16 & 0x7f != 0 {
-                continue;
-            }
-            for bar in BARS {
-                let before = word(bar)?;
-                if before & 1 != 0 || before & !0xf == 0 {
-                    continue;
-                }
-                config.write_all_at(&(info.pool_base as u32 | before & 0xf).to_le_bytes(), bar)?;
-                let (now, read, count) = (word(bar)?, kernel.read(info.pool_base), s.count());
-                config.write_all_at(&before.to_le_bytes(), bar)?;
-                moved += u32::from(now != before);
-                calls += 1;
-                ensure!(read? == constant, "a device's registers show what is in the pool");
-                ensure!(count? == calls, "S does not run under a device's registers");
-            }
-        }
-        ensure!(moved > 0, "no device could be moved");
-        Ok(())
-    })
 }

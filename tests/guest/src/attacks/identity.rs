@@ -1,7 +1,7 @@
 //! Attacks on the question whose PAL it is: handles, address spaces, tokens, owner pages.
 
 use super::Attack;
-use crate::attack::{CR3, Control, Kernel, Table};
+use crate::attack::{COPY_CR3, CR3, Control, Kernel, Table};
 use crate::interrupted::rounds_for;
 use crate::support::{
     Child, Mapping, NO_HANDLE, Pipe, TestPal, Timer, call_entry, entry, is_token, on_signal, raw, register,
@@ -22,6 +22,11 @@ pub const ATTACKS: &[Attack] = &[
     ("stranger", "calls S from another address space, with its handle: S does not run", stranger),
     ("stranger-unregisters", "unregisters somebody else's S, with its handle: S lives", stranger_unregisters),
     ("recycled-cr3", "continues a dead owner's call on its recycled CR3, with the token: lost", recycled_cr3),
+    (
+        "copied-cr3",
+        "continues a frozen call in a copy of its page tables, which maps the same: lost",
+        copied_cr3,
+    ),
     ("registration-token", "continues another process's registration: lost", tokens::stopped_registration),
     ("replayed-token", "continues a call with the token of the last one: lost", replayed_token),
     ("doubled-call", "calls S while it is frozen: busy", doubled_call),
@@ -111,6 +116,10 @@ static ANSWER: AtomicU64 = AtomicU64::new(u64::MAX);
 const NOTE_TOKEN: u64 = 1;
 const USE_TOKEN: u64 = 2;
 const CALL: u64 = 3;
+/// Continues in a copy of the page tables, and goes back to the true ones.
+const COPY: u64 = 5;
+/// In [`ANSWER`]: the plan could not be carried out, and the call is over.
+const NOT_TRIED: u64 = u64::MAX - 1;
 /// Tells somebody else the token, and stays.
 const HOLD: u64 = 4;
 static TOKEN_GOES_TO: AtomicU64 = AtomicU64::new(0);
@@ -127,6 +136,10 @@ extern "C" fn at_a_frozen_call(_: i32, _: *mut libc::siginfo_t, context: *mut li
         NOTE_TOKEN => return TOKEN.store(rax, SeqCst),
         USE_TOKEN => raw(TOKEN.load(SeqCst), handle, &[]).1,
         CALL => count(handle),
+        COPY => match in_a_copy(rax, handle) {
+            Some(status) => status,
+            None => return ANSWER.store(NOT_TRIED, SeqCst),
+        },
         HOLD => {
             // SAFETY: a word of memory that stays mapped, which nobody holds a reference to.
             unsafe { (TOKEN_GOES_TO.load(SeqCst) as *mut u64).write_volatile(rax) };
@@ -137,9 +150,40 @@ extern "C" fn at_a_frozen_call(_: i32, _: *mut libc::siginfo_t, context: *mut li
     ANSWER.store(status as u64, SeqCst);
 }
 
+/// None if the kernel switched to another process, and so back to the true tables, meanwhile.
+fn in_a_copy(token: u64, handle: Handle) -> Option<Status> {
+    let kernel = Kernel::open().ok()?;
+    let control = |what| kernel.ask(Control { what, ..Default::default() }).ok();
+    let before = control(COPY_CR3)?.value;
+    let status = raw(token, handle, &[]).1;
+    let copied = control(CR3)?.value != before;
+    // Whoever else runs for a moment brings the true tables back.
+    while control(CR3)?.value != before {
+        sleep(Duration::from_millis(1));
+    }
+    copied.then_some(status)
+}
+
+fn copied_cr3() -> anyhow::Result<()> {
+    const ATTEMPTS: u32 = 50;
+    let s = register()?;
+    for _ in 0..ATTEMPTS {
+        match interrupted_for(&s, COPY, INTERVAL * 3 / 2)? {
+            Some(Status::Lost) => return Ok(()),
+            Some(status) => bail!("S goes on in other page tables: {status:?}"),
+            None => ANSWER.store(u64::MAX, SeqCst),
+        }
+    }
+    bail!("no call was interrupted")
+}
+
 /// A call of S that is interrupted, with a plan for the interruptions. What they were answered.
 fn interrupted(s: &TestPal, plan: u64) -> anyhow::Result<Option<Status>> {
-    let rounds = rounds_for(s, Duration::from_millis(400))?;
+    interrupted_for(s, plan, Duration::from_millis(400))
+}
+
+fn interrupted_for(s: &TestPal, plan: u64, duration: Duration) -> anyhow::Result<Option<Status>> {
+    let rounds = rounds_for(s, duration)?;
     let handle = s.pal().handle();
     HANDLE[0].store(handle.low, SeqCst);
     HANDLE[1].store(handle.high, SeqCst);

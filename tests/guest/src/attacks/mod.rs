@@ -5,6 +5,7 @@
 //! check it aims at. `tests/attacks.rs` runs both. `tvtest attack NAME...` runs each in a process of its own.
 
 mod calls;
+mod chipset;
 mod ends;
 mod hardware;
 mod identity;
@@ -31,6 +32,7 @@ fn all() -> impl Iterator<Item = Attack> {
         memory::ATTACKS,
         registers::ATTACKS,
         hardware::ATTACKS,
+        chipset::ATTACKS,
         identity::ATTACKS,
         calls::ATTACKS,
         walks::ATTACKS,

@@ -4,7 +4,7 @@
 use super::Attack;
 use super::tracer::{Seen, Stops, watch};
 use super::victim::protected;
-use crate::attack::{CR2, Control, Kernel};
+use crate::attack::{CR2, Control, Kernel, WRITE_XCR0};
 use crate::support::{IMAGE, Timer, call_entry, entry, header, random, register};
 use anyhow::{bail, ensure};
 use std::arch::asm;
@@ -34,6 +34,11 @@ pub const ATTACKS: &[Attack] = &[
         "sse-registers",
         "looks at XMM registers while a PAL that uses them is frozen, and after it",
         sse_registers,
+    ),
+    (
+        "lowered-xcr0",
+        "switches SSE off in XCR0 before a call: what S leaves in XMM registers is cleared even so",
+        lowered_xcr0,
     ),
     ("fault-address", "has S fault at a secret address: CR2 does not tell it", fault_address),
     ("single-step", "steps through the program: S is one step", single_step),
@@ -175,9 +180,7 @@ fn sse_registers() -> anyhow::Result<()> {
             unsafe { asm!("int3") };
             return Ok(());
         }
-        let mut header = header();
-        header.flags = FLAG_FPU;
-        let s = Pal::register(&[&header_bytes(&header), &IMAGE[HEADER_SIZE..]].concat())?;
+        let s = register_with_fpu()?;
         let handle = s.handle();
         // SAFETY: as in `call`.
         unsafe {
@@ -202,5 +205,38 @@ fn sse_registers() -> anyhow::Result<()> {
         bail!("an XMM register shows what S had in it");
     }
     ensure!(count >= 3, "only {count} stops");
+    Ok(())
+}
+
+fn register_with_fpu() -> anyhow::Result<Pal> {
+    let mut header = header();
+    header.flags = FLAG_FPU;
+    Ok(Pal::register(&[&header_bytes(&header), &IMAGE[HEADER_SIZE..]].concat())?)
+}
+
+fn lowered_xcr0() -> anyhow::Result<()> {
+    const X87: u64 = 1;
+    let (kernel, s, seed) = (Kernel::open()?, register_with_fpu()?, random()?);
+    let handle = s.handle();
+    let write = |value| kernel.ask(Control { what: WRITE_XCR0, value, vector: 0 });
+    let mut found = [0u64; 2];
+    let before = write(X87)?.value;
+    // SAFETY: a call of S with integers, and the register in which it leaves one of them, to a place of this size.
+    unsafe {
+        asm!(
+            "vmmcall",
+            "movdqu [r12], xmm3",
+            inlateout("rax") call_entry(entry::FPU) => _,
+            lateout("rdx") _,
+            in("rdi") seed,
+            in("rsi") 1,
+            in("r10") handle.low,
+            in("r11") handle.high,
+            in("r12") found.as_mut_ptr(),
+            out("xmm3") _,
+        );
+    }
+    write(before)?;
+    ensure!(found[0] != seed, "an XMM register shows what S had in it");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use super::Attack;
 use crate::attack::{Kernel, Table};
+use crate::moving;
 use crate::support::{Mapping, PAGE, call_entry, entry, faulting, raw, register};
 use anyhow::ensure;
 use trustvisor::abi::Status;
@@ -24,6 +25,11 @@ pub const ATTACKS: &[Attack] = &[
         "read-only-page",
         "a result's page is one that the caller cannot write: neither can TrustVisor for it",
         read_only_page,
+    ),
+    (
+        "result-protected",
+        "gives up the right to write a result's file while S computes it: the file stays as it is",
+        moving::no_longer_writable,
     ),
 ];
 

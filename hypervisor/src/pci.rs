@@ -1,0 +1,217 @@
+//! PCI configuration space: what decides which address is RAM is not the guest's to change.
+//!
+//! Host and ISA bridges have the registers that say which addresses are RAM, a device's or SMM's, and where configuration space
+//! itself is; on AMD machines the data fabric's functions are host bridges too, and the root complexes have index and data
+//! registers that reach everything else of the chip (SMN). The guest may read all this and write none of it, neither by the ports
+//! ([`drops_write`]) nor in memory ([`ConfigSpace`], whose pages of these functions are read-only in the nested tables).
+
+use crate::addr::PAGE_SIZE;
+use crate::ioports::Ports;
+use core::ops::Range;
+
+/// The ports of configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
+const ADDRESS: u16 = 0xcf8;
+/// See [`ADDRESS`].
+pub const DATA: Range<u16> = 0xcfc..0xd00;
+const ENABLE: u32 = 1 << 31;
+/// The address without function and register.
+const FUNCTION: u32 = 0x00ff_ff00;
+
+/// Registers of every function: identity, class code (PCI 3.0, 6.1).
+const IDENTITY: u32 = 0x00;
+const CLASS: u32 = 0x08;
+const ABSENT: u32 = u32::MAX;
+/// Class and subclass of bridges that route for the machine (PCI Code and ID Assignment 1.11, 1.7).
+const HOST_BRIDGE: u32 = 0x0600;
+const ISA_BRIDGE: u32 = 0x0601;
+
+/// Reads a register of the function with this number: bus, device, function in 8, 5, 3 bits.
+fn read(ports: &impl Ports, function: u32, register: u32) -> u32 {
+    ports.write(ADDRESS, 4, ENABLE | function << 8 | register);
+    ports.read(DATA.start, 4)
+}
+
+fn is_guarded(ports: &impl Ports, function: u32) -> bool {
+    matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE)
+}
+
+/// Whether a write to the data ports must not be done. Leaves the address as it was.
+pub fn drops_write(ports: &impl Ports) -> bool {
+    let address = ports.read(ADDRESS, 4);
+    let drops = address & ENABLE != 0 && is_guarded(ports, (address & FUNCTION) >> 8);
+    ports.write(ADDRESS, 4, address);
+    drops
+}
+
+const FUNCTIONS: u32 = 1 << 16;
+const WORDS: usize = FUNCTIONS as usize / 64;
+
+/// Configuration space in memory: a page a function (PCI Express 5.0, 7.2.2), and which pages are guarded.
+pub struct ConfigSpace {
+    pub range: Range<u64>,
+    guarded: [u64; WORDS],
+}
+
+impl ConfigSpace {
+    /// There is none.
+    pub const fn none() -> Self {
+        Self { range: 0..0, guarded: [0; WORDS] }
+    }
+
+    /// Looks at every function. `mmio_cfg_base` is the processor's register that says where configuration space is in memory.
+    pub fn find(&mut self, ports: &impl Ports, mmio_cfg_base: u64) {
+        self.range = processors(mmio_cfg_base).or_else(|| q35(ports)).unwrap_or(0..0);
+        for device in (0..FUNCTIONS).step_by(8) {
+            if read(ports, device, IDENTITY) == ABSENT {
+                continue;
+            }
+            for function in (device..device + 8).filter(|function| is_guarded(ports, *function)) {
+                if let Some(word) = self.guarded.get_mut(function as usize / 64) {
+                    *word |= 1 << (function % 64);
+                }
+            }
+        }
+    }
+
+    /// Whether a guarded function's page lies between these addresses.
+    pub fn guards(&self, start: u64, size: u64) -> bool {
+        let from = start.max(self.range.start);
+        let to = (start + size).min(self.range.end);
+        (from..to).step_by(PAGE_SIZE as usize).any(|page| {
+            let function = (page - self.range.start) / PAGE_SIZE;
+            let word = self.guarded.get(function as usize / 64);
+            word.is_some_and(|word| word >> (function % 64) & 1 != 0)
+        })
+    }
+}
+
+/// Pages of tables that a [`ConfigSpace`] costs at most: 2 MiB each, and the tables above.
+pub const TABLES: u64 = (FUNCTIONS as u64 * PAGE_SIZE) / (2 << 20) + 2;
+
+/// From MSR C001_0058 (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two).
+fn processors(mmio_cfg_base: u64) -> Option<Range<u64>> {
+    let base = mmio_cfg_base & 0x000f_ffff_fff0_0000;
+    let buses = 1u64 << (mmio_cfg_base >> 2 & 0xf).min(8);
+    (mmio_cfg_base & 1 != 0).then_some(base..base + (buses << 20))
+}
+
+/// The chipset that QEMU puts under AMD processors as well (82Q35 data sheet, 5.1.17: PCIEXBAR).
+fn q35(ports: &impl Ports) -> Option<Range<u64>> {
+    const MCH: u32 = 0x29c0_8086;
+    const PCIEXBAR: u32 = 0x60;
+    if read(ports, 0, IDENTITY) != MCH {
+        return None;
+    }
+    let low = read(ports, 0, PCIEXBAR);
+    let base = u64::from(read(ports, 0, PCIEXBAR + 4)) << 32 | u64::from(low & 0xfc00_0000);
+    let size = (256 << 20) >> (low >> 1 & 3);
+    (low & 1 != 0).then_some(base..base + size)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    /// Configuration space behind its ports.
+    #[derive(Default)]
+    pub struct Machine {
+        pub address: Cell<u32>,
+        pub registers: BTreeMap<u32, u32>,
+    }
+
+    impl Ports for Machine {
+        fn read(&self, port: u16, size: u8) -> u32 {
+            assert_eq!(size, 4);
+            match port {
+                0xcf8 => self.address.get(),
+                0xcfc => *self.registers.get(&self.address.get()).unwrap_or(&u32::MAX),
+                _ => panic!("port {port:#x}"),
+            }
+        }
+        fn write(&self, port: u16, size: u8, value: u32) {
+            assert_eq!((port, size), (0xcf8, 4), "configuration is not written");
+            self.address.set(value);
+        }
+    }
+
+    /// A host bridge, an ISA bridge with two more functions, a bridge to bus 2 with a disk, AMD's fabric, a second root.
+    pub fn machine() -> Machine {
+        let mut registers = BTreeMap::new();
+        let mut add = |bus: u32, device: u32, function: u32, class: u32| {
+            let at = 1 << 31 | bus << 16 | device << 11 | function << 8;
+            registers.insert(at, 0x1480_1022);
+            registers.insert(at + 8, class << 8 | 0x51);
+        };
+        add(0, 0, 0, 0x06_0000);
+        add(0, 0x14, 0, 0x0c_0500);
+        add(0, 0x14, 3, 0x06_0100);
+        add(0, 0x18, 0, 0x06_0000);
+        add(0, 0x18, 7, 0x06_0000);
+        add(0, 1, 1, 0x06_0400);
+        add(0, 1, 0, 0x06_0400);
+        add(2, 0, 0, 0x01_0802);
+        add(0x40, 0, 0, 0x06_0000);
+        Machine { registers, ..Default::default() }
+    }
+
+    /// A host bridge on every bus.
+    pub fn full_machine() -> Machine {
+        let bridge = |bus: u32| [(1 << 31 | bus << 16, 0), (1 << 31 | bus << 16 | 8, HOST_BRIDGE << 16)];
+        Machine { registers: (0..256).flat_map(bridge).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn writes_to_bridges_that_route_are_dropped_and_no_others() {
+        let machine = machine();
+        for (address, dropped) in [
+            (0x8000_0060, true),
+            (0x8000_0061, true),
+            (0x8f00_0060, true),
+            (0x8000_a304, true),
+            (0x8000_c744, true),
+            (0x8040_00b8, true),
+            (0x8000_a004, false),
+            (0x8000_0804, false),
+            (0x8002_0010, false),
+            (0x8003_0010, false),
+            (0x0000_0060, false),
+        ] {
+            machine.address.set(address);
+            assert_eq!(drops_write(&machine), dropped, "{address:#x}");
+            assert_eq!(machine.address.get(), address);
+        }
+    }
+
+    #[test]
+    fn their_pages_are_guarded_wherever_configuration_space_is() {
+        let mut space = ConfigSpace::none();
+        space.find(&machine(), 0xe000_0000 | 8 << 2 | 1);
+        assert_eq!(space.range, 0xe000_0000..0xf000_0000);
+        let guarded: Vec<_> =
+            (0..1u64 << 32).step_by(4096).filter(|page| space.guards(*page, 4096)).map(|p| p >> 12).collect();
+        assert_eq!(guarded, [0xe_0000, 0xe_00a3, 0xe_00c0, 0xe_00c7, 0xe_4000]);
+        assert!(space.guards(0xe000_0000, 2 << 20) && space.guards(0xc000_0000, 1 << 30));
+        assert!(!space.guards(0xe020_0000, 2 << 20) && !space.guards(0x8000_0000, 1 << 30));
+    }
+
+    #[test]
+    fn where_configuration_space_is() {
+        let mut machine = machine();
+        assert_eq!(q35(&machine), None);
+        assert_eq!(processors(0xf800_0000 | 6 << 2 | 1), Some(0xf800_0000..0xfc00_0000));
+        assert_eq!(processors(0xf800_0000 | 6 << 2), None);
+        machine.registers.insert(1 << 31, 0x29c0_8086);
+        machine.registers.insert(1 << 31 | 0x64, 0);
+        for (low, range) in [
+            (0xb000_0001, Some(0xb000_0000..0xc000_0000)),
+            (0xb800_0003, Some(0xb800_0000..0xc000_0000)),
+            (0xbc00_0005, Some(0xbc00_0000..0xc000_0000)),
+            (0xb000_0000, None),
+        ] {
+            machine.registers.insert(1 << 31 | 0x60, low);
+            assert_eq!(q35(&machine), range);
+        }
+    }
+}
