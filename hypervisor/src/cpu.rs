@@ -205,4 +205,16 @@ mod tests {
         assert!(cpu.raise_gp(), "an interrupt is no exception");
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
     }
+
+    #[test]
+    fn an_interrupted_event_gives_way_to_a_new_one() {
+        let mut cpu = cpu();
+        cpu.os.control.exit_int_info = EVENT_VALID | 0x20;
+        cpu.os.inject(vector::GP, Some(0));
+        cpu.redeliver();
+        assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
+        cpu.os.control.event_inject = 0;
+        cpu.redeliver();
+        assert_eq!(cpu.os.control.event_inject, EVENT_VALID | 0x20);
+    }
 }

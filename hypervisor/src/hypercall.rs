@@ -46,8 +46,8 @@ fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &C
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
-        number::UNREGISTER => hv.pals.unregister(caller, handle, false),
-        number::ABORT => hv.pals.unregister(caller, handle, true),
+        number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
+        number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),
         number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
             Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),

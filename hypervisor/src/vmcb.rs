@@ -505,6 +505,35 @@ mod tests {
     }
 
     #[test]
+    fn without_an_fpu_s_faults_at_its_first_use_of_it() {
+        for fpu in [false, true] {
+            let mut vmcb = Vmcb::zeroed();
+            vmcb.init_pal(MAPS, 0, fpu);
+            assert_eq!((vmcb.save.cr0 & CR0_TS == 0, vmcb.save.cr4 & CR4_OSXSAVE != 0), (fpu, fpu));
+        }
+    }
+
+    #[test]
+    fn every_condition_of_a_return_counts() {
+        let is_return = |change: &dyn Fn(&mut Vmcb)| {
+            let mut vmcb = Vmcb::zeroed();
+            vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
+            (vmcb.control.exit_info_1, vmcb.control.exit_info_2) = (0x14, SENTINEL);
+            (vmcb.save.rip, vmcb.save.rsp) = (SENTINEL, 0x1000);
+            change(&mut vmcb);
+            vmcb.is_return(0xff8)
+        };
+        assert!(is_return(&|_| ()));
+        assert!(!is_return(&|vmcb| vmcb.control.exit_code -= 1));
+        for error_code in [0x04, 0x06, 0x10, 0x15] {
+            assert!(!is_return(&|vmcb| vmcb.control.exit_info_1 = error_code), "{error_code:#x}");
+        }
+        assert!(!is_return(&|vmcb| vmcb.control.exit_info_2 += 1));
+        assert!(!is_return(&|vmcb| vmcb.save.rip -= 1));
+        assert!(!is_return(&|vmcb| vmcb.save.rsp -= 8));
+    }
+
+    #[test]
     fn an_instruction_done_for_the_guest_ends_like_any_other() {
         let mut vmcb = Vmcb::zeroed();
         vmcb.control.interrupt_shadow = 1;

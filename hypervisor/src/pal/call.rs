@@ -102,6 +102,7 @@ impl Pals {
         };
         // 2. Nobody wants it gone, and it is not in a call.
         if self.is_dying(index, &pal) {
+            pal.last_used_ms = hardware.now_ms();
             return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
         }
         match pal.state {
@@ -160,6 +161,7 @@ impl Pals {
         pal: &mut Pal,
     ) -> Outcome {
         if self.is_dying(index, pal) {
+            pal.last_used_ms = hardware.now_ms();
             return self.start_wipe(index, pal, Outcome::status(Status::Lost));
         }
         pal.last_used_ms = hardware.now_ms();

@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 
 /// Two looks that condemn a PAL are this far apart.
 pub const CONFIRM_MS: u64 = 10_000;
-/// A PAL called more recently than this is not looked at.
+/// A PAL called more recently than this is not looked at, and a wipe continued more recently is left to its caller.
 const RECENT_MS: u64 = 1_000;
 /// Slots looked at in one stay.
 const SLOTS: usize = 64;
@@ -92,6 +92,7 @@ impl Pals {
         let Ok(mut pal) = self.lock(index) else { return Look::Kept };
         match pal.state {
             State::Free => return Look::Kept,
+            State::Wiping(_) if now.saturating_sub(pal.last_used_ms) < RECENT_MS => return Look::Kept,
             State::Wiping(_) => {
                 self.continue_wipe(index, &mut pal);
             }

@@ -298,13 +298,22 @@ impl Pals {
             State::InCall(_) if self.find(caller, handle) == Ok(index) => {
                 self.continue_call(hardware, caller, index, &mut pal)
             }
-            State::Wiping(_) => self.continue_wipe(index, &mut pal),
+            State::Wiping(_) => {
+                pal.last_used_ms = hardware.now_ms();
+                self.continue_wipe(index, &mut pal)
+            }
             State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
         }
     }
 
     /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
-    pub fn unregister(&self, caller: &Caller, handle: Handle, in_call_too: bool) -> Outcome {
+    pub fn unregister(
+        &self,
+        hardware: &impl Hardware,
+        caller: &Caller,
+        handle: Handle,
+        in_call_too: bool,
+    ) -> Outcome {
         let slot = &self.slots[handle.low as usize % MAX_PALS];
         let incarnation = slot.incarnation.load(Ordering::Acquire);
         let index = match self.find(caller, handle) {
@@ -332,6 +341,7 @@ impl Pals {
                 return Outcome::status(Status::NoSuchPal);
             }
         }
+        pal.last_used_ms = hardware.now_ms();
         self.start_wipe(index, &mut pal, Outcome::status(Status::Ok))
     }
 

@@ -1,6 +1,6 @@
 //! Emptying a slot: every frame of the PAL is zeroed and given back, in slices, then the slot is free.
 //!
-//! Whoever holds the wipe's token continues it and gets the result that caused it; if that caller is gone,
+//! Whoever holds the wipe's token continues it and gets the result that caused it; if that caller does not come for a while,
 //! [`super::collect`] finishes it.
 
 use super::{Outcome, Pal, Pals, SLICE, State};

@@ -76,6 +76,16 @@ fn buffers_that_do_not_fit_or_do_not_exist() {
     assert_eq!(m.one(What::Call(handle, 64, [0; 6])), Outcome::status(Status::BadArgument));
 }
 
+#[test]
+fn the_parameter_section_is_no_longer_than_the_image_says() {
+    let mut m = Machine::new();
+    let handle = m.register(OWNER);
+    let pal = m.pals.slots[handle.low as usize % MAX_PALS].pal.lock();
+    let frame = |offset| pal.frames.param_frame(m.memory.map(), offset);
+    assert!(frame(20 * PAGE_SIZE - 1).is_some());
+    assert_eq!(frame(20 * PAGE_SIZE), None, "the stack");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     /// Results land where they belong, whatever the buffers' place and size, and nowhere else.

@@ -59,7 +59,7 @@ impl World {
             let alive = alive.next().unwrap_or(true);
             let may = expected == Some(life.serial)
                 || life.phase == Phase::Registering && now - life.last_used >= CONFIRM_MS
-                || matches!(life.phase, Phase::Wiping(_))
+                || matches!(life.phase, Phase::Wiping(_)) && now - life.last_used >= RECENT_MS
                 || !alive
                     && life.dead_since.is_some_and(|since| now - since >= CONFIRM_MS)
                     && now - life.last_used >= RECENT_MS;

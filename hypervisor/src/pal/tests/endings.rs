@@ -26,8 +26,8 @@ impl World {
                 let mut s = self.stay(0, life.serial);
                 let args = arguments(life.app, 0);
                 let refused = self.pals.call(&mut s, caller, handle, 0, &args) == nobody
-                    && self.pals.unregister(caller, handle, false) == nobody
-                    && self.pals.unregister(caller, handle, true) == nobody
+                    && self.pals.unregister(&s, caller, handle, false) == nobody
+                    && self.pals.unregister(&s, caller, handle, true) == nobody
                     && self.pals.pal_info(caller, handle).err() == Some(Status::NoSuchPal);
                 self.ensure(refused, || "a stranger was not refused".into());
                 if matches!(life.phase, Phase::InCall(_)) || core::ptr::eq(caller, &foreign) {
@@ -44,7 +44,7 @@ impl World {
                     &arguments(life.app, 0),
                 );
                 let busy = Outcome::status(Status::Busy);
-                let unregistered = self.pals.unregister(&own, life.handle, false);
+                let unregistered = self.pals.unregister(&self.stay(0, 0), &own, life.handle, false);
                 self.ensure((called, unregistered) == (busy, busy), || "a PAL in a call was not busy".into());
             }
             let other = lives.iter().find(|other| other.serial != life.serial);

@@ -4,7 +4,7 @@ use super::super::*;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use crate::vmcb::{Vmcb, exit_code};
-use abi::image::{self, Entry, Header, SENTINEL, arg};
+use abi::image::{self, Entry, Header, SENTINEL, arg, kind};
 use abi::number;
 
 /// A processor with an S that is a function of the test.
@@ -160,6 +160,42 @@ fn no_result_is_written_before_all_can_be() {
     assert_eq!(mem.read_u64(Hpa(0x19_0000)), 0);
 }
 
+/// What a call has to go through decides whether its first fault leaves it open: with it, the last call's rest and buffers that
+/// go in and out.
+#[test]
+fn a_call_that_fits_one_stay_is_not_left_open_by_a_fault() {
+    let mut m = Machine::new();
+    let entries = [[arg::IN, arg::LEN, 0, 0, 0, 0], [arg::IN_OUT, arg::LEN, 0, 0, 0, 0]];
+    let handle = m.register_with(&entries);
+    for page in (BUFFER..BUFFER + 2 * SLICE).step_by(PAGE_SIZE as usize) {
+        m.map(page, 0x19_0000, 0x67);
+    }
+    let mut stays_open = |used: u64, entry: u16, length: u64| {
+        assert_eq!(m.all(What::Call(handle, 0, [BUFFER, used, 0, 0, 0, 0]), OWNER), OK);
+        let page = BUFFER + (length - 1) / PAGE_SIZE * PAGE_SIZE;
+        m.map(page, 0, 0);
+        let mut outcome = m.one(What::Call(handle, entry, [BUFFER, length, 0, 0, 0, 0]));
+        while let Outcome::Again(token) = outcome {
+            outcome = m.one(What::Resume(token));
+        }
+        let Outcome::Fault { gva: Gva(at), token, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(at, page);
+        m.map(page, 0x19_0000, 0x67);
+        if let Some(token) = token {
+            m.all(What::Resume(token), OWNER);
+        }
+        assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK, "idle again");
+        token.is_some()
+    };
+    assert!(!stays_open(0, 0, SLICE));
+    assert!(stays_open(0, 0, SLICE + 1));
+    assert!(!stays_open(0, 1, SLICE / 2));
+    assert!(stays_open(0, 1, SLICE / 2 + 1));
+    // Zeroing goes by whole pages.
+    assert!(!stays_open(8 * PAGE_SIZE, 0, 8 * PAGE_SIZE));
+    assert!(stays_open(8 * PAGE_SIZE + 1, 0, 8 * PAGE_SIZE - 1));
+}
+
 #[test]
 fn s_finds_its_arguments_in_its_registers_and_nothing_else() {
     let mut m = Machine::new();
@@ -252,6 +288,35 @@ fn a_registration_that_does_not_go_on_is_collected() {
     assert_eq!(collected(&mut m), 1);
     assert_eq!(m.free(), free);
     assert!(m.pool_is_zero());
+}
+
+#[test]
+fn a_wipe_is_its_callers_for_as_long_as_that_one_goes_on() {
+    let mut m = Machine::new();
+    let free = m.free();
+    let mut large = header();
+    large.sections[2] = section(kind::PARAM, 3, 0, 80);
+    m.memory.map().copy_to(Hpa(0x18_0000), &image_bytes(&large));
+    for goes_on in [true, false] {
+        let handle = m.register(OWNER);
+        m.now += 60_000;
+        let mut outcome = m.one(What::Unregister(handle, false));
+        for _ in 0..3 {
+            assert_eq!(collected(&mut m), 0);
+            m.now += 999;
+            let Outcome::Again(token) = outcome else { panic!("{outcome:?} in the middle of a wipe") };
+            outcome = m.one(What::Resume(token));
+        }
+        let Outcome::Again(token) = outcome else { panic!("{outcome:?} in the middle of a wipe") };
+        if goes_on {
+            assert_eq!(m.all(What::Resume(token), OWNER), OK);
+        } else {
+            m.now += 1_000;
+            assert_eq!(collected(&mut m), 1);
+            assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+        }
+        assert_eq!(m.free(), free);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::super::*;
 use super::POOL;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
-use abi::image::HEADER_SIZE;
+use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 
 #[test]
 fn the_measurement_is_the_images() {
@@ -59,4 +59,15 @@ fn an_image_page_is_paged_in_once() {
         outcome = m.one(What::Resume(token));
     }
     assert_eq!(outcome, OK);
+}
+
+#[test]
+fn an_fpu_that_is_not_there_is_refused() {
+    for (fpu, expected) in [(false, Outcome::status(Status::Unsupported)), (true, OK)] {
+        let mut m = Machine::new();
+        m.pals = Box::leak(Box::new(Pals { fpu, ..super::pals(&m.memory) }));
+        let bytes = image_bytes(&Header { flags: FLAG_FPU, ..header() });
+        m.memory.map().copy_to(Hpa(0x18_0000), &bytes);
+        assert_eq!(m.all(What::Register(bytes.len() as u64), OWNER), expected);
+    }
 }

@@ -70,6 +70,20 @@ fn a_fault_of_s_wipes_it_and_says_so() {
     assert!(m.pool_is_zero());
 }
 
+#[test]
+fn a_slot_gives_no_token_out_twice() {
+    let mut m = Machine::new();
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        let handle = m.register(OWNER);
+        m.acts = std::vec![Act::Interrupt];
+        let Outcome::Again(token) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+        assert!(!given.contains(&token));
+        given.push(token);
+        assert_eq!(m.all(What::Unregister(handle, true), OWNER), OK);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     /// Any sequence of operations keeps the pool's accounting: what is not free belongs to a registered PAL, and when all are gone

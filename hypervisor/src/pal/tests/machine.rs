@@ -158,7 +158,7 @@ impl Machine {
                     pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
                 }
                 What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
-                What::Unregister(handle, abort) => pals.unregister(&caller, handle, abort),
+                What::Unregister(handle, abort) => pals.unregister(&hardware, &caller, handle, abort),
                 What::Collect => pals.collect(&mut hardware),
             }
         })

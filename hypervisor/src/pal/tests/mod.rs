@@ -1,7 +1,7 @@
 //! The life cycle, driven on a host.
 //!
-//! Single properties, each a test that says what happens: [`life`], [`strangers`], [`buffers`], [`images`], [`owners`], on a
-//! [`machine`] whose S does what the test says.
+//! Single properties, each a test that says what happens: [`life`], [`strangers`], [`buffers`], [`images`], [`owners`],
+//! [`meanwhile`], on a [`machine`] whose S does what the test says.
 //!
 //! All orders of events: a [`world`] in which the OS's steps and S's are [`play`]ed with the production code, with an S
 //! ([`s`]) that looks at all it can reach. Who may die is in [`deaths`], what must hold after
@@ -21,6 +21,7 @@ mod images;
 mod invariants;
 mod life;
 mod machine;
+mod meanwhile;
 mod model;
 mod owners;
 mod play;

@@ -62,3 +62,30 @@ fn a_full_pool_is_an_error_and_makes_room_from_the_dead() {
     m.now += 12_000;
     assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), OK);
 }
+
+#[test]
+fn an_owner_page_that_cannot_be_written_is_asked_for_before_anything_is_taken() {
+    let mut m = Machine::new();
+    let free = m.free();
+    m.map(OWNER, 0x1a_0000, 0x65);
+    let length = image_bytes(&header()).len() as u64;
+    let wanted = Outcome::Fault { gva: Gva(OWNER), error_code: 7, token: None };
+    assert_eq!(m.one(What::Register(length)), wanted);
+    assert_eq!((m.free(), m.pals.count()), (free, 0));
+}
+
+#[test]
+fn the_handle_waits_for_the_owner_page() {
+    let mut m = Machine::new();
+    let mut outcome = m.one(What::Register(image_bytes(&header()).len() as u64));
+    m.map(OWNER, 0, 0);
+    while let Outcome::Again(token) = outcome {
+        outcome = m.one(What::Resume(token));
+    }
+    let Outcome::Fault { gva: Gva(OWNER), error_code: 6, token: Some(token) } = outcome else {
+        panic!("{outcome:?}")
+    };
+    m.map(OWNER, 0x1a_0000, 0x67);
+    assert_eq!(m.one(What::Resume(token)), OK);
+    assert_ne!(m.memory.map().read_u64(Hpa(0x1a_0008)), 0);
+}

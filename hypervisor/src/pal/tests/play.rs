@@ -321,7 +321,7 @@ impl World {
         // While one processor has the PAL, another is told so, whatever it wants.
         let busy = Outcome::status(Status::Busy);
         let called = self.pals.call(&mut hardware, &caller, life.handle, 0, &arguments(life.app, 0));
-        let unregistered = self.pals.unregister(&caller, life.handle, false);
+        let unregistered = self.pals.unregister(&hardware, &caller, life.handle, false);
         let resumed = self.pals.resume(&mut hardware, &caller, life.handle, life.token);
         let info = self.pals.pal_info(&caller, life.handle).err();
         self.ensure(called == busy && unregistered == busy && info == Some(Status::Busy), || {
@@ -334,7 +334,7 @@ impl World {
         match meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::Abort => {
-                let outcome = self.pals.unregister(&caller, life.handle, true);
+                let outcome = self.pals.unregister(&hardware, &caller, life.handle, true);
                 self.ensure(outcome == OK, || format!("abort of a PAL that runs came to {outcome:?}"));
                 self.with_life(life.serial, |life| life.aborted = true);
             }
@@ -420,6 +420,8 @@ impl World {
 
     fn continue_wipe(&self, life: &Life) {
         let Phase::Wiping(result) = life.phase else { return };
+        let now = self.ledger.borrow().now;
+        self.with_life(life.serial, |life| life.last_used = now);
         for _ in 0..PATIENCE {
             let Some(life) = self.life(life.slot).filter(|life| life.token != 0) else { return };
             match self.resume(&mut self.stay(0, life.serial), &life) {
@@ -435,7 +437,7 @@ impl World {
 
     fn unregister(&self, life: &Life, abort: bool) {
         let caller = self.caller(self.space_of(life.app));
-        let outcome = self.pals.unregister(&caller, life.handle, abort);
+        let outcome = self.pals.unregister(&self.stay(0, 0), &caller, life.handle, abort);
         match life.phase {
             Phase::Idle => {}
             Phase::InCall(_) if abort => {}
@@ -455,11 +457,12 @@ impl World {
 
     /// A PAL is gone, or being wiped with a token for what is left.
     fn died(&self, life: &Life, outcome: Outcome, result: Outcome) {
+        let now = self.ledger.borrow().now;
         match outcome {
             Outcome::Again(token) => {
                 self.take_token(life, token);
                 self.with_life(life.serial, |life| {
-                    life.phase = Phase::Wiping(result);
+                    (life.phase, life.last_used) = (Phase::Wiping(result), now);
                     life.frames.clear();
                 });
             }

@@ -1,0 +1,103 @@
+//! What other processors do between two looks of this one, and what they leave behind when they stop in the middle.
+
+use super::super::*;
+use super::machine::*;
+use super::{END, POOL, pals};
+use crate::addr::PAGE_SIZE;
+use crate::hypervisor::{Facts, Hypervisor};
+use crate::memory::TestMemory;
+use abi::Digests;
+
+/// The slot's words are those of the PAL that was there when this processor read them; under the lock it finds another.
+#[test]
+fn a_slot_that_has_changed_hands_before_it_was_locked_is_not_the_callers() {
+    let mut m = Machine::new();
+    let first = m.register(OWNER);
+    let slot = &m.pals.slots[first.low as usize % MAX_PALS];
+    let words = [&slot.handle[0], &slot.handle[1], &slot.incarnation];
+    let read = || words.map(|word| word.load(Ordering::Relaxed));
+    let show = |values: [u64; 3]| {
+        for (word, value) in words.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+    };
+    let of_first = read();
+    assert_eq!(m.all(What::Unregister(first, false), OWNER), OK);
+    let second = m.register(OWNER);
+    let of_second = read();
+    assert_eq!(first.low as usize % MAX_PALS, second.low as usize % MAX_PALS);
+    show(of_first);
+    for late in [What::Call(first, 0, [0; 6]), What::Unregister(first, false), What::Unregister(first, true)]
+    {
+        assert_eq!(m.one(late), Outcome::status(Status::NoSuchPal));
+    }
+    show(of_second);
+    assert_eq!(m.all(What::Call(second, 0, [0; 6]), OWNER), OK);
+    assert_eq!(m.runs, 1);
+}
+
+/// A processor on which others take all frames but `left` as soon as it has counted them and looks at the clock.
+struct Late<'a> {
+    pals: &'a Pals,
+    left: u32,
+}
+
+/// The slot that the frames go to.
+const OTHER: usize = MAX_PALS - 1;
+
+impl Hardware for Late<'_> {
+    fn run_pal(&mut self, _: Runnable, _: &mut Gprs) {
+        panic!("no PAL is registered");
+    }
+    fn now_ms(&self) -> u64 {
+        let mut pool = self.pals.pool.lock();
+        while pool.free_count() > self.left {
+            pool.take(Pals::owner(OTHER)).unwrap();
+        }
+        5_000
+    }
+    fn raise_machine_check(&mut self) {}
+}
+
+#[test]
+fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
+    let length = image_bytes(&header()).len() as u64;
+    for left in 0..5 {
+        let m = Machine::new();
+        let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
+        let caller = Caller::new(m.memory.map(), &m.pals.ram, space);
+        let mut hardware = Late { pals: m.pals, left };
+        let outcome = m.pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(OWNER));
+        assert_eq!(outcome, Outcome::status(Status::NoMemory), "{left} left");
+        assert_eq!((m.free(), m.pals.count()), (left, 0));
+        assert!(m.pool_is_zero());
+    }
+}
+
+/// Whoever has a lock will not run again.
+#[test]
+fn before_control_is_lost_the_pool_is_zeroed_whatever_is_locked() {
+    let memory = TestMemory::new(END / PAGE_SIZE);
+    let pals = pals(&memory);
+    let base = pals.pool.lock().base();
+    let total = (END - base.0) / PAGE_SIZE;
+    memory.map().copy_to(base, &std::vec![0xa5; (total * PAGE_SIZE) as usize]);
+    memory.map().write_u64(Hpa(POOL - 8), 0xa5);
+    let digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+    let facts = Facts {
+        reserve_base: POOL,
+        reserve_size: END - POOL,
+        flags: 0,
+        parked_cpus: 0,
+        config_space: (0, 0),
+        pcr17: digests,
+        pcr18: digests,
+    };
+    let hv = Hypervisor::new(pals, facts);
+    let _locked = (hv.pals.pool.lock(), hv.pals.slots[0].pal.lock(), hv.pals.random.lock());
+    hv.wipe((base, total));
+    let mut bytes = std::vec![0xff; (total * PAGE_SIZE) as usize];
+    memory.map().copy_from(base, &mut bytes);
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert_eq!(memory.map().read_u64(Hpa(POOL - 8)), 0xa5, "the OS's");
+}
