@@ -290,15 +290,20 @@ fn a_registration_that_does_not_go_on_is_collected() {
     assert!(m.pool_is_zero());
 }
 
+/// With so many pages that a wipe takes several stays.
+fn register_large(m: &mut Machine) -> Handle {
+    let mut large = header();
+    large.sections[2] = section(kind::PARAM, 3, 0, 80);
+    m.memory.map().copy_to(Hpa(0x18_0000), &image_bytes(&large));
+    m.register(OWNER)
+}
+
 #[test]
 fn a_wipe_is_its_callers_for_as_long_as_that_one_goes_on() {
     let mut m = Machine::new();
     let free = m.free();
-    let mut large = header();
-    large.sections[2] = section(kind::PARAM, 3, 0, 80);
-    m.memory.map().copy_to(Hpa(0x18_0000), &image_bytes(&large));
     for goes_on in [true, false] {
-        let handle = m.register(OWNER);
+        let handle = register_large(&mut m);
         m.now += 60_000;
         let mut outcome = m.one(What::Unregister(handle, false));
         for _ in 0..3 {
@@ -317,6 +322,23 @@ fn a_wipe_is_its_callers_for_as_long_as_that_one_goes_on() {
         }
         assert_eq!(m.free(), free);
     }
+}
+
+/// Aborted while another processor had it for the last time: the call's next stay is the first to see it.
+#[test]
+fn a_wipe_that_a_continuation_begins_is_its_callers() {
+    let mut m = Machine::new();
+    let handle = register_large(&mut m);
+    m.acts = std::vec![Act::Interrupt];
+    let Outcome::Again(token) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+    let pals = m.pals;
+    let held = pals.slots[handle.low as usize % MAX_PALS].pal.lock();
+    assert_eq!(m.one(What::Unregister(handle, true)), OK);
+    drop(held);
+    m.now += 60_000;
+    let Outcome::Again(token) = m.one(What::Resume(token)) else { panic!("wiped in one stay") };
+    assert_eq!(collected(&mut m), 0);
+    assert_eq!(m.all(What::Resume(token), OWNER), Outcome::status(Status::Lost));
 }
 
 #[test]
