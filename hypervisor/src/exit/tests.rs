@@ -301,11 +301,11 @@ fn configuration_of_bridges_is_read_and_not_written() {
     // In memory: MOV [RDI], EAX is dropped, what cannot be decoded is refused.
     guest.cpu.os.save.rip = CODE;
     guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
-    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0060);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010);
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
     guest.cpu.os.save.rip = CODE;
     guest.memory.map().copy_to(Hpa(CODE), &[0x88, 0x07]);
-    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0060);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010);
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE));
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }

@@ -4,13 +4,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
 use machine::{root, run_shown, say, target_dir};
 
 use crate::{fuzz, mutants, tcb};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The suites to run (host, launch, guest, pal and soak by default)
+    /// The suites to run (all by default)
     #[arg(value_enum)]
     suites: Vec<Suite>,
     /// How long suite fuzz gives each of its targets
@@ -21,7 +22,7 @@ pub(crate) struct Arguments {
     soak: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Suite {
     /// Formatting, lints, unit tests, size of the trusted code
     Host,
@@ -41,7 +42,6 @@ enum Suite {
     Fuzz,
 }
 
-const DEFAULT: [Suite; 5] = [Suite::Host, Suite::Launch, Suite::Guest, Suite::Pal, Suite::Soak];
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What only makes sense on the bare-metal target.
 const BARE: [(&str, &[&str]); 4] = [
@@ -63,7 +63,7 @@ const BARE_LINT: &[&str] = &[
 const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let suites = if arguments.suites.is_empty() { &DEFAULT[..] } else { &arguments.suites };
+    let suites = if arguments.suites.is_empty() { Suite::value_variants() } else { &arguments.suites };
     if suites.iter().any(|s| !matches!(s, Suite::Host | Suite::Model | Suite::Fuzz)) {
         machine::artifacts()?.announce();
     }
