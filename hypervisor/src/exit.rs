@@ -238,6 +238,9 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         cpu.skip(store.len.into());
         return Some(());
     }
+    if store.size != 4 {
+        return None;
+    }
     let offset = gpa as u32 % PAGE_SIZE as u32;
     let local = in_page(npt::LAPIC, gpa);
     if store.exchange

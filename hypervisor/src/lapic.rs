@@ -15,12 +15,14 @@ pub enum Code {
     Bits32,
 }
 
-/// A store of 32 bits to memory.
+/// A store to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Store {
     /// Bytes of the instruction.
     pub len: u8,
-    /// What it stores.
+    /// Bytes that it stores. Registers are watched by the 4; of others only the length is of use.
+    pub size: u8,
+    /// What it stores, if that is 4 bytes.
     pub source: Source,
     /// XCHG: the register receives what memory held.
     pub exchange: bool,
@@ -40,7 +42,7 @@ pub enum Source {
 pub enum Undecoded {
     /// The instruction goes on beyond the bytes given.
     Truncated,
-    /// Not a 32-bit store by MOV or XCHG.
+    /// Not a store by MOV or XCHG.
     Unsupported,
 }
 
@@ -77,6 +79,7 @@ impl Bytes<'_> {
 #[derive(Default)]
 struct Prefixes {
     address_size: bool,
+    operand_size: bool,
     lock: bool,
     rex: u8,
 }
@@ -95,9 +98,10 @@ fn prefixes(bytes: &mut Bytes, code: Code) -> Result<(Prefixes, u8), Undecoded> 
                 continue;
             }
             0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
+            0x66 => found.operand_size = true,
             0x67 => found.address_size = true,
             0xf0 => found.lock = true,
-            0x66 | 0xf2 | 0xf3 => return Err(Undecoded::Unsupported),
+            0xf2 | 0xf3 => return Err(Undecoded::Unsupported),
             opcode => return Ok((found, opcode)),
         }
         // REX counts only directly before the opcode.
@@ -130,26 +134,38 @@ fn memory_operand(bytes: &mut Bytes, code: Code, prefixes: &Prefixes) -> Result<
     Ok(reg)
 }
 
-/// Decodes a store of 32 bits by MOV or XCHG (APM vol. 3, chapter 3). `bytes` begins at the instruction.
+/// Decodes a store by MOV or XCHG (APM vol. 3, chapter 3). `bytes` begins at the instruction.
 pub fn decode(bytes: &[u8], code: Code) -> Result<Store, Undecoded> {
     let mut bytes = Bytes { bytes: &bytes[..bytes.len().min(MAX_INSTRUCTION)], done: 0 };
     let (prefixes, opcode) = prefixes(&mut bytes, code)?;
+    // The lowest bit tells bytes from wider operands.
+    let size = match opcode & 1 {
+        0 => 1,
+        _ if prefixes.rex & REX_W != 0 => 8,
+        _ if prefixes.operand_size => 2,
+        _ => 4,
+    };
+    let opcode = opcode | 1;
     let exchange = opcode == 0x87;
-    if prefixes.rex & REX_W != 0 || (prefixes.lock && !exchange) {
+    if prefixes.lock && !exchange {
         return Err(Undecoded::Unsupported);
     }
     let source = match opcode {
-        // MOV r/m32, r32; XCHG r/m32, r32
+        // MOV r/m, r; XCHG r/m, r
         0x89 | 0x87 => {
             let reg = memory_operand(&mut bytes, code, &prefixes)?;
             Source::Register(reg | if prefixes.rex & REX_R != 0 { 8 } else { 0 })
         }
-        // MOV r/m32, imm32
+        // MOV r/m, imm
         0xc7 => match memory_operand(&mut bytes, code, &prefixes)? {
-            0 => Source::Immediate(u32::from_le_bytes(bytes.take()?)),
+            0 => Source::Immediate(match size {
+                1 => u8::from_le_bytes(bytes.take()?).into(),
+                2 => u16::from_le_bytes(bytes.take()?).into(),
+                _ => u32::from_le_bytes(bytes.take()?),
+            }),
             _ => return Err(Undecoded::Unsupported),
         },
-        // MOV moffset32, EAX
+        // MOV moffset, RAX
         0xa3 => {
             bytes.skip(match (code, prefixes.address_size) {
                 (Code::Bits64, false) => 8,
@@ -160,7 +176,7 @@ pub fn decode(bytes: &[u8], code: Code) -> Result<Store, Undecoded> {
         }
         _ => return Err(Undecoded::Unsupported),
     };
-    Ok(Store { len: bytes.done as u8, source, exchange })
+    Ok(Store { len: bytes.done as u8, size, source, exchange })
 }
 
 /// What becomes of a write.
@@ -251,11 +267,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn register(len: u8, number: u8) -> Result<Store, Undecoded> {
-        Ok(Store { len, source: Source::Register(number), exchange: false })
+        Ok(Store { len, size: 4, source: Source::Register(number), exchange: false })
     }
 
     fn immediate(len: u8, value: u32) -> Result<Store, Undecoded> {
-        Ok(Store { len, source: Source::Immediate(value), exchange: false })
+        Ok(Store { len, size: 4, source: Source::Immediate(value), exchange: false })
+    }
+
+    fn sized(size: u8, store: Result<Store, Undecoded>) -> Result<Store, Undecoded> {
+        Ok(Store { size, ..store? })
     }
 
     /// Bytes as an assembler makes them.
@@ -280,15 +300,21 @@ mod tests {
             (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0, 0, 0, 0], register(9, 0)),
             (&[0x67, 0xa3, 0xb0, 0x00, 0xe0, 0xfe], register(6, 0)),
             // xchg [rdi], eax, with and without lock
-            (&[0x87, 0x07], Ok(Store { len: 2, source: Source::Register(0), exchange: true })),
-            (&[0xf0, 0x87, 0x07], Ok(Store { len: 3, source: Source::Register(0), exchange: true })),
+            (&[0x87, 0x07], Ok(Store { len: 2, size: 4, source: Source::Register(0), exchange: true })),
+            (&[0xf0, 0x87, 0x07], Ok(Store { len: 3, size: 4, source: Source::Register(0), exchange: true })),
             // A REX that a later prefix cancels: mov [rdi], esi
             (&[0x4c, 0x3e, 0x89, 0x37], register(4, 6)),
-            // 16, 8 and 64 bits, registers, read, read-modify-write, lock mov, c7 /7, two bytes
-            (&[0x66, 0x89, 0x37], Err(Undecoded::Unsupported)),
-            (&[0x88, 0x37], Err(Undecoded::Unsupported)),
-            (&[0x48, 0x89, 0x37], Err(Undecoded::Unsupported)),
-            (&[0x48, 0xc7, 0x00, 0, 0, 0, 0], Err(Undecoded::Unsupported)),
+            // mov [rdi], si; mov [rdi], dh; mov [rdi], rsi; mov qword [rax], 0; mov word [rax], 2; mov byte [rax], 3; movabs [..], al
+            (&[0x66, 0x89, 0x37], sized(2, register(3, 6))),
+            (&[0x88, 0x37], sized(1, register(2, 6))),
+            (&[0x48, 0x89, 0x37], sized(8, register(3, 6))),
+            (&[0x66, 0x48, 0x89, 0x37], sized(8, register(4, 6))),
+            (&[0x48, 0xc7, 0x00, 0, 0, 0, 0], sized(8, immediate(7, 0))),
+            (&[0x66, 0xc7, 0x00, 2, 0], sized(2, immediate(5, 2))),
+            (&[0xc6, 0x00, 3], sized(1, immediate(3, 3))),
+            (&[0xa2, 0, 0, 0, 0xe0, 0, 0, 0, 0], sized(1, register(9, 0))),
+            // Repeated, registers, read, read-modify-write, lock mov, c7 /7, two bytes
+            (&[0xf3, 0x89, 0x37], Err(Undecoded::Unsupported)),
             (&[0x89, 0xf7], Err(Undecoded::Unsupported)),
             (&[0x8b, 0x37], Err(Undecoded::Unsupported)),
             (&[0x09, 0x37], Err(Undecoded::Unsupported)),
@@ -368,7 +394,7 @@ mod tests {
                 bytes.extend(value.to_le_bytes());
             }
             let expected = if bytes.len() <= 15 {
-                Ok(Store { len: bytes.len() as u8, source, exchange: opcode == 0x87 })
+                Ok(Store { len: bytes.len() as u8, size: 4, source, exchange: opcode == 0x87 })
             } else {
                 Err(Undecoded::Truncated)
             };
@@ -396,8 +422,6 @@ mod tests {
                     prop_assert!(offset != 0x300 || [0, 1, 4].contains(&message));
                     let lvt = (0x320..=0x370).contains(&offset) || (0x500..=0x530).contains(&offset);
                     prop_assert!(!lvt || value >> 16 & 1 == 1 || [0, 4, 7].contains(&message));
-                }
-                if offset % 16 == 0 {
                 }
             }
         }

@@ -149,7 +149,7 @@ mod tests {
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
             let start_page = Hpa(0x9_e000);
             let mut config = ConfigSpace::none();
-            config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1);
+            config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let hide = Hidden { reserve, start_page, config: &config };
             let root = build(&mut area, hide, 40).unwrap();
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
@@ -197,7 +197,7 @@ mod tests {
             let memory = TestMemory::new(1024);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(bits) * PAGE_SIZE));
             let mut config = ConfigSpace::none();
-            config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1);
+            config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
             let hide = Hidden { reserve, start_page: Hpa(0x9_e000), config: &config };
             build(&mut area, hide, bits).unwrap();

@@ -4,6 +4,9 @@
 //! itself is; on AMD machines the data fabric's functions are host bridges too, and the root complexes have index and data
 //! registers that reach everything else of the chip (SMN). The guest may read all this and write none of it, neither by the ports
 //! ([`drops_write`]) nor in memory ([`ConfigSpace`], whose pages of these functions are read-only in the nested tables).
+//!
+//! Which pages these are is seen once, at launch: a bridge that firmware hides and the guest could make appear is guarded by the
+//! ports alone. Where configuration space is in memory must be plain; else the launch is refused.
 
 use crate::addr::PAGE_SIZE;
 use crate::ioports::Ports;
@@ -21,6 +24,7 @@ const FUNCTION: u32 = 0x00ff_ff00;
 const IDENTITY: u32 = 0x00;
 const CLASS: u32 = 0x08;
 const ABSENT: u32 = u32::MAX;
+const AMD: u32 = 0x1022;
 /// Class and subclass of bridges that route for the machine (PCI Code and ID Assignment 1.11, 1.7).
 const HOST_BRIDGE: u32 = 0x0600;
 const ISA_BRIDGE: u32 = 0x0601;
@@ -38,9 +42,19 @@ fn is_guarded(ports: &impl Ports, function: u32) -> bool {
 /// Whether a write to the data ports must not be done. Leaves the address as it was.
 pub fn drops_write(ports: &impl Ports) -> bool {
     let address = ports.read(ADDRESS, 4);
-    let drops = address & ENABLE != 0 && is_guarded(ports, (address & FUNCTION) >> 8);
+    let function = (address & FUNCTION) >> 8;
+    let drops = address & ENABLE != 0
+        && is_guarded(ports, function)
+        && !(is_smn_index(address) && read(ports, function, IDENTITY) & 0xffff == AMD);
     ports.write(ADDRESS, 4, address);
     drops
+}
+
+/// Of AMD's root complexes (device 0): which SMN register the data register behind it shows. Only that one's writes matter; Linux
+/// reads temperatures so.
+fn is_smn_index(address: u32) -> bool {
+    const SMN_INDEX: u32 = 0x60;
+    address & 0x0f00_fffc == SMN_INDEX
 }
 
 const FUNCTIONS: u32 = 1 << 16;
@@ -59,8 +73,15 @@ impl ConfigSpace {
     }
 
     /// Looks at every function. `mmio_cfg_base` is the processor's register that says where configuration space is in memory.
-    pub fn find(&mut self, ports: &impl Ports, mmio_cfg_base: u64) {
-        self.range = processors(mmio_cfg_base).or_else(|| q35(ports)).unwrap_or(0..0);
+    pub fn find(&mut self, ports: &impl Ports, mmio_cfg_base: u64) -> Result<(), Misplaced> {
+        self.range = match processors(mmio_cfg_base)? {
+            Some(range) => range,
+            None => q35(ports)?.unwrap_or(0..0),
+        };
+        // What is at the end of 4 GiB has guards of its own.
+        if self.range.start < 4 << 30 && self.range.end > DEVICES {
+            return Err(Misplaced);
+        }
         for device in (0..FUNCTIONS).step_by(8) {
             if read(ports, device, IDENTITY) == ABSENT {
                 continue;
@@ -71,6 +92,7 @@ impl ConfigSpace {
                 }
             }
         }
+        Ok(())
     }
 
     /// Whether a guarded function's page lies between these addresses.
@@ -88,24 +110,45 @@ impl ConfigSpace {
 /// Pages of tables that a [`ConfigSpace`] costs at most: 2 MiB each, and the tables above.
 pub const TABLES: u64 = (FUNCTIONS as u64 * PAGE_SIZE) / (2 << 20) + 2;
 
-/// From MSR C001_0058 (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two).
-fn processors(mmio_cfg_base: u64) -> Option<Range<u64>> {
-    let base = mmio_cfg_base & 0x000f_ffff_fff0_0000;
-    let buses = 1u64 << (mmio_cfg_base >> 2 & 0xf).min(8);
-    (mmio_cfg_base & 1 != 0).then_some(base..base + (buses << 20))
+/// Configuration space is at an address, or of a size, of which it is not certain what the chipset makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misplaced;
+
+/// The I/O APICs, TPM, local APICs and flash.
+const DEVICES: u64 = 0xfec0_0000;
+
+fn aligned(base: u64, size: u64) -> Result<Option<Range<u64>>, Misplaced> {
+    if base.is_multiple_of(size) { Ok(Some(base..base + size)) } else { Err(Misplaced) }
+}
+
+/// From MSR C001_0058 (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two; more than 256 are segments).
+fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, Misplaced> {
+    if mmio_cfg_base & 1 == 0 {
+        return Ok(None);
+    }
+    let buses = mmio_cfg_base >> 2 & 0xf;
+    if buses > 8 {
+        return Err(Misplaced);
+    }
+    aligned(mmio_cfg_base & 0x000f_ffff_fff0_0000, 1 << (20 + buses))
 }
 
 /// The chipset that QEMU puts under AMD processors as well (82Q35 data sheet, 5.1.17: PCIEXBAR).
-fn q35(ports: &impl Ports) -> Option<Range<u64>> {
+fn q35(ports: &impl Ports) -> Result<Option<Range<u64>>, Misplaced> {
     const MCH: u32 = 0x29c0_8086;
     const PCIEXBAR: u32 = 0x60;
     if read(ports, 0, IDENTITY) != MCH {
-        return None;
+        return Ok(None);
     }
     let low = read(ports, 0, PCIEXBAR);
-    let base = u64::from(read(ports, 0, PCIEXBAR + 4)) << 32 | u64::from(low & 0xfc00_0000);
-    let size = (256 << 20) >> (low >> 1 & 3);
-    (low & 1 != 0).then_some(base..base + size)
+    if low & 1 == 0 {
+        return Ok(None);
+    }
+    // 256 MiB below 4 GiB: all that firmware uses.
+    if low >> 1 & 3 != 0 || read(ports, 0, PCIEXBAR + 4) != 0 {
+        return Err(Misplaced);
+    }
+    aligned(u64::from(low & 0xfc00_0000), 256 << 20)
 }
 
 #[cfg(test)]
@@ -166,8 +209,8 @@ pub mod tests {
     fn writes_to_bridges_that_route_are_dropped_and_no_others() {
         let machine = machine();
         for (address, dropped) in [
-            (0x8000_0060, true),
-            (0x8000_0061, true),
+            (0x8000_0064, true),
+            (0x8000_0065, true),
             (0x8f00_0060, true),
             (0x8000_a304, true),
             (0x8000_c744, true),
@@ -187,7 +230,7 @@ pub mod tests {
     #[test]
     fn their_pages_are_guarded_wherever_configuration_space_is() {
         let mut space = ConfigSpace::none();
-        space.find(&machine(), 0xe000_0000 | 8 << 2 | 1);
+        space.find(&machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
         assert_eq!(space.range, 0xe000_0000..0xf000_0000);
         let guarded: Vec<_> =
             (0..1u64 << 32).step_by(4096).filter(|page| space.guards(*page, 4096)).map(|p| p >> 12).collect();
@@ -199,19 +242,50 @@ pub mod tests {
     #[test]
     fn where_configuration_space_is() {
         let mut machine = machine();
-        assert_eq!(q35(&machine), None);
-        assert_eq!(processors(0xf800_0000 | 6 << 2 | 1), Some(0xf800_0000..0xfc00_0000));
-        assert_eq!(processors(0xf800_0000 | 6 << 2), None);
+        assert_eq!(q35(&machine), Ok(None));
+        assert_eq!(processors(0xf800_0000 | 6 << 2 | 1), Ok(Some(0xf800_0000..0xfc00_0000)));
+        assert_eq!(processors(0xf800_0000 | 6 << 2), Ok(None));
+        for misplaced in [0xe000_0000 | 9 << 2 | 1, 0xf800_0000 | 8 << 2 | 1, 0xe010_0000 | 8 << 2 | 1] {
+            assert_eq!(processors(misplaced), Err(Misplaced));
+        }
+        let over_the_devices = ConfigSpace::none().find(&machine, 0xf000_0000 | 8 << 2 | 1);
+        assert_eq!(over_the_devices, Err(Misplaced));
+        assert_eq!(ConfigSpace::none().find(&machine, 0x10_f000_0000 | 8 << 2 | 1), Ok(()));
+
         machine.registers.insert(1 << 31, 0x29c0_8086);
-        machine.registers.insert(1 << 31 | 0x64, 0);
-        for (low, range) in [
-            (0xb000_0001, Some(0xb000_0000..0xc000_0000)),
-            (0xb800_0003, Some(0xb800_0000..0xc000_0000)),
-            (0xbc00_0005, Some(0xbc00_0000..0xc000_0000)),
-            (0xb000_0000, None),
+        for (high, low, range) in [
+            (0, 0xb000_0001, Ok(Some(0xb000_0000..0xc000_0000))),
+            (0, 0xb000_0000, Ok(None)),
+            (0, 0xb800_0001, Err(Misplaced)),
+            (0, 0xb800_0003, Err(Misplaced)),
+            (0, 0xb000_0007, Err(Misplaced)),
+            (0x10, 0xb000_0001, Err(Misplaced)),
+            (u32::MAX, 0xf000_0001, Err(Misplaced)),
         ] {
             machine.registers.insert(1 << 31 | 0x60, low);
-            assert_eq!(q35(&machine), range);
+            machine.registers.insert(1 << 31 | 0x64, high);
+            assert_eq!(q35(&machine), range, "{high:#x} {low:#x}");
         }
+    }
+
+    #[test]
+    fn amds_index_register_is_writable_and_what_it_shows_is_not() {
+        let mut machine = machine();
+        let drops = |machine: &Machine, address| {
+            machine.address.set(address);
+            drops_write(machine)
+        };
+        for (address, dropped) in [
+            (0x8000_0060, false),
+            (0x8000_0063, false),
+            (0x8040_0060, false),
+            (0x8000_0064, true),
+            (0x8000_c060, true),
+            (0x8100_0060, true),
+        ] {
+            assert_eq!(drops(&machine, address), dropped, "{address:#x}");
+        }
+        machine.registers.insert(1 << 31, 0x29c0_8086);
+        assert!(drops(&machine, 0x8000_0060), "another maker's");
     }
 }

@@ -305,8 +305,14 @@ fn configuration_of_bridges_is_read_and_not_written() {
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
     guest.cpu.os.save.rip = CODE;
     guest.memory.map().copy_to(Hpa(CODE), &[0x88, 0x07]);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0011);
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
+    guest.cpu.os.save.rip = CODE;
+    guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0);
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "8 bits to an APIC");
+    guest.memory.map().copy_to(Hpa(CODE), &[0x01, 0x07]);
     guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010);
-    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE));
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "ADD");
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
 

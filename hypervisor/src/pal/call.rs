@@ -102,8 +102,8 @@ impl Pals {
         };
         // 2. Nobody wants it gone, and it is not in a call.
         if self.is_dying(index, &pal) {
-            pal.last_used_ms = hardware.now_ms();
-            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoSuchPal));
+            let gone = Outcome::status(Status::NoSuchPal);
+            return self.start_wipe_for_caller(hardware, index, &mut pal, gone);
         }
         match pal.state {
             State::Idle => {}
@@ -161,8 +161,7 @@ impl Pals {
         pal: &mut Pal,
     ) -> Outcome {
         if self.is_dying(index, pal) {
-            pal.last_used_ms = hardware.now_ms();
-            return self.start_wipe(index, pal, Outcome::status(Status::Lost));
+            return self.start_wipe_for_caller(hardware, index, pal, Outcome::status(Status::Lost));
         }
         pal.last_used_ms = hardware.now_ms();
         let mut budget = SLICE;
@@ -240,7 +239,8 @@ impl Pals {
                 hardware.raise_machine_check();
             }
             if self.is_dying(index, pal) {
-                return Err(self.start_wipe(index, pal, Outcome::status(Status::Lost)));
+                let lost = Outcome::status(Status::Lost);
+                return Err(self.start_wipe_for_caller(hardware, index, pal, lost));
             }
             match code {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
@@ -248,7 +248,10 @@ impl Pals {
                 }
                 exit_code::VMMCALL => self.serve(pal),
                 _ if self.has_returned(pal) => return Ok(()),
-                _ => return Err(self.start_wipe(index, pal, Outcome::Done(cause(code), Status::Faulted))),
+                _ => {
+                    let faulted = Outcome::Done(cause(code), Status::Faulted);
+                    return Err(self.start_wipe_for_caller(hardware, index, pal, faulted));
+                }
             }
             hardware.run_pal(runnable(pal), &mut pal.regs);
         }

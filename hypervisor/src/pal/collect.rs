@@ -5,6 +5,7 @@
 //! a present page without the handle, and no call came between. A page that Linux swapped out or migrates has a non-zero,
 //! non-present entry and counts as alive.
 
+use super::wipe::Slice;
 use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, token};
 use crate::guest_memory::{GuestMemory, Peek};
 use abi::Status;
@@ -12,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 /// Two looks that condemn a PAL are this far apart.
 pub const CONFIRM_MS: u64 = 10_000;
-/// A PAL called more recently than this is not looked at, and a wipe continued more recently is left to its caller.
+/// A PAL called more recently than this is not looked at, and the result of a wipe continued more recently is kept.
 const RECENT_MS: u64 = 1_000;
 /// Slots looked at in one stay.
 const SLOTS: usize = 64;
@@ -92,9 +93,15 @@ impl Pals {
         let Ok(mut pal) = self.lock(index) else { return Look::Kept };
         match pal.state {
             State::Free => return Look::Kept,
-            State::Wiping(_) if now.saturating_sub(pal.last_used_ms) < RECENT_MS => return Look::Kept,
             State::Wiping(_) => {
-                self.continue_wipe(index, &mut pal);
+                // The caller may still come for the result.
+                let awaited = now.saturating_sub(pal.last_used_ms) < RECENT_MS;
+                match self.wipe_slice(index, &mut pal) {
+                    Slice::Nothing if awaited => return Look::Kept,
+                    Slice::Last if awaited => {}
+                    Slice::More => {}
+                    Slice::Last | Slice::Nothing => self.free_slot(index, &mut pal),
+                }
             }
             _ => {
                 if !self.condemned(index, &mut pal, now) {

@@ -341,8 +341,7 @@ impl Pals {
                 return Outcome::status(Status::NoSuchPal);
             }
         }
-        pal.last_used_ms = hardware.now_ms();
-        self.start_wipe(index, &mut pal, Outcome::status(Status::Ok))
+        self.start_wipe_for_caller(hardware, index, &mut pal, Outcome::status(Status::Ok))
     }
 
     /// `PAL_INFO`.

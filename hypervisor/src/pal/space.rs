@@ -160,6 +160,11 @@ impl PalFrames {
         Some((self.frame(mem, page)?, writable))
     }
 
+    /// Whether nothing was ever taken, or all has been given back.
+    pub fn is_none(&self) -> bool {
+        self.vmcb == Hpa(0)
+    }
+
     /// Wipes guest-physical page `page`; pages that were never added are skipped.
     pub fn wipe_page(&self, mem: DirectMap, pool: &mut Frames, owner: Owner, page: u64) {
         if let Some(frame) = self.frame(mem, page) {

@@ -1,9 +1,9 @@
 //! Emptying a slot: every frame of the PAL is zeroed and given back, in slices, then the slot is free.
 //!
-//! Whoever holds the wipe's token continues it and gets the result that caused it; if that caller does not come for a while,
-//! [`super::collect`] finishes it.
+//! Whoever holds the wipe's token continues it and gets the result that caused it. Whoever needs the frames may wipe them as well
+//! ([`super::collect`]), but the slot stays for a while, so that the caller still gets the result.
 
-use super::{Outcome, Pal, Pals, SLICE, State};
+use super::{Hardware, Outcome, Pal, Pals, SLICE, State};
 use crate::addr::PAGE_SIZE;
 use abi::Status;
 use core::sync::atomic::Ordering;
@@ -29,9 +29,35 @@ impl Pals {
         self.continue_wipe(index, pal)
     }
 
-    /// One slice of wiping.
+    /// As [`Self::start_wipe`], for a caller who will come back for the result.
+    #[cold]
+    pub(super) fn start_wipe_for_caller(
+        &self,
+        hardware: &impl Hardware,
+        index: usize,
+        pal: &mut Pal,
+        result: Outcome,
+    ) -> Outcome {
+        pal.last_used_ms = hardware.now_ms();
+        self.start_wipe(index, pal, result)
+    }
+
+    /// The caller's part: one slice, and in the end the result.
     pub(super) fn continue_wipe(&self, index: usize, pal: &mut Pal) -> Outcome {
-        let State::Wiping(mut wipe) = pal.state else { return Outcome::status(Status::Lost) };
+        let State::Wiping(wipe) = pal.state else { return Outcome::status(Status::Lost) };
+        if self.wipe_slice(index, pal) == Slice::More {
+            return Outcome::Again(pal.next_token(index));
+        }
+        self.free_slot(index, pal);
+        wipe.result
+    }
+
+    /// Wipes a slice, with the last one the control frames.
+    pub(super) fn wipe_slice(&self, index: usize, pal: &mut Pal) -> Slice {
+        let State::Wiping(wipe) = &mut pal.state else { return Slice::Nothing };
+        if pal.frames.is_none() {
+            return Slice::Nothing;
+        }
         let owner = Self::owner(index);
         let mut pool = self.pool.lock();
         let end = pal.frames.pages().min(wipe.next_page + SLICE / PAGE_SIZE);
@@ -40,15 +66,28 @@ impl Pals {
             wipe.next_page += 1;
         }
         if wipe.next_page < pal.frames.pages() {
-            pal.state = State::Wiping(wipe);
-            return Outcome::Again(pal.next_token(index));
+            return Slice::More;
         }
         pal.frames.wipe_control(self.mem, &mut pool, owner);
-        drop(pool);
+        Slice::Last
+    }
+
+    /// The PAL's frames are gone, and its slot is free.
+    pub(super) fn free_slot(&self, index: usize, pal: &mut Pal) {
         let tokens = pal.tokens + 1;
         *pal = Pal { tokens, ..Pal::free() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
         log::debug!("PAL {index}: wiped");
-        wipe.result
     }
+}
+
+/// What a slice of wiping came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slice {
+    /// More is left.
+    More,
+    /// It was the last.
+    Last,
+    /// Nothing was left.
+    Nothing,
 }

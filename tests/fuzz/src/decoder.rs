@@ -1,14 +1,13 @@
 //! The local APIC's instruction decoder against a disassembler that knows nothing of it.
 //!
-//! What [`lapic::decode`] accepts is, to `iced-x86`, an instruction of the same length that stores 32 bits to memory once, from
-//! the same register or immediate, and changes nothing else but the register of an exchange. What it does not accept, the
-//! disassembler does not see as a plain `MOV` or `XCHG` of 32 bits to memory either. Nothing depends on the bytes behind the
+//! What [`lapic::decode`] accepts is, to `iced-x86`, an instruction of the same length that stores as many bytes to memory once, if
+//! 4 from the same register or immediate, and changes nothing else but the register of an exchange. What it does not accept, the
+//! disassembler does not see as a plain `MOV` or `XCHG` to memory either. Nothing depends on the bytes behind the
 //! instruction, and bytes that are too few are never enough.
 
 use hypervisor::lapic::{self, Code, Source, Store, Undecoded};
 use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
-    Register,
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use crate::input::Input;
@@ -41,8 +40,9 @@ fn accepted(bytes: &[u8], code: Code, store: Store, instruction: &Instruction) {
     let expected = if store.exchange { Mnemonic::Xchg } else { Mnemonic::Mov };
     assert_eq!(instruction.mnemonic(), expected);
     assert_eq!((instruction.op_count(), instruction.op0_kind()), (2, OpKind::Memory));
-    assert!(matches!(instruction.memory_size(), MemorySize::UInt32 | MemorySize::Int32), "{instruction:?}");
+    assert_eq!(instruction.memory_size().size(), store.size.into(), "{instruction:?}");
     match store.source {
+        _ if store.size != 4 => {}
         Source::Immediate(value) => {
             assert_eq!((instruction.op1_kind(), instruction.immediate32()), (OpKind::Immediate32, value));
         }
@@ -57,11 +57,29 @@ fn accepted(bytes: &[u8], code: Code, store: Store, instruction: &Instruction) {
     assert_eq!(writes(info.op1_access()), store.exchange);
 }
 
-/// MOV of a general register, of RAX by an absolute address, or of an immediate, or XCHG, to 32 bits of memory.
+/// MOV of a general register, of RAX by an absolute address, or of an immediate, or XCHG, to memory.
 fn is_plain_store(instruction: &Instruction) -> bool {
     use iced_x86::Code::*;
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     instruction.op0_kind() == OpKind::Memory
-        && matches!(instruction.code(), Mov_rm32_r32 | Mov_moffs32_EAX | Mov_rm32_imm32 | Xchg_rm32_r32)
+        && matches!(
+            instruction.code(),
+            Mov_rm8_r8
+                | Mov_rm16_r16
+                | Mov_rm32_r32
+                | Mov_rm64_r64
+                | Mov_moffs8_AL
+                | Mov_moffs16_AX
+                | Mov_moffs32_EAX
+                | Mov_moffs64_RAX
+                | Mov_rm8_imm8
+                | Mov_rm16_imm16
+                | Mov_rm32_imm32
+                | Mov_rm64_imm32
+                | Xchg_rm8_r8
+                | Xchg_rm16_r16
+                | Xchg_rm32_r32
+                | Xchg_rm64_r64
+        )
         && !repeated
 }

@@ -3,8 +3,10 @@
 
 use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::processor::{RealPorts, cpuid};
+use hypervisor::addr::Hpa;
 use hypervisor::asid;
 use hypervisor::cpu::Features;
+use hypervisor::memory::RamMap;
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
 use hypervisor::pci::ConfigSpace;
@@ -72,7 +74,12 @@ fn read(msr: u32) -> u64 {
 }
 
 /// Says what is wrong with the machine, and sets what SKINIT would have set. Finds PCI configuration space.
-pub fn check(reserve: Reserve, features: &Features, config: &mut ConfigSpace) -> Result<(), &'static str> {
+pub fn check(
+    reserve: Reserve,
+    ram: &RamMap,
+    features: &Features,
+    config: &mut ConfigSpace,
+) -> Result<(), &'static str> {
     let ensure = |ok: bool, what| if ok { Ok(()) } else { Err(what) };
     let svm = cpuid(0x8000_0001, 0).ecx & 1 << 2 != 0 && cpuid(0x8000_000a, 0).edx & 1 != 0;
     ensure(svm, "this processor has no SVM with nested paging")?;
@@ -87,9 +94,12 @@ pub fn check(reserve: Reserve, features: &Features, config: &mut ConfigSpace) ->
     )?;
     let redirected = IORR_MASKS.iter().any(|mask| read(*mask) & IORR_VALID != 0);
     ensure(!redirected, "an I/O range register is in use")?;
-    config.find(&RealPorts, read(MMIO_CFG_BASE));
-    let over = config.range.start < reserve.end.0 && reserve.base.0 < config.range.end;
-    ensure(!over, "configuration space lies over the reserve")?;
+    let found = config.find(&RealPorts, read(MMIO_CFG_BASE));
+    ensure(found.is_ok(), "PCI configuration space is at an unusual address")?;
+    // The OS's RAM is where hypercalls write for it.
+    let over = |from: Hpa, to: Hpa| config.range.start < to.0 && from.0 < config.range.end;
+    let over_ram = over(reserve.base, reserve.end) || ram.runs().iter().any(|run| over(run.start, run.end));
+    ensure(!over_ram, "PCI configuration space lies over RAM")?;
 
     let top = read(TOP_MEM);
     ensure(top == 0 || reserve.end.0 <= top, "the reserve lies above TOP_MEM")?;

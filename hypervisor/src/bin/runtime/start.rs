@@ -126,7 +126,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     let (reserve, start_page, ram) = check(info)?;
     let features = features();
     let config = CONFIG_SPACE.put(ConfigSpace::none());
-    platform::check(reserve, &features, config).map_err(Refusal::Platform)?;
+    platform::check(reserve, &ram, &features, config).map_err(Refusal::Platform)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
     // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };

@@ -298,35 +298,35 @@ fn register_large(m: &mut Machine) -> Handle {
     m.register(OWNER)
 }
 
+/// Others may need the frames; the result is the caller's even then.
 #[test]
-fn a_wipe_is_its_callers_for_as_long_as_that_one_goes_on() {
+fn the_result_of_a_wipe_waits_for_its_caller_for_a_while() {
     let mut m = Machine::new();
     let free = m.free();
-    for goes_on in [true, false] {
+    for comes_back in [true, false] {
         let handle = register_large(&mut m);
         m.now += 60_000;
-        let mut outcome = m.one(What::Unregister(handle, false));
-        for _ in 0..3 {
-            assert_eq!(collected(&mut m), 0);
-            m.now += 999;
-            let Outcome::Again(token) = outcome else { panic!("{outcome:?} in the middle of a wipe") };
-            outcome = m.one(What::Resume(token));
-        }
-        let Outcome::Again(token) = outcome else { panic!("{outcome:?} in the middle of a wipe") };
-        if goes_on {
-            assert_eq!(m.all(What::Resume(token), OWNER), OK);
+        let Outcome::Again(token) = m.one(What::Unregister(handle, false)) else { panic!("in one stay") };
+        m.now += 999;
+        let Outcome::Again(token) = m.one(What::Resume(token)) else { panic!("in two stays") };
+        m.now += 999;
+        assert_eq!(collected(&mut m), 0);
+        assert_eq!((m.free(), m.pals.count()), (free, 1));
+        if comes_back {
+            assert_eq!(m.one(What::Resume(token)), OK);
         } else {
-            m.now += 1_000;
+            m.now += 1;
             assert_eq!(collected(&mut m), 1);
             assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
         }
-        assert_eq!(m.free(), free);
+        assert_eq!((m.free(), m.pals.count()), (free, 0));
+        assert!(m.pool_is_zero());
     }
 }
 
 /// Aborted while another processor had it for the last time: the call's next stay is the first to see it.
 #[test]
-fn a_wipe_that_a_continuation_begins_is_its_callers() {
+fn the_result_of_a_wipe_that_a_continuation_begins_waits_as_well() {
     let mut m = Machine::new();
     let handle = register_large(&mut m);
     m.acts = std::vec![Act::Interrupt];
@@ -337,8 +337,9 @@ fn a_wipe_that_a_continuation_begins_is_its_callers() {
     drop(held);
     m.now += 60_000;
     let Outcome::Again(token) = m.one(What::Resume(token)) else { panic!("wiped in one stay") };
-    assert_eq!(collected(&mut m), 0);
+    assert_eq!((collected(&mut m), m.pals.count()), (0, 1));
     assert_eq!(m.all(What::Resume(token), OWNER), Outcome::status(Status::Lost));
+    assert_eq!(m.pals.count(), 0);
 }
 
 #[test]
