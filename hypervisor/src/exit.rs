@@ -24,7 +24,8 @@ use core::sync::atomic::Ordering;
 mod tests;
 
 /// What exits need of the processor besides running PALs.
-pub trait Processor: Hardware + Ports {
+pub trait Processor: Hardware {
+    fn ports(&self) -> &impl Ports;
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;
     fn tsc(&self) -> u64;
     fn lapic_read(&self, offset: u32) -> u32;
@@ -179,17 +180,19 @@ fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> 
         return raise_gp(cpu).map(|()| true);
     }
     let (port, size, rax) = (access.port, access.size, cpu.os.save.rax);
+    let ports = processor.ports();
     if access.input {
+        let read = (1 << (8 * size)) - 1;
         // As every 32-bit result, it clears the upper half.
-        let kept = if size == 4 { 0 } else { u64::MAX << (8 * size) };
-        cpu.os.save.rax = rax & kept | u64::from(processor.read(port, size)) & !(u64::MAX << (8 * size));
+        let kept = if size == 4 { 0 } else { !read };
+        cpu.os.save.rax = rax & kept | u64::from(ports.read(port, size)) & read;
     } else if access.is_config() {
-        if !pci::drops_write(processor) {
-            processor.write(port, size, rax as u32);
+        if !pci::drops_write(ports) {
+            ports.write(port, size, rax as u32);
         }
     } else {
         match cpu.keyboard.write(port, rax as u8) {
-            Write::Byte(value) => processor.write(port, 1, value.into()),
+            Write::Byte(value) => ports.write(port, 1, value.into()),
             Write::Drop => {}
             Write::Reset => return Ok(false),
         }

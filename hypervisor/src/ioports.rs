@@ -72,7 +72,8 @@ impl Access {
 
     /// Whether it is one to PCI configuration data, and to nothing else.
     pub fn is_config(&self) -> bool {
-        pci::DATA.contains(&self.port) && u32::from(self.port) + u32::from(self.size) <= pci::DATA.end.into()
+        let fits = u32::from(self.port) + u32::from(self.size) <= pci::DATA.end.into();
+        pci::DATA.contains(&self.port) && matches!(self.size, 1 | 2 | 4) && fits
     }
 }
 

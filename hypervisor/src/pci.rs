@@ -2,7 +2,7 @@
 //!
 //! Host and ISA bridges have the registers that say which addresses are RAM, a device's or SMM's, and where configuration space
 //! itself is; on AMD machines the data fabric's functions are host bridges too, and the root complexes have index and data
-//! registers that reach everything else of the chip (SMN). The guest may read all this and write none of it, neither by the ports
+//! registers that reach everything else of the chip (SMN). The guest may read all this and change nothing, neither by the ports
 //! ([`drops_write`]) nor in memory ([`ConfigSpace`], whose pages of these functions are read-only in the nested tables).
 //!
 //! Which pages these are is seen once, at launch: a bridge that firmware hides and the guest could make appear is guarded by the

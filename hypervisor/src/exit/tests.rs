@@ -4,12 +4,11 @@ use super::*;
 use crate::addr::Hpa;
 use crate::cpu::Features;
 use crate::gprs::Gprs;
-use crate::hypervisor::Facts;
 use crate::memory::TestMemory;
 use crate::pal::Runnable;
-use crate::pal::tests::{END, OS_RAM, POOL, pals};
+use crate::pal::tests::{END, OS_RAM, POOL, facts, pals};
 use crate::vmcb::{self, EVENT_VALID, exception};
-use abi::{Digests, Status, TOKEN_BIT, number};
+use abi::{Status, TOKEN_BIT, number};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::vec::Vec;
@@ -56,6 +55,9 @@ impl Ports for Recorder {
 }
 
 impl Processor for Recorder {
+    fn ports(&self) -> &impl Ports {
+        self
+    }
     fn cpuid(&self, _: u32, _: u32) -> Registers {
         Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX }
     }
@@ -92,7 +94,6 @@ impl Processor for Recorder {
     }
 }
 
-const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
 /// Where the guest's code is, mapped by identity.
 const CODE: u64 = 0x18_0000;
 
@@ -111,16 +112,7 @@ impl Guest {
         mem.write_u64(Hpa(OS_RAM), 0x10_1067);
         mem.write_u64(Hpa(0x10_1000), 0x10_2067);
         mem.write_u64(Hpa(0x10_2000), 0xe7);
-        let facts = Facts {
-            reserve_base: POOL,
-            reserve_size: END - POOL,
-            flags: 0,
-            parked_cpus: 0,
-            config_space: (0xb000_0000, 0xc000_0000),
-            pcr17: NONE,
-            pcr18: NONE,
-        };
-        let hv = Hypervisor::new(pals(&memory), facts);
+        let hv = Hypervisor::new(pals(&memory), facts());
         let features = Features {
             nrip: false,
             flush_by_asid: true,

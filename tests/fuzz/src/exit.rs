@@ -306,6 +306,9 @@ impl Ports for Model {
 }
 
 impl Processor for Model {
+    fn ports(&self) -> &impl Ports {
+        self
+    }
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         let [eax, ebx, ecx, edx] = [0, 1, 2, 3].map(|n| self.anything(leaf ^ subleaf ^ n));
         Registers { eax, ebx, ecx, edx }

@@ -178,17 +178,11 @@ impl Ports for RealPorts {
     }
 }
 
-impl Ports for ThisProcessor<'_> {
-    fn read(&self, port: u16, size: u8) -> u32 {
-        RealPorts.read(port, size)
-    }
-
-    fn write(&self, port: u16, size: u8, value: u32) {
-        RealPorts.write(port, size, value);
-    }
-}
-
 impl Processor for ThisProcessor<'_> {
+    fn ports(&self) -> &impl Ports {
+        &RealPorts
+    }
+
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {
         cpuid(leaf, subleaf)
     }

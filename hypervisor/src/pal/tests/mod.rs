@@ -9,8 +9,10 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
+use crate::hypervisor::Facts;
 use crate::launch::{MemoryRegion, region};
 use crate::memory::TestMemory;
+use abi::Digests;
 
 mod buffers;
 mod deaths;
@@ -52,4 +54,18 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
     Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, true, slots)
+}
+
+/// A machine whose configuration space is at B000_0000.
+pub(crate) fn facts() -> Facts {
+    const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
+    Facts {
+        reserve_base: POOL,
+        reserve_size: END - POOL,
+        flags: 0,
+        parked_cpus: 0,
+        config_space: (0xb000_0000, 0xc000_0000),
+        pcr17: NONE,
+        pcr18: NONE,
+    }
 }
