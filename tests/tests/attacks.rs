@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use machine::{Boot, Machine, mutated_hypervisor};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
@@ -151,6 +152,9 @@ const ENDS_OF_MACHINE: [(&str, Real); 4] = [
     ("reserved-bits", Without(Ends, "reset-wipe")),
 ];
 
+/// The end of Linux, judged by the crash kernel that it starts.
+const END_OF_LINUX: &str = "crash-image";
+
 /// Carried out but not counted: what they aim at holds on QEMU without TrustVisor as well, where memory wins against a device at
 /// the same address, and there are no caches, no memory types, no counters and no handler behind the SMI port; and the last one aims
 /// at what another does.
@@ -275,6 +279,12 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
         };
         report.add(name, against, end_of_machine(defenceless, name).and_then(left));
     }
+    let bare = boot("attacks-crash-bare")?.with_hypervisor(false);
+    report.add(
+        END_OF_LINUX,
+        crash_image(boot("attacks-crash")?).and_then(wiped),
+        crash_image(bare).and_then(left),
+    );
     for name in ENDS_NOT_COUNTED {
         end_of_machine(boot("attacks-end")?, name).and_then(wiped).with_context(|| name.to_owned())?;
     }
@@ -292,7 +302,7 @@ fn every_attack_is_blocked_and_real() -> Result<()> {
 /// No attack of the guest's program is forgotten here.
 fn every_attack_has_its_place(machine: &Machine) -> Result<()> {
     let ends = ENDS_OF_S.map(|end| end.0).into_iter().chain(ENDS_OF_MACHINE.map(|end| end.0));
-    let ends = ends.chain(ENDS_NOT_COUNTED);
+    let ends = ends.chain(ENDS_NOT_COUNTED).chain([END_OF_LINUX]);
     let mut known: Vec<_> = SHARED.iter().map(|a| a.0).chain(NOT_COUNTED).chain(ends).collect();
     let lines = machine.succeed("tvtest attack", SOON)?;
     let mut there: Vec<_> = lines.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
@@ -387,6 +397,30 @@ fn end_of_s(machine: &Machine, name: &str) -> Result<Found> {
     let after = count(&machine.memory_dump(base, size)?, &secret);
     machine.send("touch /tmp/release")?;
     machine.wait_for(&format!("attack {name}: carried out"), SOON)?;
+    Ok(Found { before, after })
+}
+
+/// The kernel panics; the crash kernel looks at its memory.
+fn crash_image(boot: Boot) -> Result<Found> {
+    let guest = &built()?.guest;
+    let mut disk = NamedTempFile::new()?;
+    for length in [guest.kernel.len(), guest.initrd.len()] {
+        disk.write_all(&(length as u64).to_le_bytes())?;
+    }
+    disk.write_all(&guest.kernel)?;
+    disk.write_all(&guest.initrd)?;
+    disk.as_file().set_len(disk.as_file().metadata()?.len().next_multiple_of(512))?;
+    let options = format!("{KERNEL_OPTIONS} crashkernel=128M");
+    let boot = boot.processors(1).memory_mib(MEMORY_MIB + 128).kernel_options(&options).run("serve");
+    let machine = boot.disk(disk.path()).start()?;
+    machine.wait_until_ready()?;
+    machine.send(&format!("tvtest attack {END_OF_LINUX} &"))?;
+    let secret = numbers(&machine.wait_for("tvtest: holds ", SOON)?.text)?;
+    let before = count(&machine.memory_dump(0, u64::from(MEMORY_MIB + 128) << 20)?, &secret);
+    machine.send("touch /tmp/release")?;
+    machine.wait_for("Kernel panic - not syncing", SOON)?;
+    let line = machine.wait_for("tvtest: crash image: ", SOON)?.text;
+    let after = line.split_whitespace().nth(3).context("how many words")?.parse()?;
     Ok(Found { before, after })
 }
 

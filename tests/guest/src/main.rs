@@ -121,6 +121,7 @@ const TESTS: &[(&str, Test)] = &[
     // These are not tests.
     ("bench-guest", bench::guest),
     ("bench-pal", bench::pal),
+    ("vmcore", attacks::crash::vmcore),
     ("hold", hold::run),
     ("pool", hold::pool),
 ];

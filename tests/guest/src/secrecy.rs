@@ -38,6 +38,16 @@ impl Needles {
         let masked = |word: &[u8; 8]| u64::from_le_bytes(*word) ^ self.mask;
         bytes.as_chunks::<8>().0.iter().filter(|word| self.words.contains(&masked(word))).count() as u64
     }
+
+    /// Marks which of the words are there.
+    pub fn mark(&self, bytes: &[u8], found: &mut [bool; NEEDLES]) {
+        for word in bytes.as_chunks::<8>().0 {
+            let word = u64::from_le_bytes(*word) ^ self.mask;
+            if let Some(at) = self.words.iter().position(|wanted| *wanted == word) {
+                found[at] = true;
+            }
+        }
+    }
 }
 
 /// A process that keeps the same secret as S in its own memory.

@@ -2,6 +2,7 @@
 //! the machine, and waits.
 
 use super::Attack;
+use super::crash::crash;
 use super::victim::Victim;
 use crate::attack::{CR4, Control, Kernel, TRY_CR3, TripleFault, WRITE_CR4};
 use crate::hold::{pool, wait};
@@ -41,12 +42,13 @@ pub const ATTACKS: &[Attack] = &[
             })
         },
     ),
+    ("crash-image", "panics, and looks for the secret in the crash kernel's image: nowhere", crash),
     ("cr3-reserved-bits", "sets bits of CR3 that must be zero: a fault, or wiped before the end", || {
         end_of_machine(|kernel| kernel.ask(Control { what: TRY_CR3, value: 1 << 52, vector: 0 }).map(drop))
     }),
 ];
 
-fn tell(needles: &Needles) {
+pub fn tell(needles: &Needles) {
     let words: String = needles.words.iter().map(|word| format!(" {word:#x}")).collect();
     println!("tvtest: holds {:#x}{words}", needles.mask);
 }

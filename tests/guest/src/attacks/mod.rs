@@ -6,6 +6,7 @@
 
 mod calls;
 mod chipset;
+pub mod crash;
 mod ends;
 mod hardware;
 mod identity;
