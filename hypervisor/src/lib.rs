@@ -28,7 +28,6 @@ pub mod pal;
 pub mod pci;
 pub mod place;
 pub mod profiling;
-pub mod random;
 pub mod serial;
 pub mod slb;
 pub mod tables;

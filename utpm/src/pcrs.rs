@@ -45,6 +45,11 @@ impl Pcrs {
         usize::try_from(index).ok().and_then(|i| self.0.get(i)).ok_or(PcrError::NoSuchRegister)
     }
 
+    /// All registers' values in the SHA-256 bank.
+    pub(crate) fn sha256(&self) -> [&[u8; 32]; Self::COUNT] {
+        self.0.each_ref().map(|digests| &digests.sha256)
+    }
+
     /// Extends register `index` (1 to 7): in each bank, the new value is the hash of the old one and the digest.
     pub fn extend(&mut self, index: u64, digests: &Digests) -> Result<(), PcrError> {
         if index == 0 {

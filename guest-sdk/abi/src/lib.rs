@@ -33,6 +33,7 @@
 #![warn(missing_docs)]
 
 pub mod image;
+pub mod seal;
 
 /// Version of this interface; changes with every incompatible change.
 pub const VERSION: u32 = 1;
@@ -67,7 +68,18 @@ pub mod number {
     pub const PCR_READ: u16 = 0x81;
     /// From S: `PCR_EXTEND(RDI index 1-7, RSI pointer to a` [`crate::Digests`]`)`.
     pub const PCR_EXTEND: u16 = 0x82;
+    /// From S: `SEAL(RDI pointer to a` [`crate::seal::Policy`]`, RSI data, RDX length, RCX blob, R8 room)`: seals the data. RAX = bytes of
+    /// the blob, [`crate::seal::OVERHEAD`] more than the data's.
+    pub const SEAL: u16 = 0x83;
+    /// From S: `UNSEAL(RDI blob, RSI length, RDX data, RCX room, R8 pointer to a` [`crate::seal::Creator`]`)`: opens a blob, or
+    /// [`crate::Status::DoesNotOpen`], whatever the reason. RAX = bytes of the data.
+    pub const UNSEAL: u16 = 0x84;
+    /// From S: `RANDOM(RDI buffer, RSI length)`: fills the buffer, [`crate::MAX_RANDOM`] bytes at most.
+    pub const RANDOM: u16 = 0x85;
 }
+
+/// Most bytes that [`number::RANDOM`] gives at a time.
+pub const MAX_RANDOM: usize = 512;
 
 /// Set in RAX when it holds a token instead of a number.
 pub const TOKEN_BIT: u64 = 1 << 63;
@@ -117,6 +129,8 @@ pub enum Status {
     TooLarge = 13,
     /// Not supported by this TrustVisor or this machine.
     Unsupported = 14,
+    /// A sealed blob does not open for this PAL in this state.
+    DoesNotOpen = 15,
 }
 
 impl Status {
@@ -139,6 +153,7 @@ impl Status {
             12 => NoProgress,
             13 => TooLarge,
             14 => Unsupported,
+            15 => DoesNotOpen,
             _ => return None,
         })
     }
@@ -162,6 +177,7 @@ impl core::fmt::Display for Status {
             Status::NoProgress => "memory named by the call could not be paged in",
             Status::TooLarge => "the buffers do not fit into the parameter section",
             Status::Unsupported => "not supported here",
+            Status::DoesNotOpen => "the sealed data does not open for this PAL in this state",
         })
     }
 }

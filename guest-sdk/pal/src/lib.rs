@@ -29,7 +29,10 @@ pub mod args;
 #[cfg(feature = "build")]
 pub mod build;
 pub mod entry;
+mod hypercall;
 pub mod pcr;
+pub mod random;
+pub mod seal;
 
 pub use abi::{Digests, Status};
 pub use args::Out;

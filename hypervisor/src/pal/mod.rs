@@ -39,12 +39,11 @@ use crate::frames::{Frames, Owner};
 use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, Space};
 use crate::memory::{DirectMap, RamMap};
-use crate::random::Random;
 use crate::vmcb::Maps;
 use abi::{Handle, Status, TOKEN_BIT};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
-use utpm::Pcrs;
+use utpm::{Pcrs, Root, random};
 
 /// Most PALs at a time.
 pub const MAX_PALS: usize = 512;
@@ -99,12 +98,23 @@ pub struct Runnable {
     pub fpu: Hpa,
 }
 
+/// Random numbers, out of the processor's.
+pub type Random = random::Random<fn() -> Option<u64>>;
+
+/// What the micro-TPM works with.
+pub struct Secrets {
+    pub random: Random,
+    pub root: Root,
+}
+
 /// All PALs and what they are made of.
 pub struct Pals {
     pub mem: DirectMap,
     pub ram: RamMap,
     pub pool: Mutex<Frames>,
     pub random: Mutex<Random>,
+    /// What is sealed depends on it.
+    pub root: Root,
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
@@ -219,7 +229,7 @@ impl Pals {
         mem: DirectMap,
         ram: RamMap,
         pool: Frames,
-        random: Random,
+        secrets: Secrets,
         maps: Maps,
         fpu: bool,
         slots: &'static Slots,
@@ -228,7 +238,8 @@ impl Pals {
             mem,
             ram,
             pool: Mutex::new(pool),
-            random: Mutex::new(random),
+            random: Mutex::new(secrets.random),
+            root: secrets.root,
             maps,
             fpu,
             slots,

@@ -14,6 +14,7 @@ use crate::guest_memory::Fault;
 use crate::vmcb::Maps;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 use abi::{Handle, Status};
+use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
 use utpm::{Measurement, Pcrs};
 
@@ -24,7 +25,8 @@ pub struct Registration {
     next_page: u64,
     /// How many bytes of the image are in the pool.
     read: u64,
-    measurement: Measurement,
+    /// Its wiping is left out: it knows what the OS knows, and each change of a PAL's state would have to ask whether it is there.
+    measurement: ManuallyDrop<Measurement>,
     faults: u8,
 }
 
@@ -84,7 +86,7 @@ impl Pals {
             image,
             next_page: 0,
             read: HEADER_SIZE as u64,
-            measurement,
+            measurement: ManuallyDrop::new(measurement),
             faults: 0,
         });
         let began = pal.frames.begin(self.mem, &mut self.pool.lock(), Self::owner(index), &header);
@@ -199,7 +201,7 @@ impl Pals {
             pal.state = State::Registering(registration);
             return self.registration_fault(index, pal, fault);
         }
-        pal.pcrs = Some(Pcrs::new(registration.measurement.finish()));
+        pal.pcrs = Some(Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish()));
         pal.call = call::Call::none();
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };

@@ -1,62 +1,145 @@
-//! The hypercalls of S: its micro-TPM.
+//! The hypercalls of S: its micro-TPM. Each takes what it needs from S's memory first and answers there last, within bounds that keep
+//! the time without interrupts below that of hashing a page.
 
 use super::call::vmcb;
 use super::{Pal, Pals};
 use crate::addr::PAGE_SIZE;
 use crate::hypercall::VMMCALL_LENGTH;
-use abi::{Digests, Status, number};
+use abi::image::Header;
+use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
+use abi::{Digests, MAX_RANDOM, Status, number};
 use core::mem::size_of;
+use utpm::seal::{Blob, seal, unseal};
+use zeroize::Zeroizing;
+
+type Answer = Result<u64, Status>;
 
 impl Pals {
     /// A hypercall of S: its micro-TPM.
     #[cold]
     pub(super) fn serve(&self, pal: &mut Pal) {
         let rax = vmcb(self.mem, &mut pal.frames).save.rax;
-        let index = pal.regs.rdi;
-        let pointer = pal.regs.rsi;
-        let status = match u16::try_from(rax) {
-            Ok(number::PCR_READ) => match pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(index).ok()) {
-                Some(digests) => self.write_digests(pal, pointer, digests),
-                None => Status::BadArgument,
-            },
-            Ok(number::PCR_EXTEND) => match self.read_digests(pal, pointer) {
-                Some(digests) => match pal.pcrs.as_mut().and_then(|pcrs| pcrs.extend(index, &digests).ok()) {
-                    Some(()) => Status::Ok,
-                    None => Status::BadArgument,
-                },
-                None => Status::BadAddress,
-            },
-            _ => Status::UnknownCall,
+        let header = self.header(pal);
+        let answer = match u16::try_from(rax) {
+            Ok(number::PCR_READ) => self.pcr_read(pal, &header),
+            Ok(number::PCR_EXTEND) => self.pcr_extend(pal, &header),
+            Ok(number::SEAL) => self.seal(pal, &header),
+            Ok(number::UNSEAL) => self.unseal(pal, &header),
+            Ok(number::RANDOM) => self.random(pal, &header),
+            _ => Err(Status::UnknownCall),
+        };
+        let (value, status) = match answer {
+            Ok(value) => (value, Status::Ok),
+            Err(status) => (0, status),
         };
         let vmcb = vmcb(self.mem, &mut pal.frames);
-        vmcb.save.rax = 0;
+        vmcb.save.rax = value;
         vmcb.save.rip = vmcb.save.rip.wrapping_add(VMMCALL_LENGTH);
         pal.regs.rdx = status as u64;
     }
 
-    fn read_digests(&self, pal: &Pal, pointer: u64) -> Option<Digests> {
+    fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
+        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
+        let digests = pcrs.read(pal.regs.rdi).map_err(|_| Status::BadArgument)?;
         let mut bytes = [0; size_of::<Digests>()];
-        let header = self.header(pal);
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            let addr = pointer.checked_add(i as u64)?;
-            let (frame, _) = pal.frames.resolve(self.mem, &header, addr)?;
-            self.mem.copy_from(frame + addr % PAGE_SIZE, core::slice::from_mut(byte));
-        }
+        bytes[..20].copy_from_slice(&digests.sha1);
+        bytes[20..].copy_from_slice(&digests.sha256);
+        self.write(pal, header, pal.regs.rsi, &bytes)
+    }
+
+    fn pcr_extend(&self, pal: &mut Pal, header: &Header) -> Answer {
+        let mut bytes = [0; size_of::<Digests>()];
+        self.read(pal, header, pal.regs.rsi, &mut bytes)?;
         let mut digests = Digests { sha1: [0; 20], sha256: [0; 32] };
         digests.sha1.copy_from_slice(&bytes[..20]);
         digests.sha256.copy_from_slice(&bytes[20..]);
-        Some(digests)
+        let index = pal.regs.rdi;
+        let pcrs = pal.pcrs.as_mut().ok_or(Status::BadArgument)?;
+        pcrs.extend(index, &digests).map(|()| 0).map_err(|_| Status::BadArgument)
     }
 
-    fn write_digests(&self, pal: &Pal, pointer: u64, digests: &Digests) -> Status {
-        let header = self.header(pal);
-        for (i, byte) in digests.sha1.iter().chain(&digests.sha256).enumerate() {
-            let addr = pointer.wrapping_add(i as u64);
-            let Some((frame, true)) = pal.frames.resolve(self.mem, &header, addr) else {
-                return Status::BadAddress;
-            };
-            self.mem.copy_to(frame + addr % PAGE_SIZE, core::slice::from_ref(byte));
-        }
-        Status::Ok
+    fn seal(&self, pal: &Pal, header: &Header) -> Answer {
+        let [policy_at, data_at, length, blob_at, room, _] = pal.regs.arguments();
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_DATA);
+        let length =
+            length.filter(|length| room >= (*length + OVERHEAD) as u64).ok_or(Status::BadArgument)?;
+        let mut bytes = [0; size_of::<Policy>()];
+        self.read(pal, header, policy_at, &mut bytes)?;
+        let policy = policy_from(&bytes);
+        let mut data = Zeroizing::new([0; MAX_DATA]);
+        let data = &mut data[..length];
+        self.read(pal, header, data_at, data)?;
+        let mut iv = [0; 16];
+        self.random.lock().fill(&mut iv);
+        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
+        let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
+        let length = seal(&self.root, pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
+        self.write(pal, header, blob_at, &blob[..length])?;
+        Ok(length as u64)
     }
+
+    fn unseal(&self, pal: &Pal, header: &Header) -> Answer {
+        let [blob_at, length, data_at, room, creator_at, _] = pal.regs.arguments();
+        let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
+        let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
+        let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
+        self.read(pal, header, blob_at, blob)?;
+        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
+        let (creator, data) = unseal(&self.root, pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
+        if (data.len() as u64) > room {
+            return Err(Status::TooLarge);
+        }
+        self.write(pal, header, creator_at, creator.pcrs.as_flattened())?;
+        self.write(pal, header, data_at, data)?;
+        Ok(data.len() as u64)
+    }
+
+    fn random(&self, pal: &Pal, header: &Header) -> Answer {
+        let [at, length, ..] = pal.regs.arguments();
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_RANDOM);
+        let mut bytes = Zeroizing::new([0; MAX_RANDOM]);
+        let bytes = &mut bytes[..length.ok_or(Status::BadArgument)?];
+        self.random.lock().fill(bytes);
+        self.write(pal, header, at, bytes)
+    }
+
+    /// Reads S's memory.
+    fn read(&self, pal: &Pal, header: &Header, at: u64, mut bytes: &mut [u8]) -> Result<(), Status> {
+        let mut at = at;
+        while !bytes.is_empty() {
+            let (frame, _) = pal.frames.resolve(self.mem, header, at).ok_or(Status::BadAddress)?;
+            let (now, later) = bytes.split_at_mut(in_page(at, bytes.len()));
+            self.mem.copy_from(frame + at % PAGE_SIZE, now);
+            at = at.wrapping_add(now.len() as u64);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Writes S's memory, where S itself could.
+    fn write(&self, pal: &Pal, header: &Header, at: u64, mut bytes: &[u8]) -> Answer {
+        let mut at = at;
+        while !bytes.is_empty() {
+            let Some((frame, true)) = pal.frames.resolve(self.mem, header, at) else {
+                return Err(Status::BadAddress);
+            };
+            let (now, later) = bytes.split_at(in_page(at, bytes.len()));
+            self.mem.copy_to(frame + at % PAGE_SIZE, now);
+            at = at.wrapping_add(now.len() as u64);
+            bytes = later;
+        }
+        Ok(0)
+    }
+}
+
+/// How many of `length` bytes at `at` lie in its page.
+fn in_page(at: u64, length: usize) -> usize {
+    length.min((PAGE_SIZE - at % PAGE_SIZE) as usize)
+}
+
+fn policy_from(bytes: &[u8; size_of::<Policy>()]) -> Policy {
+    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
+    let mut policy = Policy { select: word(0), reserved: word(4), values: [[0; 32]; PCRS] };
+    policy.values.as_flattened_mut().copy_from_slice(&bytes[8..]);
+    policy
 }

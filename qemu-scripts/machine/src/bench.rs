@@ -1,7 +1,7 @@
 //! `bench`: what TrustVisor costs.
 //!
 //! `guest` compares boots with and without it in one run, by wall clock, and counts the exits of a guest that is up.
-//! `pal` counts instructions: under `-icount shift=0` the guest's TSC advances by one an instruction, so its values are exact.
+//! `pal` and `utpm` count instructions: under `-icount shift=0` the guest's TSC advances by one an instruction, so its values are exact.
 //! The guest's program `tvtest` measures inside the guest and prints `bench NAME VALUE`.
 
 use std::collections::BTreeMap;
@@ -27,15 +27,19 @@ enum Bench {
     Guest,
     /// The cost of a PAL
     Pal,
+    /// The cost of the micro-TPM
+    Utpm,
 }
 
-const ALL: [Bench; 2] = [Bench::Guest, Bench::Pal];
+const ALL: [Bench; 3] = [Bench::Guest, Bench::Pal, Bench::Utpm];
 const LIMIT: Duration = Duration::from_secs(240);
 /// Boots of each kind; a shared machine is noisy.
 const BOOTS: usize = 5;
 
+/// To compare `utpm_*_instructions` with; not measured here.
+const TPM: [(&str, &str); 2] = [("Unseal", "about 900 ms"), ("Quote", "about 973 ms")];
 /// To compare `pal_call_null_instructions` with; not measured here.
-const PUBLISHED: [(&str, &str); 2] =
+const CALLS: [(&str, &str); 2] =
     [("a call into an SGX enclave and back", "8,200-17,000"), ("VMRUN and #VMEXIT under KVM", "about 1,350")];
 
 type Values = BTreeMap<String, f64>;
@@ -47,18 +51,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for bench in benches {
         match bench {
             Bench::Guest => guest(&built, &mut values)?,
-            Bench::Pal => pal(&built, &mut values)?,
+            Bench::Pal => count("bench-pal", &built, &mut values)?,
+            Bench::Utpm => count("bench-utpm", &built, &mut values)?,
         }
     }
     let width = values.keys().map(String::len).max().unwrap_or(0);
     for (name, value) in &values {
         println!("{name:width$}  {value:>14}");
     }
-    if benches.contains(&Bench::Pal) {
-        for (what, cycles) in PUBLISHED {
-            println!("published for others, in cycles of hardware: {what}: {cycles}");
+    let published = |bench: Bench, unit: &str, figures: &[(&str, &str)]| {
+        for (what, figure) in figures.iter().filter(|_| benches.contains(&bench)) {
+            println!("published for others, {unit}: {what}: {figure}");
         }
-    }
+    };
+    published(Bench::Pal, "in cycles of hardware", &CALLS);
+    published(Bench::Utpm, "time of a hardware TPM 1.2 (Flicker, 2008)", &TPM);
     if let Some(file) = &arguments.json {
         let json = serde_json::to_vec_pretty(&values)?;
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
@@ -85,9 +92,9 @@ fn guest(built: &Artifacts, values: &mut Values) -> Result<()> {
 
 const ICOUNT: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 
-fn pal(built: &Artifacts, values: &mut Values) -> Result<()> {
-    say("pal: instructions, counted");
-    measure(Boot::new("bench-pal", built).qemu(&ICOUNT).run("tvtest,bench-pal"), values)
+fn count(name: &str, built: &Artifacts, values: &mut Values) -> Result<()> {
+    say(format_args!("{name}: instructions, counted"));
+    measure(Boot::new(name, built).qemu(&ICOUNT).run(&format!("tvtest,{name}")), values)
 }
 
 fn measure(boot: Boot, values: &mut Values) -> Result<()> {

@@ -20,8 +20,8 @@ use crate::paths::{root, target_dir};
 use crate::process::{self, Process};
 
 const LIST: &str = "tests/mutations.toml";
-/// What mutations are about; their file names start here.
-const MUTATED: &str = "hypervisor/src";
+/// What mutations are about: packages and their sources. File names start in the first, or name the other.
+const MUTATED: [(&str, &str); 2] = [("hypervisor", "hypervisor/src"), ("utpm", "utpm/src")];
 
 /// One mutation.
 #[derive(Clone, Debug)]
@@ -79,12 +79,24 @@ impl Mutation {
     }
 
     fn file(&self) -> PathBuf {
-        Path::new(MUTATED).join(&self.change.file)
+        let (package, sources) = self.package();
+        if package == MUTATED[0].0 {
+            Path::new(sources).join(&self.change.file)
+        } else {
+            self.change.file.clone()
+        }
+    }
+
+    /// The package of its file, and where its sources are.
+    fn package(&self) -> (&'static str, &'static str) {
+        let own = MUTATED.into_iter().find(|(_, sources)| self.change.file.starts_with(sources));
+        own.unwrap_or(MUTATED[0])
     }
 
     /// How the names of the tests beside its file begin.
     fn module(&self) -> String {
-        let module = self.change.file.with_extension("");
+        let (_, sources) = self.package();
+        let module = self.change.file.strip_prefix(sources).unwrap_or(&self.change.file).with_extension("");
         module.iter().next().unwrap_or_default().to_string_lossy().into_owned() + "::"
     }
 
@@ -125,7 +137,7 @@ pub(crate) fn mirror(copy: &Path, mutations: &[Mutation]) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the workspace in which the unit tests of the crate `hypervisor` run, with one mutation after the other.
+/// A copy of the workspace in which the unit tests of a mutated crate run, with one mutation after the other.
 pub struct Trial {
     sources: PathBuf,
     target: PathBuf,
@@ -197,7 +209,7 @@ impl Trial {
         how: &[&str],
         selections: &[Vec<&str>],
     ) -> Result<Verdict> {
-        let built = self.build(how)?;
+        let built = self.build(mutation.map_or(MUTATED[0].0, |mutation| mutation.package().0), how)?;
         ensure!(!built.fresh || mutation.is_none(), "cargo did not build the mutated code");
         for selection in selections {
             if let Verdict::Noticed(test) = self.run(&built.tests, selection)? {
@@ -230,9 +242,9 @@ impl Trial {
         }
     }
 
-    fn build(&self, how: &[&str]) -> Result<Built> {
+    fn build(&self, package: &str, how: &[&str]) -> Result<Built> {
         let mut command = cargo(&self.sources, &self.target);
-        command.args(["test", "-q", "-p", "hypervisor", "--lib", "--no-run", "--message-format=json"]);
+        command.args(["test", "-q", "-p", package, "--lib", "--no-run", "--message-format=json"]);
         command.args(how).env("CARGO_PROFILE_DEV_DEBUG", "0");
         let messages = process::output("building the unit tests", command, BUILD_LIMIT)?;
         let built = messages.lines().find_map(|message| serde_json::from_str(message).ok());

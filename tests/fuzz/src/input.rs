@@ -40,6 +40,11 @@ impl<'a> Input<'a> {
         self.u8() & 1 != 0
     }
 
+    /// A number below `end`, which 16 bits reach.
+    pub fn below(&mut self, end: u64) -> u64 {
+        u64::from(self.u16()) % end
+    }
+
     /// One of these.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.u8()) % choices.len()]

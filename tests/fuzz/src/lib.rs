@@ -21,6 +21,7 @@ pub mod options;
 pub mod page_walk;
 mod pal;
 mod reference;
+pub mod seal;
 mod software;
 pub mod tpm;
 mod world;
@@ -55,7 +56,7 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// In the order of their names.
-    const TARGETS: [(&str, Check); 11] = [
+    const TARGETS: [(&str, Check); 12] = [
         ("decoder", crate::decoder::check),
         ("event_log", crate::event_log::check),
         ("exit", crate::exit::check),
@@ -66,6 +67,7 @@ mod tests {
         ("multiboot", crate::multiboot::check),
         ("options", crate::options::check),
         ("page_walk", crate::page_walk::check),
+        ("seal", crate::seal::check),
         ("tpm", crate::tpm::check),
     ];
 

@@ -2,6 +2,7 @@
 //! answer is looked at as the caller sees it.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Digests, Handle, Status, TOKEN_BIT};
 use hypervisor::addr::Hpa;
@@ -12,9 +13,9 @@ use hypervisor::hypercall;
 use hypervisor::hypervisor::{Facts, Hypervisor};
 use hypervisor::launch::GuestStart;
 use hypervisor::memory::DirectMap;
-use hypervisor::pal::{Hardware, Pals, Slots, free_slots};
-use hypervisor::random::Random;
+use hypervisor::pal::{Hardware, Pals, Random, Secrets, Slots, free_slots};
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
+use utpm::Root;
 
 use crate::reference::Registers;
 use crate::world::{Memory, PAGE, RESERVE, ROOT_4, ram_map, with_memory};
@@ -63,14 +64,13 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
 
 fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     let frames = Frames::new(memory.map(), Hpa(RESERVE.start), Hpa(RESERVE.end));
-    let mut seed = 0;
-    let random = Random::seeded(|| {
-        seed += 1;
-        Some(seed)
-    });
-    let Ok(random) = random else { panic!("the words differ") };
+    static WORD: AtomicU64 = AtomicU64::new(0);
+    WORD.store(1, Ordering::Relaxed);
+    let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
+    let random = Random::seeded(words, &[]).expect("the words differ");
+    let secrets = Secrets { random, root: Root::new(&[1; Root::SIZE]) };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
-    Pals::new(memory.map(), ram_map(), frames, random, maps, true, slots)
+    Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)
 }
 
 fn facts() -> Facts {

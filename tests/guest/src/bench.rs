@@ -143,6 +143,30 @@ pub fn pal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the micro-TPM's commands cost, from inside S.
+pub fn utpm() -> anyhow::Result<()> {
+    let s = register()?;
+    for (command, (name, lengths)) in (0..).zip(COMMANDS) {
+        for length in lengths {
+            let ticks = s.cost(command, *length)?;
+            ensure!(ticks != u64::MAX, "{name} of {length} bytes fails");
+            let size = if lengths.len() > 1 { format!("_{length}") } else { String::new() };
+            report(&format!("utpm_{name}{size}_instructions"), ticks);
+        }
+    }
+    report("utpm_irq_off_max_instructions", trustvisor::info()?.irq_off_max);
+    Ok(())
+}
+
+/// By the numbers that S knows them by, and of how many bytes each is tried.
+const COMMANDS: [(&str, &[u64]); 5] = [
+    ("pcr_read", &[0]),
+    ("extend", &[0]),
+    ("seal", &[32, 1024]),
+    ("unseal", &[32, 1024]),
+    ("getrandom", &[32, 512]),
+];
+
 /// Exits out of the OS and out of S for one call of a function that does nothing.
 fn exits_of_a_call(s: &TestPal) -> anyhow::Result<u64> {
     let mut least = u64::MAX;

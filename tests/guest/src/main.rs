@@ -34,6 +34,7 @@ mod orphans;
 mod owners;
 mod privileged;
 mod reserve;
+mod sealed;
 mod secrecy;
 mod shared_file;
 mod soak;
@@ -49,6 +50,7 @@ const TESTS: &[(&str, Test)] = &[
     ("calls", calls::run),
     ("registers", calls::registers),
     ("pcrs", calls::pcrs),
+    ("sealed", sealed::run),
     ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),
@@ -121,6 +123,7 @@ const TESTS: &[(&str, Test)] = &[
     // These are not tests.
     ("bench-guest", bench::guest),
     ("bench-pal", bench::pal),
+    ("bench-utpm", bench::utpm),
     ("vmcore", attacks::crash::vmcore),
     ("hold", hold::run),
     ("pool", hold::pool),

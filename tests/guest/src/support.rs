@@ -46,6 +46,10 @@ trustvisor::stubs! {
         fn marked(seed: u64, rounds: u64, how: u32) -> u64;
         fn watched(data: &[u8], rounds: u64) -> u64;
         fn least_gap(rounds: u64) -> u64;
+        fn seal_for(whom: &[u8], data: &[u8], blob: Out<'_>) -> u64;
+        fn unseal_here(blob: &[u8], data: Out<'_>) -> u64;
+        fn random_bytes(out: Out<'_>) -> u64;
+        fn cost(command: u32, length: u64) -> u64;
     }
 }
 
@@ -61,7 +65,7 @@ pub mod entry {
     pub const IGNORE: u64 = 15;
     pub const FPU: u64 = 16;
     pub const MARKED: u64 = 17;
-    pub const COUNT: u64 = 20;
+    pub const COUNT: u64 = 24;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {

@@ -2,7 +2,7 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{Idt, data, parts};
+use crate::entry::{Idt, data, parts, stack};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm};
@@ -22,10 +22,9 @@ use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
-use hypervisor::pal::{Pals, Slots, free_slots};
+use hypervisor::pal::{Pals, Random, Secrets, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
 use hypervisor::place::Place;
-use hypervisor::random::Random;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
@@ -35,10 +34,12 @@ use hypervisor::vmcb::Maps;
 use hypervisor::{ioports, lapic, msr, serial};
 use log::LevelFilter;
 use spin::Once;
+use utpm::Root;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
+use zeroize::Zeroizing;
 
 const APIC_BASE: Msr = Msr::new(0x1b);
 const VM_HSAVE_PA: u32 = 0xc001_0117;
@@ -100,7 +101,7 @@ impl fmt::Display for Refusal {
             Self::Area => f.write_str("the table area is too small for this machine"),
             Self::Platform(what) => f.write_str(what),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
-            Self::Tpm(error) => write!(f, "the TPM does not extend PCR 19: {error}"),
+            Self::Tpm(error) => write!(f, "the TPM fails at PCR 19 or random numbers: {error}"),
         }
     }
 }
@@ -161,12 +162,17 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
-    extend_separator(handover, mem, clock)?;
-    let random = Random::seeded(rdrand).map_err(|_| Refusal::Entropy)?;
+    let mut chip = Zeroizing::new([0; 48]);
+    use_tpm(handover, mem, clock, &mut *chip)?;
+    let mut random = Random::seeded(rdrand, &*chip).map_err(|_| Refusal::Entropy)?;
+    let mut secret = Zeroizing::new([0; Root::SIZE]);
+    random.fill(&mut *secret);
+    let secrets = Secrets { random, root: Root::new(&secret) };
+    log::info!("root: ephemeral, made at this launch; what is sealed under it opens until the machine stops");
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
     let hypervisor = HYPERVISOR.call_once(|| {
-        let pals = Pals::new(mem, ram, frames, random, pal_maps, features.fpu, &SLOTS);
+        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let config_space = (config.range.start, config.range.end);
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space);
         Hypervisor::new(pals, facts)
@@ -346,8 +352,9 @@ fn rdrand() -> Option<u64> {
     unsafe { step() }
 }
 
-/// PCR 19 will hold the identity keys; until there are any, it receives its separator.
-fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Result<(), Refusal> {
+/// PCR 19 will hold the identity keys; until there are any, it receives its separator. Fills `random` from the TPM's generator, where
+/// there is one: nobody has to believe in the processor's alone.
+fn use_tpm(handover: &Handover, mem: DirectMap, clock: TscClock, random: &mut [u8]) -> Result<(), Refusal> {
     if handover.tpm_family == tpm_family::NONE {
         return Ok(());
     }
@@ -355,6 +362,7 @@ fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Res
     let mut tpm = open_tpm(mem, clock).map_err(Refusal::Tpm)?;
     tpm.extend(19, &digests).map_err(Refusal::Tpm)?;
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
+    tpm.random(random).map_err(Refusal::Tpm)?;
     tpm.close().map_err(Refusal::Tpm)?;
     let (bank, value): (_, &[u8]) = match handover.tpm_family {
         tpm_family::V12 => ("sha1", &pcr.sha1),
@@ -405,19 +413,26 @@ fn reset_machine() -> ! {
 }
 
 /// Before control is lost: zeroes the pool, then the runtime's own data (frozen registers, micro-PCRs, the random number
-/// generator), and writes the caches back, for memory keeps what it last held. After this only code and stack are left.
+/// generator, the root) and what finished calls left on the stack, and writes the caches back, for memory keeps what it last held.
+/// After this only code and the stack in use are left.
 fn forget() {
     if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
         hv.wipe(*pool);
     }
-    let data = data();
-    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop.
+    let (data, stack) = (data(), stack());
+    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop. The stack is in use from RSP up, and
+    // what the compiler keeps below it is 128 bytes at most.
     unsafe {
         core::arch::asm!(
+            "rep stosb",
+            "lea rcx, [rsp - 128]",
+            "mov rdi, rdx",
+            "sub rcx, rdi",
             "rep stosb",
             "wbinvd",
             inout("rdi") data.start => _,
             inout("rcx") data.end - data.start => _,
+            in("rdx") stack.start,
             in("al") 0u8,
             options(nostack),
         );

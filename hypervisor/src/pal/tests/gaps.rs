@@ -40,7 +40,7 @@ impl Machine {
     }
 
     /// A call whose S returns when `s` does, unless it left another exit code.
-    fn run(
+    pub(super) fn run(
         &mut self,
         handle: Handle,
         entry: u16,
@@ -66,7 +66,7 @@ impl Machine {
 }
 
 /// Follows S's tables and its nested tables: the frame's address, writable, executable; each by both together.
-fn s_sees(mem: DirectMap, vmcb: &Vmcb, addr: u64) -> Option<(Hpa, [bool; 2], [bool; 2])> {
+pub(super) fn s_sees(mem: DirectMap, vmcb: &Vmcb, addr: u64) -> Option<(Hpa, [bool; 2], [bool; 2])> {
     let walk = |root: u64, addr: u64, host: &dyn Fn(u64) -> Option<u64>| {
         let (mut table, mut writable, mut executable) = (root, true, true);
         for shift in [39, 30, 21, 12] {

@@ -13,6 +13,7 @@ use crate::hypervisor::Facts;
 use crate::launch::{MemoryRegion, region};
 use crate::memory::TestMemory;
 use abi::Digests;
+use std::cell::Cell;
 
 mod buffers;
 mod deaths;
@@ -28,6 +29,7 @@ mod model;
 mod owners;
 mod play;
 mod s;
+mod sealing;
 mod snapshot;
 mod strangers;
 mod world;
@@ -46,14 +48,21 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let regions = [MemoryRegion { base: OS_RAM, size: end - OS_RAM, kind: region::RAM, reserved: 0 }];
     let ram = RamMap::new(&regions, Hpa(POOL), end - POOL).unwrap();
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
-    let mut seed = 0;
-    let random = Random::seeded(|| {
-        seed += 1;
-        Some(seed)
-    });
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
-    Pals::new(memory.map(), ram, frames, random.ok().unwrap(), maps, true, slots)
+    let secrets = Secrets { random: random(), root: Root::new(&[1; Root::SIZE]) };
+    Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)
+}
+
+/// The same numbers for every machine.
+fn random() -> Random {
+    thread_local!(static WORD: Cell<u64> = const { Cell::new(0) });
+    WORD.set(0);
+    let words: fn() -> Option<u64> = || {
+        WORD.set(WORD.get() + 1);
+        Some(WORD.get())
+    };
+    Random::seeded(words, &[]).unwrap()
 }
 
 /// A machine whose configuration space is at B000_0000.

@@ -57,13 +57,10 @@ impl Stage {
     /// The only stage of this thread. States go from one to another, so each has handles and incarnations of its own.
     pub fn new(world: World) -> Self {
         static STAGES: AtomicU64 = AtomicU64::new(1);
+        static WORDS: AtomicU64 = AtomicU64::new(1);
         let number = STAGES.fetch_add(1, Ordering::Relaxed);
-        let mut word = number << 32;
-        let random = Random::seeded(|| {
-            word += 1;
-            Some(word)
-        });
-        *world.pals.random.lock() = random.ok().unwrap();
+        *world.pals.random.lock() =
+            Random::seeded(|| Some(WORDS.fetch_add(1, Ordering::Relaxed)), &number.to_le_bytes()).unwrap();
         world.pals.incarnations.store(number << 32, Ordering::Relaxed);
         let pool = world.pals.pool.lock();
         let mut frames = world.os_pages();

@@ -4,8 +4,10 @@
 #![no_main]
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use trustvisor_pal::{Digests, Out, Status, pcr};
+use trustvisor_pal::seal::{Policy, seal, unseal};
+use trustvisor_pal::{Digests, Out, Status, pcr, random};
 
+mod cost;
 mod deaths;
 mod marks;
 mod sse;
@@ -101,6 +103,38 @@ fn pcr_extend(index: u32, digests: &[u8]) -> u64 {
     }
 }
 
+/// Seals `data`: for the PAL of an identity; if `whom` is empty, for this one; if it is one byte, for this one with PCR 1 as it is. The
+/// blob's length, or 1000000h + status.
+fn seal_for(whom: &[u8], data: &[u8], mut blob: Out<'_>) -> u64 {
+    let policy = || match (whom.first_chunk(), whom.len()) {
+        (Some(identity), _) => Ok(Policy::pal(identity)),
+        (None, 0) => Policy::this_pal(),
+        (None, _) => Ok(Policy::this_pal()?.with_pcr(1, &pcr::read(1)?.sha256)),
+    };
+    match policy().and_then(|policy| seal(data, &policy, &mut blob)) {
+        Ok(length) => length as u64,
+        Err(status) => SEALING_FAILED + status as u64,
+    }
+}
+
+/// Unseals: 32 bytes of who sealed it, then the data. The data's length, or 1000000h + status.
+fn unseal_here(blob: &[u8], mut data: Out<'_>) -> u64 {
+    let Some((creator, data)) = data.split_first_chunk_mut() else { return u64::MAX };
+    match unseal(blob, data) {
+        Ok((length, who)) => {
+            *creator = *who.identity();
+            length as u64
+        }
+        Err(status) => SEALING_FAILED + status as u64,
+    }
+}
+
+const SEALING_FAILED: u64 = 0x100_0000;
+
+fn random_bytes(mut out: Out<'_>) -> u64 {
+    random::fill(&mut out).map_or_else(|status| status as u64, |()| Status::Ok as u64)
+}
+
 /// A hypercall of any number with any pointer; returns its status.
 fn hypercall(rax: u64, rdi: u64, rsi: u64) -> u64 {
     let status;
@@ -139,8 +173,13 @@ trustvisor_pal::entries! {
     fn marked(seed: u64, rounds: u64, how: u32) -> u64;
     fn watched(data: &[u8], rounds: u64) -> u64;
     fn least_gap(rounds: u64) -> u64;
+    fn seal_for(whom: &[u8], data: &[u8], blob: Out<'_>) -> u64;
+    fn unseal_here(blob: &[u8], data: Out<'_>) -> u64;
+    fn random_bytes(out: Out<'_>) -> u64;
+    fn cost(command: u32, length: u64) -> u64;
 }
 
+use cost::cost;
 use deaths::die;
 use marks::marked;
 use pattern::watched;

@@ -1,0 +1,40 @@
+//! The root secret, and what is derived from it.
+
+use core::fmt;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// The secret that everything the micro-TPM keeps depends on. Whoever has it opens every blob.
+pub struct Root(Hkdf<Sha256>);
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Root")
+    }
+}
+
+/// The keys for what a PAL unseals.
+pub(crate) type StorageKeys = Zeroizing<[u8; 64]>;
+
+impl Root {
+    /// Bytes of the secret.
+    pub const SIZE: usize = 32;
+    /// Names the purpose to the extraction (RFC 5869, 2.2).
+    const SALT: &'static [u8] = b"TrustVisor root 1";
+
+    /// From the secret.
+    pub fn new(secret: &[u8; Self::SIZE]) -> Self {
+        Self(Hkdf::new(Some(Self::SALT), secret))
+    }
+
+    /// The keys for blobs that are for the PAL of this identity: encryption, then authentication.
+    pub(crate) fn storage_keys(&self, pal: &[u8; 32]) -> StorageKeys {
+        let mut keys = Zeroizing::new([0; 64]);
+        // Fails above 255 times 32 bytes only; without keys nothing that was sealed would open.
+        let derived = self.0.expand_multi_info(&[b"storage", pal], &mut *keys);
+        debug_assert!(derived.is_ok());
+        keys
+    }
+}
