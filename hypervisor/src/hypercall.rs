@@ -49,6 +49,11 @@ fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &C
         number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
         number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),
+        number::ROOT_SAVE => match hv.root_blob.bytes() {
+            [] => Outcome::status(Status::Unsupported),
+            blob if regs.rsi < blob.len() as u64 => Outcome::status(Status::TooLarge),
+            blob => give(caller, blob, Gva(regs.rdi), regs.rsi),
+        },
         number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
             Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
             Err(status) => Outcome::status(status),

@@ -4,13 +4,16 @@ use crate::addr::{Hpa, PAGE_SIZE};
 use crate::cpu::Cpu;
 use crate::launch::{Handover, tpm_family};
 use crate::pal::Pals;
-use abi::{Info, info_flag};
+use crate::tpm::root::Blob;
+use abi::{Info, RootState, info_flag};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The hypervisor.
 pub struct Hypervisor {
     pub pals: Pals,
     pub counters: Counters,
+    /// What keeps the root, to be saved.
+    pub root_blob: Blob,
     facts: Facts,
 }
 
@@ -25,6 +28,7 @@ pub struct Facts {
     pub config_space: (u64, u64),
     pub pcr17: abi::Digests,
     pub pcr18: abi::Digests,
+    pub root: RootState,
 }
 
 impl Facts {
@@ -34,6 +38,7 @@ impl Facts {
         dma_unprotected: bool,
         parked_cpus: u32,
         config_space: (u64, u64),
+        root: RootState,
     ) -> Self {
         let mut flags = 0;
         for (set, flag) in [
@@ -54,6 +59,7 @@ impl Facts {
             config_space,
             pcr17: handover.pcr17,
             pcr18: handover.pcr18,
+            root,
         }
     }
 }
@@ -75,7 +81,7 @@ impl Counters {
 impl Hypervisor {
     /// Everything is set up, the OS not yet started.
     pub fn new(pals: Pals, facts: Facts) -> Self {
-        Self { pals, counters: Counters::default(), facts }
+        Self { pals, counters: Counters::default(), root_blob: Blob::empty(), facts }
     }
 
     /// Whether an address is one of PCI configuration space.
@@ -105,6 +111,8 @@ impl Hypervisor {
             ipis_refused: self.counters.ipis_refused.load(Ordering::Relaxed),
             pcr17: self.facts.pcr17,
             pcr18: self.facts.pcr18,
+            root: self.facts.root as u32,
+            reserved: 0,
         }
     }
 

@@ -94,6 +94,8 @@ pub struct MemoryRegion {
 
 /// Most regions of a memory map.
 pub const MAX_REGIONS: usize = 128;
+/// Most bytes of a saved root.
+pub const MAX_ROOT_BLOB: usize = 1024;
 /// Most bytes of a command line.
 pub const MAX_CMDLINE: usize = 1024;
 
@@ -141,6 +143,10 @@ pub struct LaunchInfo {
     pub guest: GuestStart,
     /// The loader's command line, without the loader's own name.
     pub cmdline: [u8; MAX_CMDLINE],
+    /// Bytes of `root` in use.
+    pub root_len: u64,
+    /// The root that was saved, as the hardware TPM sealed it.
+    pub root: [u8; MAX_ROOT_BLOB],
     /// The memory map.
     pub regions: [MemoryRegion; MAX_REGIONS],
 }

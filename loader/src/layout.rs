@@ -16,6 +16,9 @@ use crate::plan::{Needs, Plan, plan};
 use crate::range::Range;
 use crate::refusal::Refusal;
 
+/// The command line of the module that has the root.
+const ROOT_LINE: &[u8] = b"trustvisor-root";
+
 /// What is to be done.
 pub struct Layout<'a> {
     /// The hypervisor.
@@ -26,6 +29,8 @@ pub struct Layout<'a> {
     pub cmdline: &'a [u8],
     /// Its initrd, empty if there is none.
     pub initrd: &'a [u8],
+    /// The root that was saved, empty if there is none.
+    pub root: &'a [u8],
     /// Where everything goes.
     pub plan: Plan,
     /// The page in which the other processors start.
@@ -68,7 +73,9 @@ pub fn lay_out<'a>(
     if cmdline.len() > kernel.cmdline_max {
         return Err(Refusal::KernelLine { max: kernel.cmdline_max, len: cmdline.len() });
     }
-    let initrd = modules.get(2).map_or(&[][..], bytes);
+    let is_root = |module: &&Module| module.line.as_bytes() == ROOT_LINE;
+    let initrd = modules[2..].iter().find(|module| !is_root(module)).map_or(&[][..], bytes);
+    let root = modules[2..].iter().find(is_root).map_or(&[][..], bytes);
 
     let mut taken = [loader; 1 + MAX_MODULES];
     for (taken, module) in taken[1..].iter_mut().zip(modules) {
@@ -85,7 +92,7 @@ pub fn lay_out<'a>(
     let start_page = start_page(&info.map, &taken).ok_or(Refusal::NoRoom("starting the other processors"))?;
     let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
     let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
-    Ok(Layout { image, kernel, cmdline, initrd, plan, start_page, guest_map })
+    Ok(Layout { image, kernel, cmdline, initrd, root, plan, start_page, guest_map })
 }
 
 /// The highest page of RAM that a processor can start in and that nothing else needs: Linux wants the lower ones for itself.
@@ -133,7 +140,11 @@ mod tests {
         for (n, module) in modules.iter().enumerate() {
             let start = MODULES * (n as u64 + 1);
             let end = start as u32 + module.len() as u32;
-            let line = if n == 1 { kernel_line } else { b"" };
+            let line = match n {
+                1 => kernel_line,
+                _ if module.starts_with(b"root") => ROOT_LINE,
+                _ => b"",
+            };
             tag(3, &[&(start as u32).to_le_bytes()[..], &end.to_le_bytes(), line, b"\0"].concat());
             memory.0.push((start, module.to_vec()));
         }
@@ -161,6 +172,19 @@ mod tests {
         let start_page = Range { start: 0x9_e000, end: 0x9_f000 };
         let apart = |ram: Range| !ram.overlaps(&plan.reserve) && !ram.overlaps(&start_page);
         assert!(layout.guest_map.ram().all(apart));
+    }
+
+    #[test]
+    fn the_root_is_found_by_its_line_with_an_initrd_or_without() {
+        let (hypervisor, kernel) = (image::tests::good(), bzimage::tests::good());
+        let (initrd, root): (&[u8], &[u8]) = (&[7; 5000], b"root, sealed");
+        let cases: [&[&[u8]]; 5] = [&[], &[initrd], &[root], &[initrd, root], &[root, initrd]];
+        for rest in cases {
+            let (memory, info) = machine(&[&[&hypervisor[..], &kernel], rest].concat(), b"quiet");
+            let layout = lay_out(&memory, &info, Range::default(), &Options::default()).unwrap();
+            let expected = |what: &'static [u8]| if rest.contains(&what) { what } else { &[] };
+            assert_eq!((layout.initrd, layout.root), (expected(&[7; 5000]), expected(b"root, sealed")));
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub const MAGIC_1: u32 = 0x2bad_b002;
 /// What EAX holds after a start by multiboot 2 (Multiboot2 Specification 2.0, 3.3).
 pub const MAGIC_2: u32 = 0x36d7_6289;
 
-/// Most modules: hypervisor, kernel, initrd.
-pub const MAX_MODULES: usize = 3;
+/// Most modules: hypervisor, kernel, initrd, root.
+pub const MAX_MODULES: usize = 4;
 /// Most bytes of a module's command line (Linux takes 2,047 of its own).
 pub const MAX_MODULE_LINE: usize = 2047;
 

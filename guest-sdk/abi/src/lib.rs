@@ -64,6 +64,10 @@ pub mod number {
     /// `PAL_INFO(handle; RDI buffer, RSI length)`: writes the first `length` bytes of [`crate::PalInfo`], RAX = bytes written.
     pub const PAL_INFO: u16 = 7;
 
+    /// `ROOT_SAVE(RDI buffer, RSI length)`: writes the root as the hardware TPM sealed it, for the loader to hand in at the next boot. RAX =
+    /// bytes written; [`crate::Status::Unsupported`] if there is none to save, [`crate::Status::TooLarge`] if there is no room for it.
+    pub const ROOT_SAVE: u16 = 8;
+
     /// From S: `PCR_READ(RDI index, RSI pointer to a` [`crate::Digests`]`)`.
     pub const PCR_READ: u16 = 0x81;
     /// From S: `PCR_EXTEND(RDI index 1-7, RSI pointer to a` [`crate::Digests`]`)`.
@@ -192,6 +196,33 @@ pub struct Digests {
     pub sha256: [u8; 32],
 }
 
+/// What became of the root, on which all that is sealed depends, at this launch.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RootState {
+    /// The saved one was opened.
+    Opened = 0,
+    /// New and sealed by the hardware TPM: no saved one was handed in.
+    NewNoBlob = 1,
+    /// New: what was handed in is no saved root.
+    NewMalformed = 2,
+    /// New: the saved one is for another TrustVisor, or other security options.
+    NewOtherPolicy = 3,
+    /// New: the saved one is damaged, or another TPM's.
+    NewOtherTpm = 4,
+    /// New: the saved one was made by somebody else.
+    NewNotOurs = 5,
+    /// Ephemeral: there was no dynamic launch.
+    NoLaunch = 6,
+    /// Ephemeral: there is no hardware TPM.
+    NoTpm = 7,
+    /// Ephemeral: not supported on TPM 1.2.
+    Tpm12 = 8,
+    /// None, and nothing can be sealed: the hardware TPM fails.
+    TpmFails = 9,
+}
+
 /// Why exits are counted; indices of [`Info::exits`].
 pub mod exit {
     /// CPUID.
@@ -258,6 +289,10 @@ pub struct Info {
     pub pcr17: Digests,
     /// See `pcr17`.
     pub pcr18: Digests,
+    /// A [`RootState`].
+    pub root: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// What [`number::PAL_INFO`] answers.
@@ -277,6 +312,6 @@ pub struct PalInfo {
 const _: () = {
     assert!(size_of::<Handle>() == 16);
     assert!(size_of::<Digests>() == 52);
-    assert!(size_of::<Info>() == 64 + 128 + 16 + 104);
+    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8);
     assert!(size_of::<PalInfo>() == 72);
 };

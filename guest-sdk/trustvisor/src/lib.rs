@@ -36,7 +36,7 @@ mod stubs;
 pub use abi;
 pub use error::Error;
 pub use hypercall::{hypercall, presence};
-pub use info::{collect, info};
+pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use trustvisor_pal::Out;
 #[doc(hidden)]

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::{fs, path::PathBuf};
-use trustvisor::abi::{Digests, Info, image::FLAG_FPU, info_flag};
+use trustvisor::abi::{Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
 #[derive(Parser)]
@@ -33,8 +33,22 @@ enum Command {
         /// The image
         image: PathBuf,
     },
+    /// The root, on which all that is sealed depends
+    Root {
+        #[command(subcommand)]
+        command: Root,
+    },
     /// Frees PALs whose process is gone (needs two calls, 10 s apart)
     Collect,
+}
+
+#[derive(Subcommand)]
+enum Root {
+    /// Saves it, sealed by the hardware TPM: GRUB hands it in at the next boot (`module2 FILE trustvisor-root`)
+    Save {
+        /// Where to
+        file: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,6 +68,11 @@ fn main() -> anyhow::Result<()> {
                 .map_err(trustvisor::Error::from)
                 .with_context(|| image.display().to_string())?;
             print_digests(&trustvisor::image::measure(&bytes));
+        }
+        Command::Root { command: Root::Save { file } } => {
+            let root =
+                trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
+            fs::write(&file, &root).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
@@ -76,6 +95,8 @@ fn print_info(info: &Info) {
             (_, false) => "2.0",
         }
     );
+    let root = ROOT.iter().find(|(state, _)| *state as u32 == info.root);
+    println!("root: {}", root.map_or_else(|| format!("state {}", info.root), |(_, text)| (*text).into()));
     println!("reserve: {} MiB at {:#x}", info.reserve_size >> 20, info.reserve_base);
     println!("PALs: {}, frames free: {} of {}", info.pals, info.frames_free, info.frames_total);
     for (name, digests) in [("PCR 17", &info.pcr17), ("PCR 18", &info.pcr18)] {
@@ -83,6 +104,22 @@ fn print_info(info: &Info) {
         println!("{name} sha256 {}", hex(&digests.sha256));
     }
 }
+
+const ROOT: [(RootState, &str); 10] = [
+    (RootState::Opened, "the saved one, opened by the hardware TPM"),
+    (RootState::NewNoBlob, "new, to be saved: none was handed in"),
+    (RootState::NewMalformed, "new, to be saved: what was handed in is no saved root"),
+    (
+        RootState::NewOtherPolicy,
+        "new, to be saved: the one handed in is for another TrustVisor or other options",
+    ),
+    (RootState::NewOtherTpm, "new, to be saved: the one handed in is damaged or another TPM's"),
+    (RootState::NewNotOurs, "new, to be saved: the one handed in was not made by TrustVisor"),
+    (RootState::NoLaunch, "ephemeral: there was no dynamic launch"),
+    (RootState::NoTpm, "ephemeral: there is no hardware TPM"),
+    (RootState::Tpm12, "ephemeral: saving it is not supported on TPM 1.2"),
+    (RootState::TpmFails, "NONE, nothing can be sealed: the hardware TPM fails"),
+];
 
 fn print_digests(digests: &Digests) {
     println!("sha1   {}", hex(&digests.sha1));

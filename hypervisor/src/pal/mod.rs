@@ -104,7 +104,7 @@ pub type Random = random::Random<fn() -> Option<u64>>;
 /// What the micro-TPM works with.
 pub struct Secrets {
     pub random: Random,
-    pub root: Root,
+    pub root: Option<Root>,
 }
 
 /// All PALs and what they are made of.
@@ -113,8 +113,8 @@ pub struct Pals {
     pub ram: RamMap,
     pub pool: Mutex<Frames>,
     pub random: Mutex<Random>,
-    /// What is sealed depends on it.
-    pub root: Root,
+    /// What is sealed depends on it; none if the hardware TPM failed.
+    pub root: Option<Root>,
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.

@@ -30,9 +30,6 @@ pub struct Registration {
     faults: u8,
 }
 
-/// Largest image that the header's rules allow.
-const MAX_IMAGE: u64 = HEADER_SIZE as u64 + abi::image::MAX_PAGES * PAGE_SIZE;
-
 impl Pals {
     /// `REGISTER`.
     pub fn register(
@@ -45,9 +42,6 @@ impl Pals {
     ) -> Outcome {
         if owner_page.page_offset() != 0 {
             return Outcome::status(Status::BadArgument);
-        }
-        if !(HEADER_SIZE as u64..=MAX_IMAGE).contains(&length) {
-            return Outcome::status(Status::BadImage);
         }
         let mut bytes = [0; HEADER_SIZE];
         if let Err(fault) = caller.memory.read(image, &mut bytes) {
@@ -124,9 +118,6 @@ impl Pals {
         }
         if registration.next_page < frames.pages() {
             return Outcome::Again(pal.next_token(index));
-        }
-        if let Err(fault) = caller.memory.check_writable(pal.owner.page, 16) {
-            return self.registration_fault(index, pal, fault);
         }
         self.finish_registration(caller, index, pal)
     }

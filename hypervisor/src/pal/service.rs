@@ -60,6 +60,7 @@ impl Pals {
 
     fn seal(&self, pal: &Pal, header: &Header) -> Answer {
         let [policy_at, data_at, length, blob_at, room, _] = pal.regs.arguments();
+        let root = self.root.as_ref().ok_or(Status::Unsupported)?;
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_DATA);
         let length =
             length.filter(|length| room >= (*length + OVERHEAD) as u64).ok_or(Status::BadArgument)?;
@@ -73,19 +74,20 @@ impl Pals {
         self.random.lock().fill(&mut iv);
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
-        let length = seal(&self.root, pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
+        let length = seal(root, pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
         self.write(pal, header, blob_at, &blob[..length])?;
         Ok(length as u64)
     }
 
     fn unseal(&self, pal: &Pal, header: &Header) -> Answer {
         let [blob_at, length, data_at, room, creator_at, _] = pal.regs.arguments();
+        let root = self.root.as_ref().ok_or(Status::Unsupported)?;
         let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
         let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
         let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
         self.read(pal, header, blob_at, blob)?;
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
-        let (creator, data) = unseal(&self.root, pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
+        let (creator, data) = unseal(root, pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
         if (data.len() as u64) > room {
             return Err(Status::TooLarge);
         }

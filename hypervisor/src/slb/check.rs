@@ -118,6 +118,8 @@ mod tests {
             region_count: 4,
             start_page: 0,
             guest: GuestStart::default(),
+            root_len: 0,
+            root: [0; crate::launch::MAX_ROOT_BLOB],
             cmdline: [0; MAX_CMDLINE],
             regions: [MemoryRegion::default(); MAX_REGIONS],
         };

@@ -10,6 +10,7 @@
 mod bank;
 pub mod clock;
 pub mod mmio;
+pub mod root;
 pub mod tis;
 mod v12;
 mod v20;
@@ -192,7 +193,7 @@ impl<T: Transport> Tpm<T> {
 fn exchange<'a>(
     transport: &mut impl Transport,
     command: &[u8],
-    answer: &'a mut [u8; MESSAGE],
+    answer: &'a mut [u8],
     again: &[u32],
 ) -> Result<wire::Answer<'a>, Error> {
     let mut length = transport.exchange(command, answer)?;

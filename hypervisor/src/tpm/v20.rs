@@ -8,8 +8,8 @@ use super::{Error, MESSAGE, Transport};
 
 /// TPM_ST_RSP_COMMAND, TPM_ST_NO_SESSIONS, TPM_ST_SESSIONS (part 2, 6.9).
 const RSP_COMMAND: u16 = 0x00c4;
-const NO_SESSIONS: u16 = 0x8001;
-const SESSIONS: u16 = 0x8002;
+pub(super) const NO_SESSIONS: u16 = 0x8001;
+pub(super) const SESSIONS: u16 = 0x8002;
 
 /// Command codes (part 2, 6.5.2).
 const STARTUP: u32 = 0x144;
@@ -20,7 +20,7 @@ const PCR_EXTEND: u32 = 0x182;
 /// TPM_SU_CLEAR (part 2, 6.10), TPM_CAP_PCRS (6.12), TPM_RS_PW (7.4).
 const SU_CLEAR: u16 = 0;
 const CAP_PCRS: u32 = 5;
-const RS_PW: u32 = 0x4000_0009;
+pub(super) const RS_PW: u32 = 0x4000_0009;
 
 /// Response codes (part 2, 6.6.3): not started; suspended, testing, asked to come again.
 const INITIALIZE: u32 = 0x100;
@@ -129,10 +129,10 @@ pub fn random(transport: &mut impl Transport, bytes: &mut [u8]) -> Result<usize,
     Ok(got)
 }
 
-fn exchange<'a>(
+pub(super) fn exchange<'a>(
     transport: &mut impl Transport,
     command: &mut Command,
-    answer: &'a mut [u8; MESSAGE],
+    answer: &'a mut [u8],
 ) -> Result<Answer<'a>, Error> {
     super::exchange(transport, command.finish()?, answer, &[RETRY, TESTING, YIELDED])
 }

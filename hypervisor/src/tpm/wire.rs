@@ -32,6 +32,11 @@ impl Command {
         self.bytes(&value.to_be_bytes())
     }
 
+    /// A TPM2B: its size, then the bytes.
+    pub fn sized(&mut self, bytes: &[u8]) -> &mut Self {
+        self.u16(bytes.len() as u16).bytes(bytes)
+    }
+
     /// Appends; what does not fit any more is found by [`Self::finish`].
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         let end = self.used.saturating_add(bytes.len());
@@ -81,6 +86,26 @@ impl<'a> Answer<'a> {
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.0)
+    }
+
+    /// The next `count` bytes, to be taken apart.
+    pub fn part(&mut self, count: usize) -> Result<Self, Error> {
+        self.take(count).map(Self)
+    }
+
+    /// What a TPM2B holds.
+    pub fn sized(&mut self) -> Result<&'a [u8], Error> {
+        let size = self.u16()?;
+        self.take(size.into())
+    }
+
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(Error::Malformed("too short"))?;
         self.0 = rest;

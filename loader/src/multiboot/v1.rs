@@ -154,10 +154,10 @@ mod tests {
         assert_eq!(with(0, info(0x48, 3, 0)), Some(Malformed(Part::Module)));
         assert_eq!(with(4, words(&[20, 0])), Some(Malformed(Part::Map)));
         assert_eq!(with(4, words(&[19, 0, 0, 0, 0, 1, 20, 0, 0, 0, 0, 1, 0])), Some(Malformed(Part::Map)));
-        let mut four = machine();
-        four.0[0].1 = info(0x48, u32::MAX, 0);
-        four.0[2].1 = words(&[5, 6, 0, 0].repeat(4));
-        assert_eq!(read(&four).err(), Some(TooManyModules));
+        let mut five = machine();
+        five.0[0].1 = info(0x48, u32::MAX, 0);
+        five.0[2].1 = words(&[5, 6, 0, 0].repeat(5));
+        assert_eq!(read(&five).err(), Some(TooManyModules));
     }
 
     proptest! {

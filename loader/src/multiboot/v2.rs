@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(with(0, tag(tag::CMDLINE, &[b'a'; 1025])), Some(LineTooLong(Part::CommandLine)));
         assert_eq!(with(3, module(1, 2, &[b'a'; 2048])), Some(LineTooLong(Part::ModuleLine)));
         assert_eq!(with(6, tag(2, b"")), Some(Malformed(Part::Header)));
-        let more = [module(1, 2, b"\0"), module(1, 2, b"\0")].concat();
+        let more = [module(1, 2, b"\0"), module(1, 2, b"\0"), module(1, 2, b"\0")].concat();
         assert_eq!(with(5, more), Some(TooManyModules));
         assert_eq!(read(vec![0xff; 64]).err(), Some(Malformed(Part::Header)));
     }

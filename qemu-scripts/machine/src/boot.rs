@@ -2,7 +2,7 @@
 
 mod start;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::build::{Artifacts, DEFAULT_OPTIONS};
@@ -51,6 +51,7 @@ pub struct Boot {
     skinit: bool,
     tampering: Vec<Tampering>,
     tpm: Option<Family>,
+    tpm_state: Option<PathBuf>,
     accel: Accel,
     cpu: String,
     processors: u32,
@@ -85,6 +86,7 @@ impl Boot {
             skinit: true,
             tampering: Vec::new(),
             tpm: Some(Family::V20),
+            tpm_state: None,
             accel: Accel::Tcg,
             cpu: "EPYC".into(),
             processors: 1,
@@ -166,6 +168,20 @@ impl Boot {
     #[must_use]
     pub fn tpm(mut self, family: impl Into<Option<Family>>) -> Self {
         self.tpm = family.into();
+        self
+    }
+
+    /// Where the TPM's state is, and stays: without it each machine has a TPM fresh from the factory. What is not there yet is made.
+    #[must_use]
+    pub fn tpm_state(mut self, folder: &Path) -> Self {
+        self.tpm_state = Some(folder.to_owned());
+        self
+    }
+
+    /// Hands in a saved root. After all other settings of the modules but [`Boot::modules`].
+    #[must_use]
+    pub fn root(mut self, bytes: Vec<u8>) -> Self {
+        self.modules.push(Module { bytes, options: "trustvisor-root".into() });
         self
     }
 

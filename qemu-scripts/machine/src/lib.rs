@@ -36,4 +36,4 @@ pub use mutation::{Mutation, Trial, Verdict, mutations};
 pub use paths::{build_dir, root, target_dir};
 pub use pcr::{BootPcrs, Pcr, predict};
 pub use process::{Process, run_shown, say};
-pub use tpm::Family;
+pub use tpm::{Family, manufacture};

@@ -28,6 +28,8 @@ enum Suite {
     Host,
     /// From GRUB to the guest's first instruction: measurements and refusals
     Launch,
+    /// What the hardware TPM keeps
+    Tpm,
     /// Linux under TrustVisor
     Guest,
     /// PALs and the hypercall boundary
@@ -92,6 +94,7 @@ impl Suite {
         match self {
             Self::Host => host(),
             Self::Launch => system("launch", &[]),
+            Self::Tpm => system("tpm", &[]),
             Self::Guest => system("guest", &[]),
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),

@@ -47,10 +47,12 @@ pub(crate) struct Tpm {
 }
 
 impl Tpm {
-    /// Starts a TPM with its state below `folder`.
-    pub(crate) fn start(family: Family, folder: &Path) -> Result<Self> {
-        let state = folder.join("tpm");
-        copy(&template(family)?, &state)?;
+    /// Starts a TPM: the one whose state is in `state`, else one fresh from the factory, with its state below `folder`.
+    pub(crate) fn start(family: Family, folder: &Path, state: Option<&Path>) -> Result<Self> {
+        let state = state.map_or_else(|| folder.join("tpm"), Path::to_owned);
+        if !state.exists() {
+            copy(&template(family)?, &state)?;
+        }
         let (control, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
         let mut command = Command::new("swtpm");
@@ -128,15 +130,20 @@ fn template(family: Family) -> Result<PathBuf> {
     }
     say(format_args!("making a TPM {family}"));
     let new = tempfile::tempdir_in(build_dir().join("tpm"))?;
+    manufacture(family, new.path())?;
+    fs::rename(new.keep(), &folder)?;
+    Ok(folder)
+}
+
+/// Makes a TPM that is like no other, its state in an empty folder.
+pub fn manufacture(family: Family, folder: &Path) -> Result<()> {
     let mut setup = Command::new("swtpm_setup");
-    setup.arg("--tpmstate").arg(new.path());
+    setup.arg("--tpmstate").arg(folder);
     setup.args(match family {
         Family::V12 => &["--createek", "--take-ownership", "--srk-well-known", "--owner-well-known"][..],
         Family::V20 => &["--tpm2", "--pcr-banks", "sha1,sha256,sha384,sha512"][..],
     });
-    run(&format!("making a TPM {family}"), setup, LIMIT)?;
-    fs::rename(new.keep(), &folder)?;
-    Ok(folder)
+    run(&format!("making a TPM {family}"), setup, LIMIT)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -68,7 +68,7 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     WORD.store(1, Ordering::Relaxed);
     let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
     let random = Random::seeded(words, &[]).expect("the words differ");
-    let secrets = Secrets { random, root: Root::new(&[1; Root::SIZE]) };
+    let secrets = Secrets { random, root: Some(Root::new(&[1; Root::SIZE])) };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)
 }
@@ -83,6 +83,7 @@ fn facts() -> Facts {
         config_space: (0, 0),
         pcr17: NONE,
         pcr18: NONE,
+        root: abi::RootState::NewNoBlob,
     }
 }
 

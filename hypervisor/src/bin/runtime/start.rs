@@ -6,6 +6,7 @@ use crate::entry::{Idt, data, parts, stack};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm};
+use abi::RootState;
 use core::arch::x86_64::_rdrand64_step;
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
@@ -28,6 +29,7 @@ use hypervisor::place::Place;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
+use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Tpm};
 use hypervisor::vmcb::Maps;
@@ -74,6 +76,7 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
     serial::init(options.console, "runtime", options.log);
     match start(handover, &options) {
         Ok((hv, guest)) => {
+            wipe_unused_stack();
             let (cpu, os_state) = enter_svm(&guest);
             let reason = processor::run(hv, cpu, os_state, OS_FPU.put(Area::new()));
             log::error!("{reason}: wiping and resetting the machine");
@@ -101,7 +104,7 @@ impl fmt::Display for Refusal {
             Self::Area => f.write_str("the table area is too small for this machine"),
             Self::Platform(what) => f.write_str(what),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
-            Self::Tpm(error) => write!(f, "the TPM fails at PCR 19 or random numbers: {error}"),
+            Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
         }
     }
 }
@@ -162,21 +165,14 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
-    let mut chip = Zeroizing::new([0; 48]);
-    use_tpm(handover, mem, clock, &mut *chip)?;
-    let mut random = Random::seeded(rdrand, &*chip).map_err(|_| Refusal::Entropy)?;
-    let mut secret = Zeroizing::new([0; Root::SIZE]);
-    random.fill(&mut *secret);
-    let secrets = Secrets { random, root: Root::new(&secret) };
-    log::info!("root: ephemeral, made at this launch; what is sealed under it opens until the machine stops");
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    let hypervisor = HYPERVISOR.call_once(|| {
+    let hypervisor = with_secrets(handover, mem, clock, |secrets, root| {
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let config_space = (config.range.start, config.range.end);
-        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space);
+        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
         Hypervisor::new(pals, facts)
-    });
+    })?;
     log::info!(
         "{} free frames for PALs; starting the guest at {:#x}",
         hypervisor.pals.pool.lock().free_count(),
@@ -352,17 +348,73 @@ fn rdrand() -> Option<u64> {
     unsafe { step() }
 }
 
-/// PCR 19 will hold the identity keys; until there are any, it receives its separator. Fills `random` from the TPM's generator, where
-/// there is one: nobody has to believe in the processor's alone.
-fn use_tpm(handover: &Handover, mem: DirectMap, clock: TscClock, random: &mut [u8]) -> Result<(), Refusal> {
+/// Publishes the hypervisor. In a frame of its own, which is wiped: the secrets go over the stack on their way.
+#[inline(never)]
+fn with_secrets(
+    handover: &Handover,
+    mem: DirectMap,
+    clock: TscClock,
+    make: impl FnOnce(Secrets, RootState) -> Hypervisor,
+) -> Result<&'static Hypervisor, Refusal> {
+    let mut blob = Blob::empty();
+    let (secrets, root) = secrets(handover, mem, clock, &mut blob)?;
+    log::info!("root: {root:?}");
+    extend_separator(handover, mem, clock)?;
+    Ok(HYPERVISOR.call_once(|| {
+        let mut hypervisor = make(secrets, root);
+        hypervisor.root_blob = blob;
+        hypervisor
+    }))
+}
+
+/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone. And
+/// the root: opened or sealed by the hardware TPM, before PCR 19 is extended.
+fn secrets(
+    handover: &Handover,
+    mem: DirectMap,
+    clock: TscClock,
+    blob: &mut Blob,
+) -> Result<(Secrets, RootState), Refusal> {
+    let mut tpm = match handover.tpm_family {
+        tpm_family::NONE => None,
+        _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
+    };
+    let mut chip = [0; 48];
+    if let Some(tpm) = &mut tpm {
+        tpm.random(&mut chip).map_err(Refusal::Tpm)?;
+    }
+    let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
+    let mut secret = Zeroizing::new([0; Root::SIZE]);
+    random.fill(&mut *secret);
+    let saved = handover.info.root.get(..handover.info.root_len as usize);
+    let state = match &mut tpm {
+        None => RootState::NoTpm,
+        Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
+        Some(tpm) => match tpm.root(saved.unwrap_or(&[0]), &mut secret, blob) {
+            Ok(state) => state,
+            Err(error) => {
+                log::error!("no root: {error}");
+                *blob = Blob::empty();
+                RootState::TpmFails
+            }
+        },
+    };
+    if let Some(tpm) = tpm {
+        tpm.close().map_err(Refusal::Tpm)?;
+    }
+    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
+    Ok((Secrets { random, root }, state))
+}
+
+/// PCR 19 will hold the identity keys; until there are any, it receives its separator.
+fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Result<(), Refusal> {
     if handover.tpm_family == tpm_family::NONE {
         return Ok(());
     }
     let digests = utpm::digest(&tpm::SEPARATOR);
-    let mut tpm = open_tpm(mem, clock).map_err(Refusal::Tpm)?;
+    let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
     tpm.extend(19, &digests).map_err(Refusal::Tpm)?;
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
-    tpm.random(random).map_err(Refusal::Tpm)?;
     tpm.close().map_err(Refusal::Tpm)?;
     let (bank, value): (_, &[u8]) = match handover.tpm_family {
         tpm_family::V12 => ("sha1", &pcr.sha1),
@@ -392,11 +444,11 @@ fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     (cpu, physical(os_state as *const Page as u64))
 }
 
-/// The hardware TPM at locality 2.
-fn open_tpm(mem: DirectMap, clock: TscClock) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+/// The hardware TPM at a locality.
+fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
     // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
     let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
-    Tpm::open(Tis::request(registers, clock, 2)?)
+    Tpm::open(Tis::request(registers, clock, locality)?)
 }
 
 /// The OS came to its end, or the hypervisor did.
@@ -412,6 +464,21 @@ fn reset_machine() -> ! {
     }
 }
 
+/// Zeroes what finished calls left on the stack: secrets went over it.
+fn wipe_unused_stack() {
+    // SAFETY: the stack is in use from RSP up, and what the compiler keeps below it is 128 bytes at most.
+    unsafe {
+        core::arch::asm!(
+            "lea rcx, [rsp - 128]",
+            "sub rcx, rdi",
+            "rep stosb",
+            inout("rdi") stack().start => _,
+            out("rcx") _,
+            in("al") 0u8,
+        );
+    }
+}
+
 /// Before control is lost: zeroes the pool, then the runtime's own data (frozen registers, micro-PCRs, the random number
 /// generator, the root) and what finished calls left on the stack, and writes the caches back, for memory keeps what it last held.
 /// After this only code and the stack in use are left.
@@ -419,20 +486,15 @@ fn forget() {
     if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
         hv.wipe(*pool);
     }
-    let (data, stack) = (data(), stack());
-    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop. The stack is in use from RSP up, and
-    // what the compiler keeps below it is 128 bytes at most.
+    wipe_unused_stack();
+    let data = data();
+    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop.
     unsafe {
         core::arch::asm!(
-            "rep stosb",
-            "lea rcx, [rsp - 128]",
-            "mov rdi, rdx",
-            "sub rcx, rdi",
             "rep stosb",
             "wbinvd",
             inout("rdi") data.start => _,
             inout("rcx") data.end - data.start => _,
-            in("rdx") stack.start,
             in("al") 0u8,
             options(nostack),
         );

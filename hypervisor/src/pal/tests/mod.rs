@@ -50,7 +50,7 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
-    let secrets = Secrets { random: random(), root: Root::new(&[1; Root::SIZE]) };
+    let secrets = Secrets { random: random(), root: Some(Root::new(&[1; Root::SIZE])) };
     Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)
 }
 
@@ -76,5 +76,6 @@ pub(crate) fn facts() -> Facts {
         config_space: (0xb000_0000, 0xc000_0000),
         pcr17: NONE,
         pcr18: NONE,
+        root: abi::RootState::NewNoBlob,
     }
 }

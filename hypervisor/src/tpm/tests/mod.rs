@@ -2,6 +2,9 @@
 
 pub mod bus;
 pub mod model;
+mod raw;
+mod root;
+mod swtpm;
 
 use std::cell::Cell;
 use std::rc::Rc;

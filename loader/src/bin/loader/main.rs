@@ -17,8 +17,8 @@ mod tpm;
 use core::convert::Infallible;
 
 use hypervisor::launch::{
-    GuestStart, INFO_MAGIC, INFO_OFFSET, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MemoryRegion, RUNTIME_END,
-    RUNTIME_OFFSET,
+    GuestStart, INFO_MAGIC, INFO_OFFSET, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MAX_ROOT_BLOB, MemoryRegion,
+    RUNTIME_END, RUNTIME_OFFSET,
 };
 use hypervisor::options::{Console, Options, Tpm};
 use hypervisor::serial;
@@ -125,9 +125,15 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
         start_page: layout.start_page as u32,
         guest,
         cmdline: [0; MAX_CMDLINE],
+        root_len: layout.root.len() as u64,
+        root: [0; MAX_ROOT_BLOB],
         regions: [MemoryRegion::default(); MAX_REGIONS],
     };
     record.cmdline[..cmdline.len()].copy_from_slice(cmdline);
+    // What is too long is for the runtime to say.
+    if let Some(room) = record.root.get_mut(..layout.root.len()) {
+        room.copy_from_slice(layout.root);
+    }
     record.regions[..regions.len()].copy_from_slice(regions);
     // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
     unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };

@@ -35,7 +35,10 @@ impl Boot {
     pub fn start(self) -> Result<Machine> {
         let folder = files::run_folder()?;
         let iso = self.iso(folder.path())?;
-        let tpm = self.tpm.map(|family| Tpm::start(family, folder.path())).transpose()?;
+        let tpm = self
+            .tpm
+            .map(|family| Tpm::start(family, folder.path(), self.tpm_state.as_deref()))
+            .transpose()?;
         let (serial, serial_end) = UnixStream::pair()?;
         let (monitor, monitor_end) = UnixStream::pair()?;
         let channels = Channels {

@@ -1,0 +1,317 @@
+//! The root's place in a TPM 2.0: sealed for locality 1 and PCR 17, 18 and 19 as they are when this runtime has just been launched,
+//! PCR 19 still zero. Once it is extended, the blob stays shut for this boot, whoever asks.
+//!
+//! A policy says who opens a blob, not who made it: the OS could make one of a root that it knows. So the TPM must certify the blob's
+//! creation (2.0 part 3, 18.3, with the ticket and the creation data that are part of the blob): at locality 1, with these PCRs.
+//!
+//! A blob: [`MAGIC`], then as TPM2_Create answers them TPM2B_PRIVATE, TPM2B_PUBLIC, TPM2B_CREATION_DATA and TPMT_TK_CREATION.
+
+use abi::RootState;
+use sha2::{Digest, Sha256};
+
+use super::bank::Algorithm;
+use super::v20::{self, NO_SESSIONS, RS_PW, SESSIONS, exchange};
+use super::wire::{Command, Reader};
+use super::{Error, Family, MESSAGE, Tpm, Transport};
+use crate::launch::MAX_ROOT_BLOB;
+
+/// First bytes of a blob.
+pub(super) const MAGIC: [u8; 8] = *b"TVROOT2\x01";
+/// Bytes of the root.
+const SECRET: usize = 32;
+
+/// Command codes (2.0 part 2, 6.5.2).
+pub(super) mod code {
+    pub const CREATE_PRIMARY: u32 = 0x131;
+    pub const CERTIFY_CREATION: u32 = 0x14a;
+    pub const CREATE: u32 = 0x153;
+    pub const LOAD: u32 = 0x157;
+    pub const UNSEAL: u32 = 0x15e;
+    pub const FLUSH_CONTEXT: u32 = 0x165;
+    pub const POLICY_LOCALITY: u32 = 0x16f;
+    pub const START_AUTH_SESSION: u32 = 0x176;
+    pub const POLICY_PCR: u32 = 0x17f;
+}
+
+/// TPM_RH_OWNER, TPM_RH_NULL (part 2, 7.4), TPM_ALG_NULL (6.3), TPM_SE_POLICY (6.11).
+const OWNER: u32 = 0x4000_0001;
+const NULL: u32 = 0x4000_0007;
+const ALG_NULL: u16 = 0x10;
+const SE_POLICY: u8 = 1;
+/// Set in response codes that speak of what was sent (RC_FMT1, part 2, 6.6.1); the others are the TPM's own troubles.
+const FORMAT_1: u32 = 0x80;
+
+/// TPMA_LOCALITY of locality 1 (part 2, 8.5).
+const LOCALITY_1: u8 = 1 << 1;
+/// TPML_PCR_SELECTION: SHA-256, PCR 17, 18, 19.
+const PCRS: [u8; 10] = [0, 0, 0, 1, 0x00, 0x0b, 3, 0, 0, 0b1110];
+/// TPMT_PUBLIC of the parent, a storage key on P-256 that every TPM makes anew from its owner's seed: fixedTPM, fixedParent,
+/// sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt; AES-128-CFB.
+const PARENT: [u8; 26] = [
+    0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x04, 0x72, 0, 0, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00, 0x10,
+    0x00, 0x03, 0x00, 0x10, 0, 0, 0, 0,
+];
+/// TPMT_PUBLIC of the sealed root up to its policy: KEYEDHASH, SHA-256; fixedTPM, fixedParent, adminWithPolicy, noDA.
+const SEALED: [u8; 10] = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
+
+/// A blob, to be saved.
+#[derive(Clone)]
+pub struct Blob {
+    bytes: [u8; MAX_ROOT_BLOB],
+    used: usize,
+}
+
+impl Blob {
+    /// No bytes.
+    pub const fn empty() -> Self {
+        Self { bytes: [0; MAX_ROOT_BLOB], used: 0 }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or(&[])
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let room = self.bytes.get_mut(self.used..self.used + bytes.len());
+        room.ok_or(Error::Malformed("root blob"))?.copy_from_slice(bytes);
+        self.used += bytes.len();
+        Ok(())
+    }
+}
+
+/// Why the blob did not open.
+enum Stop {
+    /// It is the blob: a new root is made.
+    Blob(RootState),
+    /// It is the TPM: whether the blob is good is not known.
+    Tpm(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Tpm(error)
+    }
+}
+
+impl<T: Transport> Tpm<T> {
+    /// At locality 1: opens the root that was saved, or else seals `secret`, which is new. Returns what happened; `secret` is the root
+    /// then, and `blob` what keeps it. An error leaves nothing to be believed: no root.
+    pub fn root(
+        &mut self,
+        saved: &[u8],
+        secret: &mut [u8; SECRET],
+        blob: &mut Blob,
+    ) -> Result<RootState, Error> {
+        if self.family == Family::V12 {
+            return Ok(RootState::Tpm12);
+        }
+        if !self.banks.contains(Algorithm::SHA256) {
+            return Err(Error::Bank(Algorithm::SHA256.number()));
+        }
+        let mut hash = Sha256::new();
+        for pcr in 17..=19 {
+            hash.update(self.read(pcr)?.sha256);
+        }
+        let pcrs = hash.finalize().into();
+        let parent = create_primary(&mut self.transport)?;
+        let state = match open(&mut self.transport, parent, &pcrs, saved, secret) {
+            Ok(()) => blob.append(saved).map(|()| RootState::Opened),
+            Err(Stop::Blob(why)) => create(&mut self.transport, parent, &pcrs, secret, blob).map(|()| why),
+            Err(Stop::Tpm(error)) => Err(error),
+        };
+        flush(&mut self.transport, parent)?;
+        state
+    }
+}
+
+/// PolicyLocality, then PolicyPCR (part 3, 23.7 and 23.8).
+fn policy(pcrs: &[u8; 32]) -> [u8; 32] {
+    let locality = Sha256::new()
+        .chain_update([0; 32])
+        .chain_update(code::POLICY_LOCALITY.to_be_bytes())
+        .chain_update([LOCALITY_1]);
+    let both = Sha256::new().chain_update(locality.finalize()).chain_update(code::POLICY_PCR.to_be_bytes());
+    both.chain_update(PCRS).chain_update(pcrs).finalize().into()
+}
+
+/// Authorisation by an empty password, or by a policy session that ends with it.
+pub(super) fn authorise(command: &mut Command, session: u32) -> &mut Command {
+    command.u32(9).u32(session).u16(0).u8(0).u16(0)
+}
+
+/// The parameters of an answer with sessions; what follows them is the sessions'.
+fn parameters<'a>(body: &mut Reader<'a>) -> Result<Reader<'a>, Error> {
+    let size = body.u32()?;
+    body.part(size as usize)
+}
+
+pub(super) fn create_primary(transport: &mut impl Transport) -> Result<u32, Error> {
+    let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
+    authorise(command.u32(OWNER), RS_PW);
+    // No authorisation value and no data; nothing from outside, no PCRs.
+    command.u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
+    let mut answer = [0; MESSAGE];
+    exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?.u32()
+}
+
+/// TPM2_Create of the sealed root.
+pub(super) fn create(
+    transport: &mut impl Transport,
+    parent: u32,
+    pcrs: &[u8; 32],
+    secret: &[u8; SECRET],
+    blob: &mut Blob,
+) -> Result<(), Error> {
+    let mut command = Command::new(SESSIONS, code::CREATE);
+    authorise(command.u32(parent), RS_PW);
+    command.u16(4 + SECRET as u16).u16(0).sized(secret);
+    command.u16(SEALED.len() as u16 + 36).bytes(&SEALED).bytes(&policy(pcrs)).u16(ALG_NULL).u16(0);
+    command.u16(0).bytes(&PCRS);
+    let mut answer = [0; 2 * MESSAGE];
+    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
+    let mut parameters = parameters(&mut body)?;
+    blob.append(&MAGIC)?;
+    for _ in ["private", "public", "creation data"] {
+        let part = parameters.sized()?;
+        blob.append(&(part.len() as u16).to_be_bytes())?;
+        blob.append(part)?;
+    }
+    let _hash = parameters.sized()?;
+    blob.append(parameters.rest())
+}
+
+/// A blob's parts.
+pub(super) struct Parts<'a> {
+    pub private: &'a [u8],
+    pub public: &'a [u8],
+    pub creation: &'a [u8],
+    pub ticket: &'a [u8],
+}
+
+pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
+    let mut reader = Reader::new(blob);
+    if reader.array()? != MAGIC {
+        return Err(Error::Malformed("root blob"));
+    }
+    let (private, public, creation) = (reader.sized()?, reader.sized()?, reader.sized()?);
+    let ticket = reader.rest();
+    let mut fields = Reader::new(ticket);
+    let (_tag, _hierarchy, _digest) = (fields.u16()?, fields.u32()?, fields.sized()?);
+    fields.end()?;
+    Ok(Parts { private, public, creation, ticket })
+}
+
+/// Whether TPMS_CREATION_DATA (part 2, 15.1) tells of locality 1 and these PCRs.
+fn made_by_us(creation: &[u8], pcrs: &[u8; 32]) -> Result<bool, Error> {
+    let mut fields = Reader::new(creation);
+    let (selected, values, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
+    Ok(selected == PCRS && values == pcrs && locality == LOCALITY_1)
+}
+
+fn open(
+    transport: &mut impl Transport,
+    parent: u32,
+    pcrs: &[u8; 32],
+    saved: &[u8],
+    secret: &mut [u8; SECRET],
+) -> Result<(), Stop> {
+    if saved.is_empty() {
+        return Err(Stop::Blob(RootState::NewNoBlob));
+    }
+    let malformed = |_| Stop::Blob(RootState::NewMalformed);
+    let parts = parse(saved).map_err(malformed)?;
+    let mut public = Reader::new(parts.public);
+    if public.array().map_err(malformed)? != SEALED {
+        return Err(Stop::Blob(RootState::NewMalformed));
+    }
+    if public.array().map_err(malformed)? != policy(pcrs) {
+        return Err(Stop::Blob(RootState::NewOtherPolicy));
+    }
+    if !made_by_us(parts.creation, pcrs).map_err(malformed)? {
+        return Err(Stop::Blob(RootState::NewNotOurs));
+    }
+    let object = load(transport, parent, &parts).map_err(|error| blame(error, RootState::NewOtherTpm))?;
+    let opened = certify_creation(transport, object, &parts)
+        .map_err(|error| blame(error, RootState::NewNotOurs))
+        .and_then(|()| {
+            unseal(transport, object, pcrs, secret).map_err(|e| blame(e, RootState::NewOtherPolicy))
+        });
+    flush(transport, object)?;
+    opened
+}
+
+/// Whose fault an error is: a refusal of what was sent is the blob's.
+fn blame(error: Error, blob: RootState) -> Stop {
+    match error {
+        Error::Refused(code) if code & FORMAT_1 != 0 => Stop::Blob(blob),
+        other => Stop::Tpm(other),
+    }
+}
+
+pub(super) fn load(transport: &mut impl Transport, parent: u32, parts: &Parts<'_>) -> Result<u32, Error> {
+    let mut command = Command::new(SESSIONS, code::LOAD);
+    authorise(command.u32(parent), RS_PW);
+    command.sized(parts.private).sized(parts.public);
+    let mut answer = [0; MESSAGE];
+    exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?.u32()
+}
+
+/// Succeeds if the ticket shows that this TPM created this object with this creation data.
+fn certify_creation(transport: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Result<(), Error> {
+    let mut command = Command::new(SESSIONS, code::CERTIFY_CREATION);
+    authorise(command.u32(NULL).u32(object), RS_PW);
+    command.u16(0).sized(&Sha256::digest(parts.creation)).u16(ALG_NULL).bytes(parts.ticket);
+    let mut answer = [0; MESSAGE];
+    exchange(transport, &mut command, &mut answer)?.success(SESSIONS).map(drop)
+}
+
+pub(super) fn unseal(
+    transport: &mut impl Transport,
+    object: u32,
+    pcrs: &[u8; 32],
+    secret: &mut [u8; SECRET],
+) -> Result<(), Error> {
+    let mut answer = [0; MESSAGE];
+    let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
+    // Neither salted nor bound, a nonce that nothing depends on.
+    command.u32(NULL).u32(NULL).sized(&[0; 16]).u16(0).u8(SE_POLICY).u16(ALG_NULL);
+    command.u16(Algorithm::SHA256.number());
+    let session = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.u32()?;
+    let unsealed = unseal_in(transport, object, session, pcrs, secret);
+    if unsealed.is_err() {
+        // One that was used is gone by itself.
+        flush(transport, session)?;
+    }
+    unsealed
+}
+
+fn unseal_in(
+    transport: &mut impl Transport,
+    object: u32,
+    session: u32,
+    pcrs: &[u8; 32],
+    secret: &mut [u8; SECRET],
+) -> Result<(), Error> {
+    let mut answer = [0; MESSAGE];
+    let mut command = Command::new(NO_SESSIONS, code::POLICY_LOCALITY);
+    command.u32(session).u8(LOCALITY_1);
+    exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    command = Command::new(NO_SESSIONS, code::POLICY_PCR);
+    command.u32(session).sized(pcrs).bytes(&PCRS);
+    exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    command = Command::new(SESSIONS, code::UNSEAL);
+    authorise(command.u32(object), session);
+    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
+    let mut parameters = parameters(&mut body)?;
+    let data = parameters.sized()?.first_chunk().ok_or(Error::Malformed("root"))?;
+    *secret = *data;
+    parameters.end()
+}
+
+pub(super) fn flush(transport: &mut impl Transport, handle: u32) -> Result<(), Error> {
+    let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
+    command.u32(handle);
+    let mut answer = [0; MESSAGE];
+    v20::exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()
+}

@@ -1,0 +1,191 @@
+//! The root in a real TPM.
+
+use super::raw;
+use super::swtpm::SwTpm;
+use crate::tpm::root::Blob;
+use crate::tpm::{Error, Tpm, Transport};
+use abi::RootState;
+
+const SLB: &[u8] = b"the SLB";
+/// What the SLB extends: the runtime, and the options.
+const RELEASE: [(u8, &[u8]); 2] = [(17, b"the runtime"), (18, b"dma=protected\n")];
+const MADE: [u8; 32] = [1; 32];
+
+/// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it.
+fn take(tpm: &mut SwTpm, saved: &[u8], new: [u8; 32]) -> (RootState, [u8; 32], Blob) {
+    let (mut secret, mut blob) = (new, Blob::empty());
+    let state = tpm.at(1).root(saved, &mut secret, &mut blob).unwrap();
+    (state, secret, blob)
+}
+
+/// A TPM into which TrustVisor has been launched, and a root that it made.
+fn made() -> (SwTpm, Blob) {
+    let mut tpm = SwTpm::new();
+    tpm.launch(SLB, &RELEASE);
+    let (state, secret, blob) = take(&mut tpm, &[], MADE);
+    assert_eq!((state, secret), (RootState::NewNoBlob, MADE));
+    (tpm, blob)
+}
+
+/// The next boot, and what becomes of a saved root.
+fn next_boot(tpm: SwTpm, release: &[(u8, &[u8])], saved: &[u8]) -> (SwTpm, RootState, [u8; 32]) {
+    let mut tpm = tpm.restart();
+    tpm.launch(SLB, release);
+    let (state, secret, blob) = take(&mut tpm, saved, [2; 32]);
+    if state == RootState::Opened {
+        assert_eq!(blob.bytes(), saved);
+    } else {
+        assert_eq!(secret, [2; 32], "{state:?}");
+        assert_ne!(blob.bytes(), saved);
+        // The new one is as good as any.
+        let (again, secret, _) = take(&mut tpm, blob.bytes(), [3; 32]);
+        assert_eq!((again, secret), (RootState::Opened, [2; 32]));
+    }
+    (tpm, state, secret)
+}
+
+#[test]
+fn the_same_release_opens_it_at_every_boot() {
+    let (mut tpm, blob) = made();
+    for _ in 0..3 {
+        let (now, state, secret) = next_boot(tpm, &RELEASE, blob.bytes());
+        assert_eq!((state, secret), (RootState::Opened, MADE));
+        tpm = now;
+    }
+}
+
+#[test]
+fn nobody_else_opens_it() {
+    let (tpm, blob) = made();
+    for release in [
+        [(17, &b"another runtime"[..]), RELEASE[1]],
+        [RELEASE[0], (18, b"dma=unprotected\n")],
+        [RELEASE[0], (19, b"an identity key")],
+    ] {
+        let mut tpm = SwTpm::new();
+        tpm.launch(SLB, &release);
+        assert_eq!(take(&mut tpm, blob.bytes(), [2; 32]).0, RootState::NewOtherPolicy);
+    }
+    let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.bytes());
+    assert_eq!(state, RootState::NewOtherTpm, "another TPM");
+    let (_, state, _) = next_boot(tpm, &[RELEASE[0], (18, b"")], blob.bytes());
+    assert_eq!(state, RootState::NewOtherPolicy);
+}
+
+/// Whoever tries without asking who may: the TPM itself refuses.
+#[test]
+fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
+    let (mut tpm, blob) = made();
+    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.bytes()), Some(MADE));
+    for locality in [0, 2, 3] {
+        assert_eq!(raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()), None, "locality {locality}");
+    }
+    tpm.at(2).extend(19, &utpm::digest(b"separator")).unwrap();
+    for locality in 0..4 {
+        assert_eq!(raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()), None, "then locality {locality}");
+    }
+    let mut tpm = tpm.restart();
+    for locality in 0..4 {
+        assert_eq!(
+            raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()),
+            None,
+            "no launch, locality {locality}"
+        );
+    }
+    tpm.launch(b"another SLB", &RELEASE);
+    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.bytes()), None, "another SLB");
+}
+
+/// The OS knows the PCRs and can make a blob with the right policy of a root that it knows.
+#[test]
+fn a_planted_root_is_refused() {
+    let (mut tpm, good) = made();
+    for locality in [0, 2, 3] {
+        let (mut known, mut planted) = ([9; 32], Blob::empty());
+        tpm.at(locality).root(&[], &mut known, &mut planted).unwrap();
+        let (state, secret, _) = take(&mut tpm, planted.bytes(), [2; 32]);
+        assert_eq!((state, secret), (RootState::NewNotOurs, [2; 32]), "made at locality {locality}");
+        // With the creation data or the ticket of a good one.
+        for mixed in raw::mixed(planted.bytes(), good.bytes()) {
+            let (state, secret, _) = take(&mut tpm, &mixed, [2; 32]);
+            assert_eq!(
+                (state, secret),
+                (RootState::NewNotOurs, [2; 32]),
+                "mixed, made at locality {locality}"
+            );
+        }
+    }
+    // Made at locality 1 by somebody else's kernel, without a launch: other PCRs at creation, though the policy is right.
+    let mut tpm = tpm.restart();
+    let planted = raw::with_policy_of(&mut tpm.at(1), good.bytes(), &[9; 32]);
+    tpm.launch(SLB, &RELEASE);
+    let (state, secret, _) = take(&mut tpm, &planted, [2; 32]);
+    assert_eq!((state, secret), (RootState::NewNotOurs, [2; 32]));
+}
+
+#[test]
+fn a_flipped_bit_is_found_wherever_it_is() {
+    let (mut tpm, blob) = made();
+    let good = blob.bytes();
+    for byte in (0..good.len()).step_by(3) {
+        let mut bad = good.to_vec();
+        bad[byte] ^= 1 << (byte % 8);
+        let (state, secret, _) = take(&mut tpm, &bad, [2; 32]);
+        assert_ne!(state, RootState::Opened, "byte {byte}");
+        assert_eq!(secret, [2; 32], "byte {byte}");
+    }
+    for bad in [&good[..good.len() - 1], &[good, &[0]].concat(), &good[..8], &[0], &[7; 1024]] {
+        let (state, secret, _) = take(&mut tpm, bad, [2; 32]);
+        assert_eq!((state, secret), (RootState::NewMalformed, [2; 32]));
+    }
+    // And nothing is left in the TPM: it has room for three objects.
+    assert_eq!(take(&mut tpm, good, [2; 32]).0, RootState::Opened);
+}
+
+/// The TPM, but for one command that it answers with an error, or not at all.
+struct Failing<'a> {
+    tpm: &'a mut SwTpm,
+    fails_in: usize,
+    answer: Option<u32>,
+}
+
+impl Transport for Failing<'_> {
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
+        let fails = self.fails_in == 0;
+        self.fails_in = self.fails_in.wrapping_sub(1);
+        match self.answer {
+            Some(code) if fails => {
+                answer[..6].copy_from_slice(&[0x80, 0x01, 0, 0, 0, 10]);
+                answer[6..10].copy_from_slice(&code.to_be_bytes());
+                Ok(10)
+            }
+            None if fails => Err(Error::Timeout("answer")),
+            _ => self.tpm.exchange(command, answer),
+        }
+    }
+    fn pause(&mut self, _: u64) {}
+    fn close(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// TPM_RC_LOCKOUT, OBJECT_MEMORY, NV_RATE, FAILURE (2.0 part 2, 6.6.3), and silence.
+#[test]
+fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
+    let (mut tpm, blob) = made();
+    for answer in [Some(0x921), Some(0x902), Some(0x920), Some(0x101), None] {
+        for fails_in in 0.. {
+            tpm = tpm.restart();
+            tpm.launch(SLB, &RELEASE);
+            tpm.at(1);
+            let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer };
+            let (mut secret, mut now) = ([2; 32], Blob::empty());
+            let result = Tpm::open(failing).unwrap().root(blob.bytes(), &mut secret, &mut now);
+            if result == Ok(RootState::Opened) {
+                assert!(fails_in > 10, "only {fails_in} commands");
+                break;
+            }
+            assert!(result.is_err(), "{result:?} though command {fails_in} fails with {answer:x?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the hardware TPM keeps for TrustVisor: the root, from one boot to the next.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use machine::{Boot, Family, Machine, manufacture};
+use tempfile::TempDir;
+use trustvisor_tests::{SOON, built};
+
+const PAGE: usize = 4096;
+
+/// A machine's disk and TPM, which outlive a boot.
+struct Computer {
+    folder: TempDir,
+    /// The root, as it was last saved.
+    root: Vec<u8>,
+    /// Bytes of the sealed blob on the disk.
+    blob: usize,
+}
+
+impl Computer {
+    fn new() -> Result<Self> {
+        let computer = Self { folder: tempfile::tempdir()?, root: Vec::new(), blob: 0 };
+        fs::File::create(computer.disk())?.set_len(1 << 20)?;
+        Ok(computer)
+    }
+
+    fn disk(&self) -> std::path::PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn tpm(&self) -> std::path::PathBuf {
+        self.folder.path().join("tpm")
+    }
+
+    fn boot(&self) -> Result<Boot> {
+        Ok(Boot::new("tpm", built()?.as_ref()).tpm_state(&self.tpm()).disk(&self.disk()))
+    }
+
+    /// Boots with the saved root; the root's state must be this.
+    fn start(&self, boot: Boot, state: &str) -> Result<Machine> {
+        let boot = if self.root.is_empty() { boot } else { boot.root(self.root.clone()) };
+        let machine = boot.start()?;
+        machine.wait_until_ready()?;
+        let info = machine.succeed("trustvisor info", SOON)?;
+        let root = info.iter().find(|line| line.starts_with("root: ")).context("no word of the root")?;
+        ensure!(root.contains(state), "{root:?} instead of {state:?} (log: {})", machine.log().display());
+        Ok(machine)
+    }
+
+    /// S1 seals for S2; blob and root go to the disk. Returns the secret.
+    fn seal(&mut self, machine: &Machine) -> Result<String> {
+        let secret = word_after(&machine.succeed("tvtest seal-for-later", SOON)?, "tvtest: sealed ")?;
+        self.blob = length(machine, "/tmp/blob")?;
+        machine.succeed("trustvisor root save /tmp/root", SOON)?;
+        let root = length(machine, "/tmp/root")?;
+        for (file, page) in [("blob", 0), ("root", 1)] {
+            let copy =
+                format!("dd if=/tmp/{file} of=/dev/vda bs={PAGE} seek={page} conv=sync 2>/dev/null && sync");
+            machine.succeed(&copy, SOON)?;
+        }
+        self.root = fs::read(self.disk())?[PAGE..][..root].to_vec();
+        Ok(secret)
+    }
+
+    /// Has the guest read the blob from the disk, and runs a test on it.
+    fn try_blob(&self, machine: &Machine, test: &str) -> Result<Vec<String>> {
+        machine.succeed(&format!("head -c {} /dev/vda >/tmp/blob", self.blob), SOON)?;
+        machine.succeed(&format!("tvtest {test}"), SOON)
+    }
+}
+
+fn word_after(lines: &[String], start: &str) -> Result<String> {
+    lines.iter().find_map(|line| line.strip_prefix(start)).map(str::to_owned).context("nothing sealed")
+}
+
+fn length(machine: &Machine, file: &str) -> Result<usize> {
+    let lines = machine.succeed(&format!("wc -c <{file}"), SOON)?;
+    Ok(lines.last().context("no length")?.trim().parse()?)
+}
+
+#[test]
+fn what_is_sealed_outlives_a_reboot_and_nothing_else_opens_it() -> Result<()> {
+    let mut computer = Computer::new()?;
+    let machine = computer.start(computer.boot()?, "none was handed in")?;
+    let secret = computer.seal(&machine)?;
+    drop(machine);
+
+    let machine = computer.start(computer.boot()?, "the saved one, opened")?;
+    let unsealed = word_after(&computer.try_blob(&machine, "unseal-later")?, "tvtest: unsealed ")?;
+    ensure!(unsealed == secret, "unsealed {unsealed} instead of {secret}");
+    // What it would save now is what it was given.
+    machine.succeed("trustvisor root save /tmp/root", SOON)?;
+    ensure!(length(&machine, "/tmp/root")? == computer.root.len(), "the root to save has changed");
+    // PCR 19 is extended by now: nobody opens the root any more.
+    drop(machine);
+
+    // Without the root, all is new.
+    let root = std::mem::take(&mut computer.root);
+    let machine = computer.start(computer.boot()?, "none was handed in")?;
+    computer.try_blob(&machine, "no-longer")?;
+    drop(machine);
+
+    // A flipped bit in what only the TPM can judge, and in what can be judged before.
+    let private = 8 + 2 + 40;
+    for (at, state) in
+        [(private, "damaged or another TPM's"), (0, "no saved root"), (root.len() - 1, "was not made by")]
+    {
+        computer.root.clone_from(&root);
+        computer.root[at] ^= 1;
+        let machine = computer.start(computer.boot()?, state)?;
+        computer.try_blob(&machine, "no-longer")?;
+    }
+    for root in [vec![1], vec![7; 100_000]] {
+        computer.root = root;
+        drop(computer.start(computer.boot()?, "no saved root")?);
+    }
+    computer.root = root;
+
+    // Another release is another PCR 17.
+    let mut hypervisor = built()?.hypervisor.clone();
+    *hypervisor.last_mut().context("a hypervisor")? ^= 1;
+    let machine = computer.start(computer.boot()?.hypervisor(hypervisor), "another TrustVisor")?;
+    computer.try_blob(&machine, "no-longer")?;
+    drop(machine);
+    let machine = computer.start(computer.boot()?.skinit(false), "no dynamic launch")?;
+    computer.try_blob(&machine, "no-longer")?;
+    ensure!(machine.command("trustvisor root save /tmp/root", SOON)?.code != 0, "an ephemeral root is saved");
+    drop(machine);
+    another_tpm(&computer.tpm())?;
+    let machine = computer.start(computer.boot()?, "another TPM's")?;
+    computer.try_blob(&machine, "no-longer")?;
+    Ok(())
+}
+
+fn another_tpm(state: &Path) -> Result<()> {
+    fs::remove_dir_all(state)?;
+    fs::create_dir(state)?;
+    manufacture(Family::V20, state)
+}
+
+#[test]
+fn a_tpm_1_2_keeps_no_root() -> Result<()> {
+    let machine = Boot::new("tpm-1.2", built()?.as_ref()).tpm(Family::V12).start()?;
+    machine.wait_until_ready()?;
+    let info = machine.succeed("trustvisor info", SOON)?;
+    ensure!(
+        info.iter().any(|line| line.starts_with("root: ephemeral: ") && line.contains("TPM 1.2")),
+        "{info:?}"
+    );
+    machine.succeed("tvtest sealed", SOON).map(drop)
+}
