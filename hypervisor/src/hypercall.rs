@@ -42,7 +42,20 @@ fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &C
     if rax & !ENTRY == u64::from(number::CALL) {
         return hv.pals.call(hardware, caller, handle, (rax >> 16) as u16, regs);
     }
-    let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
+    dispatch_others(hv, cpu, hardware, caller, handle)
+}
+
+/// Out of the way of the fast call, whose code is the better for it.
+#[inline(never)]
+fn dispatch_others(
+    hv: &Hypervisor,
+    cpu: &Cpu,
+    hardware: &mut impl Hardware,
+    caller: &Caller,
+    handle: Handle,
+) -> Outcome {
+    let regs = &cpu.regs;
+    let Ok(call) = u16::try_from(cpu.os.save.rax) else { return Outcome::status(Status::UnknownCall) };
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),

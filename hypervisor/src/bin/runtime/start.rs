@@ -167,12 +167,14 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     }
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    let hypervisor = with_secrets(handover, mem, clock, |secrets, root| {
+    with_secrets(handover, mem, clock, |secrets, root| {
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let config_space = (config.range.start, config.range.end);
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
         Hypervisor::new(pals, facts)
     })?;
+    // Known by its address, which makes the code of calls shorter.
+    let hypervisor = HYPERVISOR.get().expect("published above");
     log::info!(
         "{} free frames for PALs; starting the guest at {:#x}",
         hypervisor.pals.pool.lock().free_count(),
@@ -355,16 +357,17 @@ fn with_secrets(
     mem: DirectMap,
     clock: TscClock,
     make: impl FnOnce(Secrets, RootState) -> Hypervisor,
-) -> Result<&'static Hypervisor, Refusal> {
+) -> Result<(), Refusal> {
     let mut blob = Blob::empty();
     let (secrets, root) = secrets(handover, mem, clock, &mut blob)?;
     log::info!("root: {root:?}");
     extend_separator(handover, mem, clock)?;
-    Ok(HYPERVISOR.call_once(|| {
+    HYPERVISOR.call_once(|| {
         let mut hypervisor = make(secrets, root);
         hypervisor.root_blob = blob;
         hypervisor
-    }))
+    });
+    Ok(())
 }
 
 /// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone. And
