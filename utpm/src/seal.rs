@@ -116,16 +116,11 @@ fn digest<'a>(values: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] {
 }
 
 fn cipher(key: &[u8], iv: &[u8; 16]) -> Ctr128BE<Aes256> {
-    let mut whole = zeroize::Zeroizing::new([0; 32]);
-    whole.copy_from_slice(key);
-    Ctr128BE::new((&*whole).into(), iv.into())
+    Ctr128BE::new_from_slices(key, iv).expect("32 bytes and 16")
 }
 
 fn mac(key: &[u8], content: &[u8]) -> Hmac<Sha256> {
-    let mut whole = zeroize::Zeroizing::new([0; 64]);
-    // HMAC pads a key with zeroes to the block.
-    whole[..key.len()].copy_from_slice(key);
-    Hmac::<Sha256>::new((&*whole).into()).chain_update(content)
+    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key").chain_update(content)
 }
 
 #[cfg(test)]

@@ -227,9 +227,3 @@ pub fn data() -> core::ops::Range<u64> {
     let [_, _, data, _] = parts();
     data.start..data.end
 }
-
-/// The runtime's stack: addresses.
-pub fn stack() -> core::ops::Range<u64> {
-    let [.., stack] = parts();
-    stack.start..stack.end
-}

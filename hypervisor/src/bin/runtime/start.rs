@@ -2,7 +2,7 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{Idt, data, parts, stack};
+use crate::entry::{Idt, data, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm};
@@ -469,13 +469,14 @@ fn reset_machine() -> ! {
 
 /// Zeroes what finished calls left on the stack: secrets went over it.
 fn wipe_unused_stack() {
+    let [.., stack] = parts();
     // SAFETY: the stack is in use from RSP up, and what the compiler keeps below it is 128 bytes at most.
     unsafe {
         core::arch::asm!(
             "lea rcx, [rsp - 128]",
             "sub rcx, rdi",
             "rep stosb",
-            inout("rdi") stack().start => _,
+            inout("rdi") stack.start => _,
             out("rcx") _,
             in("al") 0u8,
         );
