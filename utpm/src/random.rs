@@ -3,7 +3,6 @@
 //! Guarantees: without 48 bytes of good seed there is no generator; who learns its state learns nothing of what came before, and
 //! after the next reseeding nothing of what comes.
 
-use core::fmt;
 use hmacdrbg::HmacDrbg;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -20,7 +19,7 @@ impl<F: FnMut() -> Option<u64> + Send> Source for F {
     }
 }
 
-/// The generator. Its state is secret.
+/// The generator. Not `Debug`: its state is secret.
 pub struct Random<S> {
     drbg: HmacDrbg<Sha256>,
     source: S,
@@ -30,12 +29,6 @@ pub struct Random<S> {
 /// Why there is no generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoEntropy;
-
-impl<S> fmt::Debug for Random<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Random")
-    }
-}
 
 /// Bytes of seed from the source: 256 bits of entropy and 128 of nonce (SP 800-90A, 10.1.2 and 8.6.7).
 const SEED: usize = 48;

@@ -1,19 +1,11 @@
 //! The root secret, and what is derived from it.
 
-use core::fmt;
-
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// The secret that everything the micro-TPM keeps depends on. Whoever has it opens every blob.
+/// The secret that everything the micro-TPM keeps depends on. Whoever has it opens every blob: not `Debug`.
 pub struct Root(Hkdf<Sha256>);
-
-impl fmt::Debug for Root {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Root")
-    }
-}
 
 /// The keys for what a PAL unseals.
 pub(crate) type StorageKeys = Zeroizing<[u8; 64]>;
