@@ -80,8 +80,8 @@ impl Counters {
 
 impl Hypervisor {
     /// Everything is set up, the OS not yet started.
-    pub fn new(pals: Pals, facts: Facts) -> Self {
-        Self { pals, counters: Counters::default(), root_blob: Blob::empty(), facts }
+    pub fn new(pals: Pals, facts: Facts, root_blob: Blob) -> Self {
+        Self { pals, counters: Counters::default(), root_blob, facts }
     }
 
     /// Whether an address is one of PCI configuration space.

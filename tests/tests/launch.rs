@@ -161,6 +161,17 @@ fn tpm_none_launches_without_a_tpm_and_says_so() -> Result<()> {
     Ok(())
 }
 
+/// The CPU has put the SLB into PCR 17: with nothing measured after it, whatever came next could make itself look like TrustVisor.
+#[test]
+fn tpm_none_with_a_tpm_is_refused() -> Result<()> {
+    let reason = "tpm=none is for machines without a TPM, and here is one";
+    for family in [Family::V20, Family::V12] {
+        let boot = Boot::new("launch-hidden-tpm", built()?.as_ref()).tpm(family);
+        expect_refusal(boot.options("dma=unprotected tpm=none"), "slb", reason)?;
+    }
+    Ok(())
+}
+
 /// PCR 17 is worth as much as somebody else's ability to build the same bytes.
 #[test]
 fn a_build_in_another_folder_gives_the_same_bytes() -> Result<()> {

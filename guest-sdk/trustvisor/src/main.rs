@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use std::{fs, path::PathBuf};
+use std::fs;
+use std::path::{Path, PathBuf};
 use trustvisor::abi::{Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
@@ -48,6 +49,9 @@ enum Root {
     Save {
         /// Where to
         file: PathBuf,
+        /// Replace another root: what was sealed under that one will not open any more
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -69,10 +73,10 @@ fn main() -> anyhow::Result<()> {
                 .with_context(|| image.display().to_string())?;
             print_digests(&trustvisor::image::measure(&bytes));
         }
-        Command::Root { command: Root::Save { file } } => {
+        Command::Root { command: Root::Save { file, force } } => {
             let root =
                 trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
-            fs::write(&file, &root).with_context(|| format!("cannot write {}", file.display()))?;
+            save_root(&file, &root, force).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
@@ -80,6 +84,22 @@ fn main() -> anyhow::Result<()> {
         ),
     }
     Ok(())
+}
+
+/// The old file is there until the new one is safe: without the root, nothing that was sealed opens any more.
+fn save_root(file: &Path, root: &[u8], force: bool) -> anyhow::Result<()> {
+    if let Ok(old) = fs::read(file) {
+        if old == root {
+            return Ok(());
+        }
+        anyhow::ensure!(force, "another root is there (--force replaces it)");
+    }
+    let new = file.with_added_extension("new");
+    fs::write(&new, root)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, file)?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(fs::File::open(folder)?.sync_all()?)
 }
 
 fn print_info(info: &Info) {

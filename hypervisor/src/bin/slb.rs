@@ -136,14 +136,19 @@ fn own_bytes() -> &'static [u8] {
 }
 
 fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
-    if options.tpm == TpmOption::None {
-        say(format_args!("warning: tpm=none: nothing is measured, nothing can be attested or sealed"));
-        return;
-    }
     // SAFETY: the low 4 GiB are mapped by identity, and no other reference to the TPM exists.
     let registers = unsafe { Mmio::new(mmio::BASE as *mut u8) };
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let mut tpm = Tis::request(registers, clock, 2).and_then(Tpm::open).unwrap_or_else(|error| match error {
+    let tpm = Tis::request(registers, clock, 2).and_then(Tpm::open);
+    if options.tpm == TpmOption::None {
+        // A TPM that is there shows this block: whatever came next without being measured could pass for TrustVisor.
+        if !matches!(tpm, Err(tpm::Error::Absent)) {
+            refuse("tpm=none is for machines without a TPM, and here is one");
+        }
+        say(format_args!("warning: tpm=none: nothing is measured, nothing can be attested or sealed"));
+        return;
+    }
+    let mut tpm = tpm.unwrap_or_else(|error| match error {
         tpm::Error::Absent => refuse(format_args!("{error} (say tpm=none to go without)")),
         _ => refuse(error),
     });

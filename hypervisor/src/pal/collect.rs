@@ -25,12 +25,15 @@ pub struct Collector {
     freed: u64,
 }
 
+/// The next slot, when no pass is under way: then no token is good, not even the next one.
+const NO_PASS: usize = usize::MAX;
+
 impl Collector {
     pub(super) const fn new() -> Self {
-        Self { tokens: 0, next_slot: MAX_PALS, freed: 0 }
+        Self { tokens: 0, next_slot: NO_PASS, freed: 0 }
     }
 
-    fn token(&self) -> u64 {
+    pub(super) fn token(&self) -> u64 {
         token(self.tokens, super::COLLECT_SLOT)
     }
 }
@@ -55,7 +58,7 @@ impl Pals {
 
     pub(super) fn resume_collect(&self, hardware: &mut impl Hardware, token: u64) -> Outcome {
         match self.collector.try_lock() {
-            Some(mut collector) if collector.token() == token => {
+            Some(mut collector) if collector.token() == token && collector.next_slot != NO_PASS => {
                 self.continue_collect(hardware, &mut collector)
             }
             _ => Outcome::status(Status::Lost),
@@ -67,6 +70,7 @@ impl Pals {
         let now = hardware.now_ms();
         for _ in 0..SLOTS {
             if collector.next_slot >= MAX_PALS {
+                collector.next_slot = NO_PASS;
                 return Outcome::Done(collector.freed, Status::Ok);
             }
             match self.look_at(collector.next_slot, now) {

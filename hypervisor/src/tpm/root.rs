@@ -38,8 +38,9 @@ const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
 const ALG_NULL: u16 = 0x10;
 const SE_POLICY: u8 = 1;
-/// Set in response codes that speak of what was sent (RC_FMT1, part 2, 6.6.1); the others are the TPM's own troubles.
-const FORMAT_1: u32 = 0x80;
+/// Response codes that speak of a parameter (RC_FMT1 with RC_P, part 2, 6.6.1), and of CertifyCreation's fourth, the ticket.
+const PARAMETER: u32 = 0x0c0;
+const TICKET: u32 = 0x4c0;
 
 /// TPMA_LOCALITY of locality 1 (part 2, 8.5).
 const LOCALITY_1: u8 = 1 << 1;
@@ -109,11 +110,11 @@ impl<T: Transport> Tpm<T> {
         if !self.banks.contains(Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
-        let mut hash = Sha256::new();
-        for pcr in 17..=19 {
-            hash.update(self.read(pcr)?.sha256);
+        let values = [self.read(17)?.sha256, self.read(18)?.sha256, self.read(19)?.sha256];
+        if values[2] != [0; 32] {
+            return Err(Error::Malformed("PCR 19"));
         }
-        let pcrs = hash.finalize().into();
+        let pcrs = Sha256::digest(values.as_flattened()).into();
         let parent = create_primary(&mut self.transport)?;
         let state = match open(&mut self.transport, parent, &pcrs, saved, secret) {
             Ok(()) => blob.append(saved).map(|()| RootState::Opened),
@@ -197,8 +198,12 @@ pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
     let (private, public, creation) = (reader.sized()?, reader.sized()?, reader.sized()?);
     let ticket = reader.rest();
     let mut fields = Reader::new(ticket);
-    let (_tag, _hierarchy, _digest) = (fields.u16()?, fields.u32()?, fields.sized()?);
+    // TPM_ST_CREATION (part 2, 10.7.3), and no NULL ticket.
+    let good = (fields.u16()?, fields.u32()?) == (0x8021, OWNER) && !fields.sized()?.is_empty();
     fields.end()?;
+    if !good || private.len() + public.len() + ticket.len() > MESSAGE / 2 + 128 {
+        return Err(Error::Malformed("root blob"));
+    }
     Ok(Parts { private, public, creation, ticket })
 }
 
@@ -231,20 +236,19 @@ fn open(
     if !made_by_us(parts.creation, pcrs).map_err(malformed)? {
         return Err(Stop::Blob(RootState::NewNotOurs));
     }
-    let object = load(transport, parent, &parts).map_err(|error| blame(error, RootState::NewOtherTpm))?;
+    let object =
+        load(transport, parent, &parts).map_err(|error| blame(error, PARAMETER, RootState::NewOtherTpm))?;
     let opened = certify_creation(transport, object, &parts)
-        .map_err(|error| blame(error, RootState::NewNotOurs))
-        .and_then(|()| {
-            unseal(transport, object, pcrs, secret).map_err(|e| blame(e, RootState::NewOtherPolicy))
-        });
+        .map_err(|error| blame(error, TICKET, RootState::NewNotOurs))
+        .and_then(|()| Ok(unseal(transport, object, pcrs, secret)?));
     flush(transport, object)?;
     opened
 }
 
-/// Whose fault an error is: a refusal of what was sent is the blob's.
-fn blame(error: Error, blob: RootState) -> Stop {
+/// Whose fault an error is: the blob's, if a parameter is refused that comes out of it. All else is the TPM's trouble.
+fn blame(error: Error, parameter: u32, blob: RootState) -> Stop {
     match error {
-        Error::Refused(code) if code & FORMAT_1 != 0 => Stop::Blob(blob),
+        Error::Refused(code) if code & parameter == parameter => Stop::Blob(blob),
         other => Stop::Tpm(other),
     }
 }
@@ -280,8 +284,8 @@ pub(super) fn unseal(
     let session = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.u32()?;
     let unsealed = unseal_in(transport, object, session, pcrs, secret);
     if unsealed.is_err() {
-        // One that was used is gone by itself.
-        flush(transport, session)?;
+        // One that was used is gone by itself; what went wrong before counts.
+        let _ = flush(transport, session);
     }
     unsealed
 }

@@ -14,6 +14,7 @@ use hypervisor::hypervisor::{Facts, Hypervisor};
 use hypervisor::launch::GuestStart;
 use hypervisor::memory::DirectMap;
 use hypervisor::pal::{Hardware, Pals, Random, Secrets, Slots, free_slots};
+use hypervisor::tpm::root::Blob;
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
 use utpm::Root;
 
@@ -54,7 +55,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
         let forever = unsafe { &*slots.0 };
         f(&mut Machine {
             memory,
-            hv: Hypervisor::new(pals(memory, forever), facts()),
+            hv: Hypervisor::new(pals(memory, forever), facts(), Blob::empty()),
             cpu: processor(),
             now: 5_000,
             _slots: slots,

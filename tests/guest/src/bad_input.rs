@@ -227,9 +227,12 @@ pub fn numbers() -> anyhow::Result<()> {
     let s = register()?;
     let handle = s.pal().handle();
     leaving_nothing(|_| {
-        for call in [0, 8, 0x7f, 0x80, 0x81, 0x82, 0xffff, 1 << 32, 1 << 62, 0xdead_beef] {
+        for call in [0, 9, 0x7f, 0x80, 0x81, 0x82, 0xffff, 1 << 32, 1 << 62, 0xdead_beef] {
             expect(&format!("call {call:#x}"), raw(call, handle, &[]).1, Status::UnknownCall)?;
         }
+        let (save, buffer) = (number::ROOT_SAVE.into(), [0u8; 8]);
+        expect("a root without room", raw(save, handle, &[buffer.as_ptr() as u64, 8]).1, Status::TooLarge)?;
+        expect("a root for the kernel", raw(save, handle, &[1 << 63 | 1 << 62, 4096]).1, Status::BadAddress)?;
         for call in [number::INFO, number::UNREGISTER, number::COLLECT].map(u64::from) {
             for bit in [16, 31, 32, 62] {
                 let status = raw(call | 1 << bit, handle, &[]).1;

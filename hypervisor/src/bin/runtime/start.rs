@@ -82,7 +82,10 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
             log::error!("{reason}: wiping and resetting the machine");
             reset_machine()
         }
-        Err(reason) => serial::refuse(reason),
+        Err(reason) => {
+            serial::say(format_args!("refused: {reason}"));
+            stop()
+        }
     }
 }
 
@@ -167,11 +170,11 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     }
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    with_secrets(handover, mem, clock, |secrets, root| {
+    with_secrets(handover, mem, clock, |secrets, root, blob| {
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let config_space = (config.range.start, config.range.end);
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
-        Hypervisor::new(pals, facts)
+        Hypervisor::new(pals, facts, blob)
     })?;
     // Known by its address, which makes the code of calls shorter.
     let hypervisor = HYPERVISOR.get().expect("published above");
@@ -356,17 +359,13 @@ fn with_secrets(
     handover: &Handover,
     mem: DirectMap,
     clock: TscClock,
-    make: impl FnOnce(Secrets, RootState) -> Hypervisor,
+    make: impl FnOnce(Secrets, RootState, Blob) -> Hypervisor,
 ) -> Result<(), Refusal> {
     let mut blob = Blob::empty();
     let (secrets, root) = secrets(handover, mem, clock, &mut blob)?;
     log::info!("root: {root:?}");
     extend_separator(handover, mem, clock)?;
-    HYPERVISOR.call_once(|| {
-        let mut hypervisor = make(secrets, root);
-        hypervisor.root_blob = blob;
-        hypervisor
-    });
+    HYPERVISOR.call_once(|| make(secrets, root, blob));
     Ok(())
 }
 
@@ -508,6 +507,10 @@ fn forget() {
 /// A bug of the hypervisor: nothing may be learned from it.
 pub fn panic(info: &core::panic::PanicInfo) -> ! {
     serial::say(format_args!("bug: {info}"));
+    stop()
+}
+
+fn stop() -> ! {
     serial::say(format_args!("stopped"));
     forget();
     loop {

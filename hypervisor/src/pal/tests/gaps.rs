@@ -395,3 +395,13 @@ fn the_hypercalls_of_s_reach_its_own_memory_only() {
     });
     assert_eq!(outcome, OK);
 }
+
+#[test]
+fn without_a_pass_under_way_no_token_collects() {
+    let mut m = Machine::new();
+    let next = |count: u64| TOKEN_BIT | count << (SLOT_BITS + 1);
+    assert_eq!(m.one(What::Resume(next(0))), Outcome::status(Status::Lost));
+    assert!(matches!(m.all(What::Collect, OWNER), Outcome::Done(0, Status::Ok)));
+    let count = m.pals.collector.lock().token() & !TOKEN_BIT;
+    assert_eq!(m.one(What::Resume(TOKEN_BIT | count)), Outcome::status(Status::Lost));
+}

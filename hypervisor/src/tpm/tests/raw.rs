@@ -60,3 +60,9 @@ pub fn with_policy_of<T: Transport>(tpm: &mut Tpm<T>, other: &[u8], secret: &[u8
     flush(transport, parent).unwrap();
     made.bytes().to_vec()
 }
+
+/// A blob with another ticket.
+pub fn with_ticket(good: &[u8], ticket: &[u8]) -> Vec<u8> {
+    let parts = parse(good).unwrap();
+    blob(parts.private, parts.public, parts.creation, ticket)
+}

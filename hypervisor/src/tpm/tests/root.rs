@@ -57,15 +57,15 @@ fn the_same_release_opens_it_at_every_boot() {
 #[test]
 fn nobody_else_opens_it() {
     let (tpm, blob) = made();
-    for release in [
-        [(17, &b"another runtime"[..]), RELEASE[1]],
-        [RELEASE[0], (18, b"dma=unprotected\n")],
-        [RELEASE[0], (19, b"an identity key")],
-    ] {
+    for release in [[(17, &b"another runtime"[..]), RELEASE[1]], [RELEASE[0], (18, b"dma=unprotected\n")]] {
         let mut tpm = SwTpm::new();
         tpm.launch(SLB, &release);
         assert_eq!(take(&mut tpm, blob.bytes(), [2; 32]).0, RootState::NewOtherPolicy);
     }
+    let mut tpm_19 = SwTpm::new();
+    tpm_19.launch(SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
+    let refused = tpm_19.at(1).root(blob.bytes(), &mut [2; 32], &mut Blob::empty());
+    assert_eq!(refused, Err(Error::Malformed("PCR 19")));
     let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.bytes());
     assert_eq!(state, RootState::NewOtherTpm, "another TPM");
     let (_, state, _) = next_boot(tpm, &[RELEASE[0], (18, b"")], blob.bytes());
@@ -138,6 +138,13 @@ fn a_flipped_bit_is_found_wherever_it_is() {
         let (state, secret, _) = take(&mut tpm, bad, [2; 32]);
         assert_eq!((state, secret), (RootState::NewMalformed, [2; 32]));
     }
+    // Parts too long for any command, and the ticket that a TPM gives for nothing.
+    let long = [good, &[0; 600]].concat();
+    let nobody = raw::with_ticket(good, &[0x80, 0x21, 0x40, 0, 0, 7, 0, 1, 0]);
+    let nothing = raw::with_ticket(good, &[0x80, 0x21, 0x40, 0, 0, 1, 0, 0]);
+    for bad in [long, nobody, nothing] {
+        assert_eq!(take(&mut tpm, &bad, [2; 32]).0, RootState::NewMalformed);
+    }
     // And nothing is left in the TPM: it has room for three objects.
     assert_eq!(take(&mut tpm, good, [2; 32]).0, RootState::Opened);
 }
@@ -147,6 +154,8 @@ struct Failing<'a> {
     tpm: &'a mut SwTpm,
     fails_in: usize,
     answer: Option<u32>,
+    /// The command is carried out, and its answer is lost.
+    late: bool,
 }
 
 impl Transport for Failing<'_> {
@@ -159,7 +168,12 @@ impl Transport for Failing<'_> {
                 answer[6..10].copy_from_slice(&code.to_be_bytes());
                 Ok(10)
             }
-            None if fails => Err(Error::Timeout("answer")),
+            None if fails => {
+                if self.late {
+                    self.tpm.exchange(command, answer)?;
+                }
+                Err(Error::Timeout("answer"))
+            }
             _ => self.tpm.exchange(command, answer),
         }
     }
@@ -169,16 +183,17 @@ impl Transport for Failing<'_> {
     }
 }
 
-/// TPM_RC_LOCKOUT, OBJECT_MEMORY, NV_RATE, FAILURE (2.0 part 2, 6.6.3), and silence.
+/// TPM_RC_LOCKOUT, OBJECT_MEMORY, NV_RATE, FAILURE, HIERARCHY of handle 1, BAD_AUTH of session 1 (2.0 part 2, 6.6.3), and silence.
 #[test]
 fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
     let (mut tpm, blob) = made();
-    for answer in [Some(0x921), Some(0x902), Some(0x920), Some(0x101), None] {
+    let codes = [Some(0x921), Some(0x902), Some(0x920), Some(0x101), Some(0x185), Some(0x9a2)];
+    for (answer, late) in codes.into_iter().chain([None]).map(|code| (code, false)).chain([(None, true)]) {
         for fails_in in 0.. {
             tpm = tpm.restart();
             tpm.launch(SLB, &RELEASE);
             tpm.at(1);
-            let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer };
+            let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
             let (mut secret, mut now) = ([2; 32], Blob::empty());
             let result = Tpm::open(failing).unwrap().root(blob.bytes(), &mut secret, &mut now);
             if result == Ok(RootState::Opened) {

@@ -59,8 +59,9 @@ fn argument_in_flight() -> anyhow::Result<()> {
     let argument = Mapping::shared_anonymous(1)?;
     argument.fill(&[0x5a; PAGE]);
     let writer = Child::fork(|| {
-        for value in (0..=255u8).cycle() {
-            argument.write(usize::from(value) * 16, value);
+        // Another value each time round, and never the first one.
+        for step in 0usize.. {
+            argument.write(step % 256 * 16, (step / 256) as u8 | 0x80);
         }
         Ok(())
     })?;
