@@ -114,19 +114,21 @@ pub fn run() -> anyhow::Result<()> {
     expect_error("after the end", gone.random_bytes(Out(&mut one)), Status::NoSuchPal)
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Where a blob is kept between two boots.
 const BLOB: &str = "/tmp/blob";
 
-/// S1 makes a secret and seals it for S2, before a reboot. What S2 is to find is only known to be as long as this and different each time;
-/// S2 unseals it once here, to compare.
+/// Before a reboot: S1 makes a secret and seals it for S2, which opens it once, to compare.
 pub fn for_later() -> anyhow::Result<()> {
     let (s1, s2) = (register()?, TestPal::register(&another_image())?);
     let mut secret = [0; 32];
     ensure!(s1.random_bytes(Out(&mut secret))? == 0, "random numbers");
     let blob = seal(&s1, &image::measure(&another_image()).sha256, &secret)?;
     ensure!(unseal(&s2, &blob)?.1 == secret, "S2 does not open it");
-    let plain: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    println!("tvtest: sealed {plain}");
+    println!("tvtest: sealed {}", hex(&secret));
     Ok(std::fs::write(BLOB, blob)?)
 }
 
@@ -137,8 +139,7 @@ pub fn later() -> anyhow::Result<()> {
     let (sealer, secret) = unseal(&s2, &blob)?;
     ensure!(sealer == image::measure(IMAGE).sha256, "S1 is not named as the sealer");
     does_not_open("S1 on what it sealed for S2", &s1, &blob)?;
-    let plain: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    println!("tvtest: unsealed {plain}");
+    println!("tvtest: unsealed {}", hex(&secret));
     Ok(())
 }
 
