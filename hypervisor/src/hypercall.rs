@@ -3,6 +3,7 @@
 use crate::addr::Gva;
 use crate::caller::Caller;
 use crate::cpu::Cpu;
+use crate::gprs::Gprs;
 use crate::hypervisor::Hypervisor;
 use crate::pal::{Hardware, Outcome, fault_outcome};
 use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
@@ -62,16 +63,22 @@ fn dispatch_others(
         number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
         number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),
-        number::ROOT_SAVE => match hv.root_blob.bytes() {
-            [] => Outcome::status(Status::Unsupported),
-            blob if regs.rsi < blob.len() as u64 => Outcome::status(Status::TooLarge),
-            blob => give(caller, blob, Gva(regs.rdi), regs.rsi),
-        },
+        number::ROOT_SAVE => give_blob(caller, hv.root_blob.bytes(), regs),
+        number::KEY_BLOB => give_blob(caller, hv.key_blob.bytes(), regs),
         number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
             Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
             Err(status) => Outcome::status(status),
         },
         _ => Outcome::status(Status::UnknownCall),
+    }
+}
+
+/// Writes a blob to be saved, if there is one, whole.
+fn give_blob(caller: &Caller, blob: &[u8], regs: &Gprs) -> Outcome {
+    match blob {
+        [] => Outcome::status(Status::Unsupported),
+        blob if regs.rsi < blob.len() as u64 => Outcome::status(Status::TooLarge),
+        blob => give(caller, blob, Gva(regs.rdi), regs.rsi),
     }
 }
 

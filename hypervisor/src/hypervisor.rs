@@ -14,6 +14,8 @@ pub struct Hypervisor {
     pub counters: Counters,
     /// What keeps the root, to be saved.
     pub root_blob: Blob,
+    /// The quoting PAL's RSA key, as the loader handed it in.
+    pub key_blob: Blob,
     facts: Facts,
 }
 
@@ -80,8 +82,8 @@ impl Counters {
 
 impl Hypervisor {
     /// Everything is set up, the OS not yet started.
-    pub fn new(pals: Pals, facts: Facts, root_blob: Blob) -> Self {
-        Self { pals, counters: Counters::default(), root_blob, facts }
+    pub fn new(pals: Pals, facts: Facts, root_blob: Blob, key_blob: Blob) -> Self {
+        Self { pals, counters: Counters::default(), root_blob, key_blob, facts }
     }
 
     /// Whether an address is one of PCI configuration space.

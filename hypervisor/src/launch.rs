@@ -96,6 +96,8 @@ pub struct MemoryRegion {
 pub const MAX_REGIONS: usize = 128;
 /// Most bytes of a saved root.
 pub const MAX_ROOT_BLOB: usize = 1024;
+/// Room for a key blob ([`abi::quote::KEY_BLOB`]), a multiple of 8.
+pub const KEY_BLOB_ROOM: usize = abi::quote::KEY_BLOB.next_multiple_of(8);
 /// Most bytes of a command line.
 pub const MAX_CMDLINE: usize = 1024;
 
@@ -147,6 +149,10 @@ pub struct LaunchInfo {
     pub root_len: u64,
     /// The root that was saved, as the hardware TPM sealed it.
     pub root: [u8; MAX_ROOT_BLOB],
+    /// Bytes of `key_blob` in use.
+    pub key_blob_len: u64,
+    /// The RSA identity key that was saved with it, as the quoting PAL sealed it.
+    pub key_blob: [u8; KEY_BLOB_ROOM],
     /// The memory map.
     pub regions: [MemoryRegion; MAX_REGIONS],
 }

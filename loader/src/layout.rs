@@ -1,6 +1,7 @@
 //! From what the boot loader says to what is to be done: modules taken apart, options judged, a place for everything. Reads
 //! and decides, writes nothing.
 
+use abi::quote::KEY_BLOB;
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{MAX_CMDLINE, START_PAGE_LIMIT};
 use hypervisor::options::{Console, Options};
@@ -31,6 +32,8 @@ pub struct Layout<'a> {
     pub initrd: &'a [u8],
     /// The root that was saved, empty if there is none.
     pub root: &'a [u8],
+    /// The RSA identity key that was saved behind it, empty if there is none.
+    pub key_blob: &'a [u8],
     /// Where everything goes.
     pub plan: Plan,
     /// The page in which the other processors start.
@@ -75,7 +78,7 @@ pub fn lay_out<'a>(
     }
     let is_root = |module: &&Module| module.line.as_bytes() == ROOT_LINE;
     let initrd = modules[2..].iter().find(|module| !is_root(module)).map_or(&[][..], bytes);
-    let root = modules[2..].iter().find(is_root).map_or(&[][..], bytes);
+    let (root, key_blob) = split_key_blob(modules[2..].iter().find(is_root).map_or(&[][..], bytes));
 
     let mut taken = [loader; 1 + MAX_MODULES];
     for (taken, module) in taken[1..].iter_mut().zip(modules) {
@@ -92,7 +95,15 @@ pub fn lay_out<'a>(
     let start_page = start_page(&info.map, &taken).ok_or(Refusal::NoRoom("starting the other processors"))?;
     let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
     let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
-    Ok(Layout { image, kernel, cmdline, initrd, root, plan, start_page, guest_map })
+    Ok(Layout { image, kernel, cmdline, initrd, root, key_blob, plan, start_page, guest_map })
+}
+
+/// What was saved: the root, and behind it the key blob, if one was made.
+fn split_key_blob(saved: &[u8]) -> (&[u8], &[u8]) {
+    match saved.split_at_checked(saved.len().wrapping_sub(KEY_BLOB)) {
+        Some((root, key_blob)) if key_blob.starts_with(&abi::seal::MAGIC) => (root, key_blob),
+        _ => (saved, &[]),
+    }
 }
 
 /// The highest page of RAM that a processor can start in and that nothing else needs: Linux wants the lower ones for itself.
@@ -184,6 +195,17 @@ mod tests {
             let layout = lay_out(&memory, &info, Range::default(), &Options::default()).unwrap();
             let expected = |what: &'static [u8]| if rest.contains(&what) { what } else { &[] };
             assert_eq!((layout.initrd, layout.root), (expected(&[7; 5000]), expected(b"root, sealed")));
+        }
+    }
+
+    #[test]
+    fn a_key_blob_is_split_off_the_root() {
+        let key_blob = [&abi::seal::MAGIC[..], &[5; KEY_BLOB - 8]].concat();
+        let both = [&b"root"[..], &key_blob].concat();
+        assert_eq!(split_key_blob(&both), (&b"root"[..], &key_blob[..]));
+        assert_eq!(split_key_blob(&key_blob), (&[][..], &key_blob[..]));
+        for saved in [&b""[..], b"root", &key_blob[1..], &[7; 2 * KEY_BLOB], &[&both[..], b"x"].concat()] {
+            assert_eq!(split_key_blob(saved), (saved, &[][..]));
         }
     }
 

@@ -10,12 +10,15 @@
 #![warn(missing_docs)]
 
 mod hash;
+mod identity;
 mod pcrs;
+pub mod quote;
 pub mod random;
 mod root;
 pub mod seal;
 
 pub use hash::{Hasher, Measurement, digest};
+pub use identity::{Identity, QuotingKeys};
 pub use pcrs::{PcrError, Pcrs};
 pub use root::Root;
 

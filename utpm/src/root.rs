@@ -1,6 +1,7 @@
 //! The root secret, and what is derived from it.
 
 use hkdf::Hkdf;
+use p256::SecretKey;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -28,5 +29,17 @@ impl Root {
         let derived = self.0.expand_multi_info(&[b"storage", pal], &mut *keys);
         debug_assert!(derived.is_ok());
         keys
+    }
+
+    /// The P-256 identity key. Of 2^32 roots one needs a second try: its first candidate is no scalar.
+    pub(crate) fn p256_key(&self) -> SecretKey {
+        (0u8..)
+            .find_map(|count| {
+                let mut candidate = Zeroizing::new([0; 32]);
+                let derived = self.0.expand_multi_info(&[b"P-256 identity", &[count]], &mut *candidate);
+                debug_assert!(derived.is_ok());
+                SecretKey::from_slice(&*candidate).ok()
+            })
+            .expect("256 candidates")
     }
 }

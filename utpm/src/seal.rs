@@ -18,7 +18,7 @@
 //! Guarantees: nothing is decrypted before all of the blob is found genuine; who cannot open it learns nothing but that, whatever
 //! the reason; and who opens it learns who sealed it, for anybody can seal for anybody.
 
-use abi::seal::{Creator, MAX_DATA, OVERHEAD, Policy};
+use abi::seal::{Creator, MAGIC, MAX_DATA, OVERHEAD, Policy};
 use aes::Aes256;
 use aes::cipher::{KeyIvInit, StreamCipher};
 use ctr::Ctr128BE;
@@ -27,7 +27,6 @@ use sha2::{Digest, Sha256};
 
 use crate::{Pcrs, Root};
 
-const MAGIC: [u8; 8] = *b"TVSEAL\0\x01";
 const SELECT: usize = 8;
 const LENGTH: usize = 12;
 const DIGEST: usize = 16;

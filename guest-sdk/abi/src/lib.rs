@@ -33,6 +33,7 @@
 #![warn(missing_docs)]
 
 pub mod image;
+pub mod quote;
 pub mod seal;
 
 /// Version of this interface; changes with every incompatible change.
@@ -51,7 +52,7 @@ pub mod number {
     /// `INFO(RDI buffer, RSI length)`: writes the first `length` bytes of [`crate::Info`], RAX = bytes written.
     pub const INFO: u16 = 1;
     /// `REGISTER(RDI image, RSI length, RDX owner page)`: registers a PAL and writes its [`crate::Handle`] (16 bytes) to
-    /// the start of the owner page.
+    /// the start of the owner page. Image address 0: the quoting PAL that TrustVisor has with it ([`crate::quote`]).
     pub const REGISTER: u16 = 2;
     /// `CALL(handle; arguments of S)`: calls the entry whose index is in RAX bits 31:16. RAX = value of S.
     pub const CALL: u16 = 3;
@@ -67,6 +68,9 @@ pub mod number {
     /// `ROOT_SAVE(RDI buffer, RSI length)`: writes the root as the hardware TPM sealed it, for the loader to hand in at the next boot. RAX =
     /// bytes written; [`crate::Status::Unsupported`] if there is none to save, [`crate::Status::TooLarge`] if there is no room for it.
     pub const ROOT_SAVE: u16 = 8;
+    /// `KEY_BLOB(RDI buffer, RSI length)`: writes the key blob of the quoting PAL as the loader handed it in. RAX = bytes written;
+    /// [`crate::Status::Unsupported`] if there was none that is good.
+    pub const KEY_BLOB: u16 = 9;
 
     /// From S: `PCR_READ(RDI index, RSI pointer to a` [`crate::Digests`]`)`.
     pub const PCR_READ: u16 = 0x81;
@@ -80,10 +84,20 @@ pub mod number {
     pub const UNSEAL: u16 = 0x84;
     /// From S: `RANDOM(RDI buffer, RSI length)`: fills the buffer, [`crate::MAX_RANDOM`] bytes at most.
     pub const RANDOM: u16 = 0x85;
+    /// From S: `QUOTE(RDI PCRs and key, RSI nonce, RDX length, RCX buffer, R8 room)`: writes a report ([`crate::quote`]) on the micro-PCRs of
+    /// bits 7:0 (bit 0 must be set) for the [`crate::quote::key`] of bits 15:8. RAX = bytes written; [`crate::Status::Unsupported`] if
+    /// there is no such key.
+    pub const QUOTE: u16 = 0x86;
+    /// From the quoting PAL: `QUOTING_KEYS(RDI buffer)`: writes the key that authenticates reports, then the private P-256 key
+    /// (32 bytes each).
+    pub const QUOTING_KEYS: u16 = 0x87;
 }
 
 /// Most bytes that [`number::RANDOM`] gives at a time.
 pub const MAX_RANDOM: usize = 512;
+
+/// The release of this TrustVisor, as quotes tell it (firmwareVersion).
+pub const RELEASE: u64 = 1;
 
 /// Set in RAX when it holds a token instead of a number.
 pub const TOKEN_BIT: u64 = 1 << 63;
@@ -194,6 +208,27 @@ pub struct Digests {
     pub sha1: [u8; 20],
     /// SHA-256.
     pub sha256: [u8; 32],
+}
+
+impl Digests {
+    /// Bytes of both.
+    pub const SIZE: usize = 52;
+
+    /// SHA-1, then SHA-256.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..20].copy_from_slice(&self.sha1);
+        bytes[20..].copy_from_slice(&self.sha256);
+        bytes
+    }
+
+    /// The reverse.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let mut digests = Self { sha1: [0; 20], sha256: [0; 32] };
+        digests.sha1.copy_from_slice(&bytes[..20]);
+        digests.sha256.copy_from_slice(&bytes[20..]);
+        digests
+    }
 }
 
 /// What became of the root, on which all that is sealed depends, at this launch.

@@ -1,5 +1,7 @@
 //! Sealed storage, as S asks for it by [`crate::number::SEAL`] and [`crate::number::UNSEAL`].
 
+/// First bytes of a blob.
+pub const MAGIC: [u8; 8] = *b"TVSEAL\0\x01";
 /// Number of micro-PCRs.
 pub const PCRS: usize = 8;
 /// Most bytes that can be sealed: keys. What is longer S encrypts itself, with a key that it seals.

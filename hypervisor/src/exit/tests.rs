@@ -113,7 +113,7 @@ impl Guest {
         mem.write_u64(Hpa(OS_RAM), 0x10_1067);
         mem.write_u64(Hpa(0x10_1000), 0x10_2067);
         mem.write_u64(Hpa(0x10_2000), 0xe7);
-        let hv = Hypervisor::new(pals(&memory), facts(), Blob::empty());
+        let hv = Hypervisor::new(pals(&memory), facts(), Blob::empty(), Blob::empty());
         let features = Features {
             nrip: false,
             flush_by_asid: true,

@@ -43,7 +43,7 @@ use crate::vmcb::Maps;
 use abi::{Handle, Status, TOKEN_BIT};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
-use utpm::{Pcrs, Root, random};
+use utpm::{Identity, Pcrs, Root, random};
 
 /// Most PALs at a time.
 pub const MAX_PALS: usize = 512;
@@ -105,6 +105,7 @@ pub type Random = random::Random<fn() -> Option<u64>>;
 pub struct Secrets {
     pub random: Random,
     pub root: Option<Root>,
+    pub identity: Option<Identity>,
 }
 
 /// All PALs and what they are made of.
@@ -115,6 +116,10 @@ pub struct Pals {
     pub random: Mutex<Random>,
     /// What is sealed depends on it; none if the hardware TPM failed.
     pub root: Option<Root>,
+    /// What quotes are signed with.
+    pub identity: Option<Identity>,
+    /// The image of the quoting PAL.
+    quoting: &'static [u8],
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
@@ -162,6 +167,8 @@ pub struct Pal {
     frames: space::PalFrames,
     regs: Gprs,
     pcrs: Option<Pcrs>,
+    /// Its image is the runtime's own, that of the quoting PAL.
+    quoting: bool,
     call: call::Call,
     /// Bytes of the parameter section that the last call used.
     param_used: u64,
@@ -197,6 +204,7 @@ impl Pal {
             frames: space::PalFrames::none(),
             regs: Gprs::zeroed(),
             pcrs: None,
+            quoting: false,
             call: call::Call::none(),
             param_used: 0,
             calls: 0,
@@ -230,6 +238,7 @@ impl Pals {
         ram: RamMap,
         pool: Frames,
         secrets: Secrets,
+        quoting: &'static [u8],
         maps: Maps,
         fpu: bool,
         slots: &'static Slots,
@@ -240,6 +249,8 @@ impl Pals {
             pool: Mutex::new(pool),
             random: Mutex::new(secrets.random),
             root: secrets.root,
+            identity: secrets.identity,
+            quoting,
             maps,
             fpu,
             slots,

@@ -20,7 +20,8 @@ use utpm::{Measurement, Pcrs};
 
 /// A registration under way.
 pub struct Registration {
-    image: Gva,
+    /// None: the quoting PAL's.
+    image: Option<Gva>,
     /// The next guest-physical page to fill.
     next_page: u64,
     /// How many bytes of the image are in the pool.
@@ -43,8 +44,15 @@ impl Pals {
         if owner_page.page_offset() != 0 {
             return Outcome::status(Status::BadArgument);
         }
-        let mut bytes = [0; HEADER_SIZE];
-        if let Err(fault) = caller.memory.read(image, &mut bytes) {
+        let quoting = self.quoting.first_chunk().filter(|_| image == Gva(0));
+        let (image, length) = match quoting {
+            Some(_) => (None, self.quoting.len() as u64),
+            None => (Some(image), length),
+        };
+        let mut bytes = quoting.copied().unwrap_or([0; HEADER_SIZE]);
+        if let Some(image) = image
+            && let Err(fault) = caller.memory.read(image, &mut bytes)
+        {
             return fault_outcome(fault, None);
         }
         let header = header_from(&bytes);
@@ -142,8 +150,16 @@ impl Pals {
         if length == 0 {
             return Ok(());
         }
-        let source = registration.image + registration.read;
-        caller.memory.copy_in(source, &[frame], 0, length).map_err(Stop::Fault)?;
+        match registration.image {
+            Some(image) => {
+                let source = image + registration.read;
+                caller.memory.copy_in(source, &[frame], 0, length).map_err(Stop::Fault)?;
+            }
+            None => {
+                let rest = self.quoting.get(registration.read as usize..).unwrap_or_default();
+                self.mem.copy_to(frame, rest.get(..length as usize).unwrap_or(rest));
+            }
+        }
         self.measure(frame, length, &mut registration.measurement);
         registration.read += length;
         Ok(())
@@ -192,6 +208,7 @@ impl Pals {
             pal.state = State::Registering(registration);
             return self.registration_fault(index, pal, fault);
         }
+        pal.quoting = registration.image.is_none();
         pal.pcrs = Some(Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish()));
         pal.call = call::Call::none();
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);

@@ -6,9 +6,11 @@ use super::{Pal, Pals};
 use crate::addr::PAGE_SIZE;
 use crate::hypercall::VMMCALL_LENGTH;
 use abi::image::Header;
+use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
-use abi::{Digests, MAX_RANDOM, Status, number};
+use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
 use core::mem::size_of;
+use utpm::quote::Moment;
 use utpm::seal::{Blob, seal, unseal};
 use zeroize::Zeroizing;
 
@@ -17,7 +19,7 @@ type Answer = Result<u64, Status>;
 impl Pals {
     /// A hypercall of S: its micro-TPM.
     #[cold]
-    pub(super) fn serve(&self, pal: &mut Pal) {
+    pub(super) fn serve(&self, pal: &mut Pal, now_ms: u64) {
         let rax = vmcb(self.mem, &mut pal.frames).save.rax;
         let header = self.header(pal);
         let answer = match u16::try_from(rax) {
@@ -26,6 +28,8 @@ impl Pals {
             Ok(number::SEAL) => self.seal(pal, &header),
             Ok(number::UNSEAL) => self.unseal(pal, &header),
             Ok(number::RANDOM) => self.random(pal, &header),
+            Ok(number::QUOTE) => self.quote(pal, &header, now_ms),
+            Ok(number::QUOTING_KEYS) => self.quoting_keys(pal, &header),
             _ => Err(Status::UnknownCall),
         };
         let (value, status) = match answer {
@@ -41,21 +45,15 @@ impl Pals {
     fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let digests = pcrs.read(pal.regs.rdi).map_err(|_| Status::BadArgument)?;
-        let mut bytes = [0; size_of::<Digests>()];
-        bytes[..20].copy_from_slice(&digests.sha1);
-        bytes[20..].copy_from_slice(&digests.sha256);
-        self.write(pal, header, pal.regs.rsi, &bytes)
+        self.write(pal, header, pal.regs.rsi, &digests.to_bytes())
     }
 
     fn pcr_extend(&self, pal: &mut Pal, header: &Header) -> Answer {
-        let mut bytes = [0; size_of::<Digests>()];
+        let mut bytes = [0; Digests::SIZE];
         self.read(pal, header, pal.regs.rsi, &mut bytes)?;
-        let mut digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-        digests.sha1.copy_from_slice(&bytes[..20]);
-        digests.sha256.copy_from_slice(&bytes[20..]);
         let index = pal.regs.rdi;
         let pcrs = pal.pcrs.as_mut().ok_or(Status::BadArgument)?;
-        pcrs.extend(index, &digests).map(|()| 0).map_err(|_| Status::BadArgument)
+        pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).map_err(|_| Status::BadArgument)
     }
 
     fn seal(&self, pal: &Pal, header: &Header) -> Answer {
@@ -103,6 +101,36 @@ impl Pals {
         let bytes = &mut bytes[..length.ok_or(Status::BadArgument)?];
         self.random.lock().fill(bytes);
         self.write(pal, header, at, bytes)
+    }
+
+    /// A report on S for the quoting PAL.
+    fn quote(&self, pal: &Pal, header: &Header, now_ms: u64) -> Answer {
+        let [what, nonce_at, length, at, room, _] = pal.regs.arguments();
+        let identity = self.identity.as_ref().ok_or(Status::Unsupported)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_NONCE);
+        let mut nonce = [0; MAX_NONCE];
+        let nonce = &mut nonce[..length.ok_or(Status::BadArgument)?];
+        self.read(pal, header, nonce_at, nonce)?;
+        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
+        let [select, kind, rest @ ..] = what.to_le_bytes();
+        if rest != [0; 6] || select & 1 == 0 {
+            return Err(Status::BadArgument);
+        }
+        let moment = Moment { clock: now_ms, boot: 0, release: RELEASE };
+        let report = identity.report(kind, pcrs, select, (TAG_QUOTE, nonce), moment);
+        let report = report.map_err(|_| Status::Unsupported)?;
+        let bytes = report.bytes();
+        if (bytes.len() as u64) > room {
+            return Err(Status::TooLarge);
+        }
+        self.write(pal, header, at, bytes)?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// For nobody but the quoting PAL.
+    fn quoting_keys(&self, pal: &Pal, header: &Header) -> Answer {
+        let identity = self.identity.as_ref().filter(|_| pal.quoting).ok_or(Status::Unsupported)?;
+        self.write(pal, header, pal.regs.rdi, &identity.quoting_keys()[..])
     }
 
     /// Reads S's memory.

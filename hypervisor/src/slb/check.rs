@@ -120,6 +120,8 @@ mod tests {
             guest: GuestStart::default(),
             root_len: 0,
             root: [0; crate::launch::MAX_ROOT_BLOB],
+            key_blob_len: 0,
+            key_blob: [0; crate::launch::KEY_BLOB_ROOM],
             cmdline: [0; MAX_CMDLINE],
             regions: [MemoryRegion::default(); MAX_REGIONS],
         };

@@ -73,7 +73,8 @@ impl Blob {
         self.bytes.get(..self.used).unwrap_or(&[])
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Adds bytes.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let room = self.bytes.get_mut(self.used..self.used + bytes.len());
         room.ok_or(Error::Malformed("root blob"))?.copy_from_slice(bytes);
         self.used += bytes.len();

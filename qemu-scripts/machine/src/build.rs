@@ -61,6 +61,11 @@ fn build() -> Result<Artifacts> {
     Ok(artifacts)
 }
 
+/// The image of the quoting PAL, for whoever checks the runtime's sources.
+pub(crate) fn quoting_pal() -> Result<PathBuf> {
+    Sources::here().quoting_pal()
+}
+
 /// The hypervisor module with one of the [`crate::mutations`], or with several (`a+b`): what a system test attacks to show that the
 /// attack is real.
 pub fn mutated_hypervisor(name: &str) -> Result<Vec<u8>> {
@@ -106,14 +111,16 @@ impl Sources {
     }
 
     fn loader(&self) -> Result<Vec<u8>> {
-        self.bare("loader", &["-p", "loader", "--bin", "loader", "--features", "bare", "--release"])?;
+        let arguments = ["-p", "loader", "--bin", "loader", "--features", "bare", "--release"];
+        self.bare("loader", &arguments, &[])?;
         files::read(&self.binary("release", "loader"))
     }
 
     fn hypervisor(&self) -> Result<Vec<u8>> {
         let flags = |name| ["-p", "hypervisor", "--bin", name, "--features", "bare"];
-        self.bare("SLB", &[&flags("slb")[..], &["--profile", "slb"]].concat())?;
-        self.bare("runtime", &[&flags("runtime")[..], &["--release"]].concat())?;
+        self.bare("SLB", &[&flags("slb")[..], &["--profile", "slb"]].concat(), &[])?;
+        let quoting = [("QUOTING_PAL", self.quoting_pal()?)];
+        self.bare("runtime", &[&flags("runtime")[..], &["--release"]].concat(), &quoting)?;
         let slb = flatten(&files::read(&self.binary("slb", "slb"))?, RESERVE_VA, SLB_SIZE).context("SLB")?;
         let room = RUNTIME_END - RUNTIME_OFFSET;
         let runtime = files::read(&self.binary("release", "runtime"))?;
@@ -124,8 +131,17 @@ impl Sources {
     /// A PAL's ELF, for the guest.
     pub(crate) fn pal(package: &str) -> Result<PathBuf> {
         let sources = Self::here();
-        sources.bare(package, &["-p", package, "--release"])?;
+        sources.bare(package, &["-p", package, "--release"], &[])?;
         Ok(sources.binary("release", package))
+    }
+
+    /// The image of the quoting PAL, which becomes part of the runtime.
+    fn quoting_pal(&self) -> Result<PathBuf> {
+        self.bare("quoting PAL", &["-p", "quoting-pal", "--release"], &[])?;
+        let elf = files::read(&self.binary("release", "quoting-pal"))?;
+        let image = self.binary("release", "quoting-pal.image");
+        files::write(&image, &trustvisor::image::from_elf(&elf, 0).context("image of the quoting PAL")?)?;
+        Ok(image)
     }
 
     fn binary(&self, profile: &str, name: &str) -> PathBuf {
@@ -133,8 +149,9 @@ impl Sources {
     }
 
     /// PCR 17 must not depend on where the sources lie, so no path of the building machine gets into the binary.
-    fn bare(&self, what: &str, arguments: &[&str]) -> Result<()> {
+    fn bare(&self, what: &str, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<()> {
         let mut command = cargo(&self.root, &self.target);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("bare").args(arguments).env("RUSTFLAGS", self.remapped_paths()?);
         process::run(&format!("building {what}"), command, CARGO_LIMIT)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::build::{Sources, linux_program};
+use crate::build::{Sources, linux_program, quoting_pal};
 use crate::files;
 use crate::initrd::Initrd;
 use crate::paths::{build_dir, root};
@@ -75,9 +75,10 @@ fn programs() -> Result<Vec<PathBuf>> {
 }
 
 /// Makes the PAL images that the guest's programs include, by the variables that name them to the compiler.
-pub fn pal_images() -> Result<[(&'static str, PathBuf); 2]> {
+pub fn pal_images() -> Result<[(&'static str, PathBuf); 3]> {
     let _lock = files::lock(&build_dir())?;
-    images(&linux_program("trustvisor", &[])?)
+    let [hello, tvtest] = images(&linux_program("trustvisor", &[])?)?;
+    Ok([hello, tvtest, ("QUOTING_PAL", quoting_pal()?)])
 }
 
 fn images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {

@@ -46,9 +46,10 @@ enum Suite {
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What only makes sense on the bare-metal target.
-const BARE: [(&str, &[&str]); 4] = [
+const BARE: [(&str, &[&str]); 5] = [
     ("hypervisor", &["--features", "bare"]),
     ("loader", &["--features", "bare"]),
+    ("quoting-pal", &[]),
     ("hello-pal", &[]),
     ("tvtest-pal", &[]),
 ];

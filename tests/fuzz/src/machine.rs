@@ -55,7 +55,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
         let forever = unsafe { &*slots.0 };
         f(&mut Machine {
             memory,
-            hv: Hypervisor::new(pals(memory, forever), facts(), Blob::empty()),
+            hv: Hypervisor::new(pals(memory, forever), facts(), Blob::empty(), Blob::empty()),
             cpu: processor(),
             now: 5_000,
             _slots: slots,
@@ -69,9 +69,9 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     WORD.store(1, Ordering::Relaxed);
     let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
     let random = Random::seeded(words, &[]).expect("the words differ");
-    let secrets = Secrets { random, root: Some(Root::new(&[1; Root::SIZE])) };
+    let secrets = Secrets { random, root: Some(Root::new(&[1; Root::SIZE])), identity: None };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
-    Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)
+    Pals::new(memory.map(), ram_map(), frames, secrets, &[], maps, true, slots)
 }
 
 fn facts() -> Facts {

@@ -10,6 +10,7 @@ mod smp;
 mod speculation;
 mod start;
 mod svm;
+mod tpm;
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {

@@ -5,9 +5,7 @@
 use crate::entry::{Idt, data, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
-use crate::{platform, smp, svm};
-use abi::RootState;
-use core::arch::x86_64::_rdrand64_step;
+use crate::{platform, smp, svm, tpm};
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
@@ -23,25 +21,19 @@ use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
-use hypervisor::pal::{Pals, Random, Secrets, Slots, free_slots};
+use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
 use hypervisor::place::Place;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::clock::{Clock, TscClock};
-use hypervisor::tpm::mmio::Mmio;
-use hypervisor::tpm::root::Blob;
-use hypervisor::tpm::tis::Tis;
-use hypervisor::tpm::{self, Tpm};
 use hypervisor::vmcb::Maps;
 use hypervisor::{ioports, lapic, msr, serial};
 use log::LevelFilter;
 use spin::Once;
-use utpm::Root;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
-use zeroize::Zeroizing;
 
 const APIC_BASE: Msr = Msr::new(0x1b);
 const VM_HSAVE_PA: u32 = 0xc001_0117;
@@ -90,13 +82,13 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
 }
 
 /// Why the runtime does not start the OS.
-enum Refusal {
+pub enum Refusal {
     Info(&'static str),
     Map(&'static str),
     Area,
     Platform(&'static str),
     Entropy,
-    Tpm(tpm::Error),
+    Tpm(hypervisor::tpm::Error),
 }
 
 impl fmt::Display for Refusal {
@@ -170,11 +162,11 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     }
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    with_secrets(handover, mem, clock, |secrets, root, blob| {
-        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
+    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs| {
+        let pals = Pals::new(mem, ram, frames, secrets, tpm::QUOTING_PAL, pal_maps, features.fpu, &SLOTS);
         let config_space = (config.range.start, config.range.end);
         let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
-        Hypervisor::new(pals, facts, blob)
+        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, blobs.root, blobs.key));
     })?;
     // Known by its address, which makes the code of calls shorter.
     let hypervisor = HYPERVISOR.get().expect("published above");
@@ -340,92 +332,6 @@ fn wait(clock: TscClock, ms: u64) {
     }
 }
 
-fn rdrand() -> Option<u64> {
-    #[target_feature(enable = "rdrand")]
-    fn step() -> Option<u64> {
-        let mut value = 0;
-        (_rdrand64_step(&mut value) == 1).then_some(value)
-    }
-    if cpuid(1, 0).ecx & 1 << 30 == 0 {
-        return None;
-    }
-    // SAFETY: CPUID says that RDRAND is there.
-    unsafe { step() }
-}
-
-/// Publishes the hypervisor. In a frame of its own, which is wiped: the secrets go over the stack on their way.
-#[inline(never)]
-fn with_secrets(
-    handover: &Handover,
-    mem: DirectMap,
-    clock: TscClock,
-    make: impl FnOnce(Secrets, RootState, Blob) -> Hypervisor,
-) -> Result<(), Refusal> {
-    let mut blob = Blob::empty();
-    let (secrets, root) = secrets(handover, mem, clock, &mut blob)?;
-    log::info!("root: {root:?}");
-    extend_separator(handover, mem, clock)?;
-    HYPERVISOR.call_once(|| make(secrets, root, blob));
-    Ok(())
-}
-
-/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone. And
-/// the root: opened or sealed by the hardware TPM, before PCR 19 is extended.
-fn secrets(
-    handover: &Handover,
-    mem: DirectMap,
-    clock: TscClock,
-    blob: &mut Blob,
-) -> Result<(Secrets, RootState), Refusal> {
-    let mut tpm = match handover.tpm_family {
-        tpm_family::NONE => None,
-        _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
-    };
-    let mut chip = [0; 48];
-    if let Some(tpm) = &mut tpm {
-        tpm.random(&mut chip).map_err(Refusal::Tpm)?;
-    }
-    let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
-    let mut secret = Zeroizing::new([0; Root::SIZE]);
-    random.fill(&mut *secret);
-    let saved = handover.info.root.get(..handover.info.root_len as usize);
-    let state = match &mut tpm {
-        None => RootState::NoTpm,
-        Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
-        Some(tpm) => match tpm.root(saved.unwrap_or(&[0]), &mut secret, blob) {
-            Ok(state) => state,
-            Err(error) => {
-                log::error!("no root: {error}");
-                *blob = Blob::empty();
-                RootState::TpmFails
-            }
-        },
-    };
-    if let Some(tpm) = tpm {
-        tpm.close().map_err(Refusal::Tpm)?;
-    }
-    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
-    Ok((Secrets { random, root }, state))
-}
-
-/// PCR 19 will hold the identity keys; until there are any, it receives its separator.
-fn extend_separator(handover: &Handover, mem: DirectMap, clock: TscClock) -> Result<(), Refusal> {
-    if handover.tpm_family == tpm_family::NONE {
-        return Ok(());
-    }
-    let digests = utpm::digest(&tpm::SEPARATOR);
-    let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
-    tpm.extend(19, &digests).map_err(Refusal::Tpm)?;
-    let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
-    tpm.close().map_err(Refusal::Tpm)?;
-    let (bank, value): (_, &[u8]) = match handover.tpm_family {
-        tpm_family::V12 => ("sha1", &pcr.sha1),
-        _ => ("sha256", &pcr.sha256),
-    };
-    log::info!("PCR 19 {bank} {}: its separator only, no identity keys yet", serial::Hex(value));
-    Ok(())
-}
-
 /// Enables SVM on this processor and gives it its VMCB.
 fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     let physical = |va: u64| Hpa(va - RESERVE_VA + guest.reserve.base.0);
@@ -444,13 +350,6 @@ fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
     cpu.regs = Gprs { rsi: guest.start.rsi, ..Gprs::zeroed() };
     let os_state = OS_STATE.put(Page([0; PAGE_SIZE as usize]));
     (cpu, physical(os_state as *const Page as u64))
-}
-
-/// The hardware TPM at a locality.
-fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
-    // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
-    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
-    Tpm::open(Tis::request(registers, clock, locality)?)
 }
 
 /// The OS came to its end, or the hypervisor did.

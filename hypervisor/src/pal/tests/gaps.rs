@@ -34,7 +34,7 @@ impl Hardware for Driver<'_> {
 }
 
 impl Machine {
-    fn caller(&self, root: u64) -> Caller<'static> {
+    pub fn caller(&self, root: u64) -> Caller<'static> {
         let space = Space::new(1 << 31 | 1 << 16, root, 0x20, 0xd01, 0, 40).unwrap();
         Caller::new(self.memory.map(), &self.pals.ram, space)
     }

@@ -154,6 +154,7 @@ impl Machine {
                 What::Register(length) => {
                     pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
                 }
+                What::RegisterQuoting => pals.register(&mut hardware, &caller, Gva(0), 0, Gva(op.owner)),
                 What::Call(handle, entry, args) => {
                     pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
                 }
@@ -183,7 +184,15 @@ impl Machine {
 
     pub fn register(&mut self, owner: u64) -> Handle {
         let length = image_bytes(&header()).len() as u64;
-        assert_eq!(self.all(What::Register(length), owner), Outcome::status(Status::Ok));
+        self.register_as(What::Register(length), owner)
+    }
+
+    pub fn register_quoting(&mut self, owner: u64) -> Handle {
+        self.register_as(What::RegisterQuoting, owner)
+    }
+
+    fn register_as(&mut self, what: What, owner: u64) -> Handle {
+        assert_eq!(self.all(what, owner), Outcome::status(Status::Ok));
         let page = Hpa(0x1a_0000 + owner - OWNER);
         let mem = self.memory.map();
         Handle { low: mem.read_u64(page), high: mem.read_u64(page + 8) }
@@ -204,6 +213,7 @@ impl Machine {
 #[derive(Clone, Copy)]
 pub enum What {
     Register(u64),
+    RegisterQuoting,
     Call(Handle, u16, [u64; 6]),
     Resume(u64),
     Unregister(Handle, bool),

@@ -28,6 +28,7 @@ mod meanwhile;
 mod model;
 mod owners;
 mod play;
+mod quoting;
 mod s;
 mod sealing;
 mod snapshot;
@@ -37,6 +38,9 @@ mod world;
 pub(crate) const OS_RAM: u64 = 0x10_0000;
 pub(crate) const POOL: u64 = 0x20_0000;
 pub(crate) const END: u64 = 0x60_0000;
+
+/// Authenticates reports.
+const REPORT_KEY: [u8; 32] = [2; 32];
 
 /// No PALs yet, over memory of at least [`END`] bytes.
 pub(crate) fn pals(memory: &TestMemory) -> Pals {
@@ -50,8 +54,11 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
-    let secrets = Secrets { random: random(), root: Some(Root::new(&[1; Root::SIZE])) };
-    Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)
+    let root = Root::new(&[1; Root::SIZE]);
+    let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
+    let secrets = Secrets { random: random(), root: Some(root), identity: Some(identity) };
+    let quoting = machine::image_bytes(&machine::header()).leak();
+    Pals::new(memory.map(), ram, frames, secrets, quoting, maps, true, slots)
 }
 
 /// The same numbers for every machine.

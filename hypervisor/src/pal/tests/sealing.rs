@@ -11,8 +11,8 @@ use abi::number::{RANDOM, SEAL, UNSEAL};
 use abi::seal::{MAX_DATA, OVERHEAD};
 
 /// S's parameter section, 20 pages, which tests use as S's memory; and its code, which it cannot write.
-const AT: u64 = image::WINDOW_BASE + 3 * PAGE_SIZE;
-const CODE: u64 = image::WINDOW_BASE;
+pub const AT: u64 = image::WINDOW_BASE + 3 * PAGE_SIZE;
+pub const CODE: u64 = image::WINDOW_BASE;
 const POLICY: u64 = AT;
 const DATA: u64 = AT + PAGE_SIZE - 5;
 const BLOB: u64 = AT + 4 * PAGE_SIZE - 100;
@@ -20,17 +20,17 @@ const CREATOR: u64 = AT + 9 * PAGE_SIZE - 77;
 const BACK: u64 = AT + 12 * PAGE_SIZE - 1;
 
 /// What S sees of itself.
-struct Memory<'a>(&'a dyn Fn(u64) -> (DirectMap, Hpa));
+pub struct Memory<'a>(&'a dyn Fn(u64) -> (DirectMap, Hpa));
 
 impl Memory<'_> {
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub fn put(&self, at: u64, bytes: &[u8]) {
         for (at, byte) in (at..).zip(bytes) {
             let (mem, place) = (self.0)(at);
             mem.copy_to(place, &[*byte]);
         }
     }
 
-    fn get(&self, at: u64, length: usize) -> Vec<u8> {
+    pub fn get(&self, at: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         for (at, byte) in (at..).zip(&mut bytes) {
             let (mem, place) = (self.0)(at);
@@ -40,10 +40,10 @@ impl Memory<'_> {
     }
 }
 
-type Ask<'a> = (u16, [u64; 5], &'a dyn Fn(&Memory<'_>), (Status, u64), &'a dyn Fn(&Memory<'_>));
+pub type Ask<'a> = (u16, [u64; 5], &'a dyn Fn(&Memory<'_>), (Status, u64), &'a dyn Fn(&Memory<'_>));
 
 /// Has S ask, with something done before and looked at after each.
-fn ask(m: &mut Machine, handle: Handle, asks: &[Ask<'_>]) {
+pub fn ask(m: &mut Machine, handle: Handle, asks: &[Ask<'_>]) {
     let mem = m.memory.map();
     let mut next = asks.iter();
     let mut asked: Option<&Ask<'_>> = None;

@@ -17,8 +17,8 @@ mod tpm;
 use core::convert::Infallible;
 
 use hypervisor::launch::{
-    GuestStart, INFO_MAGIC, INFO_OFFSET, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MAX_ROOT_BLOB, MemoryRegion,
-    RUNTIME_END, RUNTIME_OFFSET,
+    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MAX_ROOT_BLOB,
+    MemoryRegion, RUNTIME_END, RUNTIME_OFFSET,
 };
 use hypervisor::options::{Console, Options, Tpm};
 use hypervisor::serial;
@@ -127,6 +127,8 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
         cmdline: [0; MAX_CMDLINE],
         root_len: layout.root.len() as u64,
         root: [0; MAX_ROOT_BLOB],
+        key_blob_len: layout.key_blob.len() as u64,
+        key_blob: [0; KEY_BLOB_ROOM],
         regions: [MemoryRegion::default(); MAX_REGIONS],
     };
     record.cmdline[..cmdline.len()].copy_from_slice(cmdline);
@@ -134,6 +136,7 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
     if let Some(room) = record.root.get_mut(..layout.root.len()) {
         room.copy_from_slice(layout.root);
     }
+    record.key_blob[..layout.key_blob.len()].copy_from_slice(layout.key_blob);
     record.regions[..regions.len()].copy_from_slice(regions);
     // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
     unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };

@@ -1,0 +1,51 @@
+//! Quotes, as S asks for them by [`crate::number::QUOTE`], and the PAL that signs them.
+//!
+//! S gets a *report*: a structure of the TPM's that TrustVisor has written, with an authentication code that lasts until the next
+//! launch. The *quoting PAL*, which TrustVisor has with it and any application may register ([`crate::number::REGISTER`] with image
+//! address 0), takes a report and answers with the signature of an identity key of this TrustVisor.
+//!
+//! # A report
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 32 | HMAC-SHA-256 over all that follows |
+//! | 32 | 1 | which [`key`] is to sign |
+//! | 33 | *n* | TPMS_ATTEST (TPM 2.0 part 2, 10.12.12), for [`key::RSA_SHA1`] TPM_QUOTE_INFO (TPM 1.2 part 2, 11.3) |
+//!
+//! # The quoting PAL
+//! Its keys come as a *key blob*: the RSA key, sealed for itself. The P-256 key is derived from the root and is always there.
+//! | entry | arguments | value |
+//! |---|---|---|
+//! | [`entry::GENERATE`] | out: key blob, [`KEY_BLOB`] bytes | 1, or 0 if nothing can be sealed |
+//! | [`entry::PUBLIC`] | in: key blob or nothing; out: TPM2B_PUBLIC of the RSA key (if there is a blob), then of the P-256 key | bytes written, or 0 |
+//! | [`entry::SIGN`] | in: report; in: key blob or nothing; out: TPMT_SIGNATURE | bytes written, or 0 |
+
+/// First byte of a quote's extraData: what follows is the PAL's nonce.
+pub const TAG_QUOTE: u8 = 1;
+/// First byte of a quote's extraData: what follows is the digest of an attested call.
+pub const TAG_CALL: u8 = 2;
+/// Most bytes of a nonce.
+pub const MAX_NONCE: usize = 64;
+/// Most bytes of a report.
+pub const MAX_REPORT: usize = 256;
+/// Bytes of a key blob: sealed digests of the public key, and its primes.
+pub const KEY_BLOB: usize = super::seal::OVERHEAD + size_of::<super::Digests>() + 2 * 128;
+
+/// The identity keys, and what they sign.
+pub mod key {
+    /// RSA-2048, RSASSA-PKCS1-v1_5 with SHA-256: TPM 2.0.
+    pub const RSA: u8 = 0;
+    /// P-256, ECDSA with SHA-256: TPM 2.0.
+    pub const P256: u8 = 1;
+    /// The same RSA key, RSASSA-PKCS1-v1_5 with SHA-1: TPM 1.2.
+    pub const RSA_SHA1: u8 = 2;
+}
+
+/// Entries of the quoting PAL.
+pub mod entry {
+    /// Makes an RSA key.
+    pub const GENERATE: u16 = 0;
+    /// Tells the public keys.
+    pub const PUBLIC: u16 = 1;
+    /// Signs a report.
+    pub const SIGN: u16 = 2;
+}

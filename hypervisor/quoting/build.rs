@@ -1,0 +1,3 @@
+fn main() {
+    trustvisor_pal::build::Layout::new().stack(64 << 10).param(4 << 10).emit();
+}

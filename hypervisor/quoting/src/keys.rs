@@ -1,0 +1,84 @@
+//! The identity keys: what they are made of, and their signatures.
+
+use crate::table::heap;
+use crate::tpm::{self, Random, put, sized};
+use abi::Digests;
+use abi::quote::{KEY_BLOB, key};
+use abi::seal::OVERHEAD;
+use p256::ecdsa::{Signature, SigningKey, signature::Signer};
+use rsa::traits::{PrivateKeyParts, PublicKeyParts};
+use rsa::{BoxedUint, Pkcs1v15Sign, PrivateKey};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use utpm::quote::{p256_public as p256_structure, rsa_public};
+use zeroize::Zeroizing;
+
+const BITS: usize = 2048;
+/// Bytes of a prime.
+const PRIME: usize = BITS / 16;
+/// TPM_ALG_RSASSA, TPM_ALG_ECDSA, TPM_ALG_SHA1, TPM_ALG_SHA256 (TPM 2.0 part 2, 6.3).
+const RSASSA: [u8; 2] = [0, 0x14];
+const ECDSA: [u8; 2] = [0, 0x18];
+const SHA1: [u8; 2] = [0, 4];
+const SHA256: [u8; 2] = [0, 0x0b];
+
+/// The RSA key. Sealed it is the digests of its TPMT_PUBLIC, for the runtime, and its primes.
+pub struct Rsa(PrivateKey);
+
+impl Rsa {
+    pub fn generate() -> Option<Self> {
+        heap();
+        PrivateKey::new(&mut Random, BITS).ok().map(Self)
+    }
+
+    pub fn seal(&self, blob: &mut [u8]) -> Option<usize> {
+        let mut data = Zeroizing::new([0; KEY_BLOB - OVERHEAD]);
+        let (digests, primes) = data.split_at_mut(Digests::SIZE);
+        digests.copy_from_slice(&utpm::digest(&self.public()).to_bytes());
+        for (place, prime) in primes.chunks_mut(PRIME).zip(self.0.primes()) {
+            place.copy_from_slice(&Zeroizing::new(prime.to_be_bytes())[..]);
+        }
+        tpm::seal(&*data, blob)
+    }
+
+    pub fn unseal(blob: &[u8]) -> Option<Self> {
+        heap();
+        let mut data = Zeroizing::new([0; KEY_BLOB - OVERHEAD]);
+        let length = tpm::unseal(blob, &mut *data)?;
+        let (p, q) = data.get(Digests::SIZE..length)?.split_at_checked(PRIME)?;
+        let prime = |bytes| BoxedUint::from_be_slice(bytes, 8 * PRIME as u32).ok();
+        PrivateKey::from_p_q(prime(p)?, prime(q)?, 65537u32.into()).ok().map(Self)
+    }
+
+    pub fn public(&self) -> [u8; 280] {
+        let mut modulus = [0; BITS / 8];
+        modulus.copy_from_slice(&self.0.n_bytes());
+        rsa_public(&modulus)
+    }
+
+    /// Blinded. The crate checks a signature before it gives it away.
+    pub fn sign(&self, kind: u8, message: &[u8], out: &mut &mut [u8]) -> Option<usize> {
+        let (hash, scheme, digest) = match kind {
+            key::RSA_SHA1 => (SHA1, Pkcs1v15Sign::new::<Sha1>(), Sha1::digest(message).to_vec()),
+            _ => (SHA256, Pkcs1v15Sign::new::<Sha256>(), Sha256::digest(message).to_vec()),
+        };
+        let signature = self.0.sign_with_rng(&mut Random, scheme, &digest).ok()?;
+        Some(put(out, &RSASSA)? + put(out, &hash)? + sized(out, &signature)?)
+    }
+}
+
+fn p256_key(keys: &[u8; 64]) -> Option<SigningKey> {
+    SigningKey::from_slice(&keys[32..]).ok()
+}
+
+pub fn p256_public(keys: &[u8; 64]) -> Option<[u8; 88]> {
+    let point = p256_key(keys)?.verifying_key().to_sec1_point(false);
+    let (x, y) = point.as_bytes().get(1..)?.split_first_chunk()?;
+    Some(p256_structure(x, y.first_chunk()?))
+}
+
+pub fn sign_p256(keys: &[u8; 64], message: &[u8], out: &mut &mut [u8]) -> Option<usize> {
+    let signature: Signature = p256_key(keys)?.try_sign(message).ok()?;
+    let (r, s) = signature.split_bytes();
+    Some(put(out, &ECDSA)? + put(out, &SHA256)? + sized(out, &r)? + sized(out, &s)?)
+}

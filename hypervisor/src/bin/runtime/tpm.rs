@@ -1,0 +1,149 @@
+//! What the runtime does with the hardware TPM at launch: random numbers, the root, and PCR 19.
+//!
+//! Guarantees: the root is opened or made before PCR 19 is extended, and from then on its blob is shut; PCR 19 holds the identity keys
+//! of this launch and the separator, nothing else; the localities are given back.
+
+use crate::processor::cpuid;
+use crate::start::Refusal;
+use abi::RootState;
+use core::arch::x86_64::_rdrand64_step;
+use hypervisor::addr::PAGE_SIZE;
+use hypervisor::launch::{Handover, tpm_family};
+use hypervisor::memory::DirectMap;
+use hypervisor::npt;
+use hypervisor::pal::{Random, Secrets};
+use hypervisor::serial;
+use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::mmio::Mmio;
+use hypervisor::tpm::root::Blob;
+use hypervisor::tpm::tis::Tis;
+use hypervisor::tpm::{self, Tpm};
+use utpm::{Identity, Measurement, Root};
+use zeroize::Zeroizing;
+
+/// The image of the quoting PAL.
+pub static QUOTING_PAL: &[u8] = include_bytes!(env!("QUOTING_PAL"));
+
+/// What is to be saved for the next launch.
+pub struct Blobs {
+    pub root: Blob,
+    pub key: Blob,
+}
+
+fn rdrand() -> Option<u64> {
+    #[target_feature(enable = "rdrand")]
+    fn step() -> Option<u64> {
+        let mut value = 0;
+        (_rdrand64_step(&mut value) == 1).then_some(value)
+    }
+    if cpuid(1, 0).ecx & 1 << 30 == 0 {
+        return None;
+    }
+    // SAFETY: CPUID says that RDRAND is there.
+    unsafe { step() }
+}
+
+/// Hands the secrets on to be published. In a frame of its own, which is wiped: they go over the stack on their way.
+#[inline(never)]
+pub fn with_secrets(
+    handover: &Handover,
+    mem: DirectMap,
+    clock: TscClock,
+    publish: impl FnOnce(Secrets, RootState, Blobs),
+) -> Result<(), Refusal> {
+    let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
+    let (mut secrets, root) = secrets(handover, mem, clock, &mut blobs.root)?;
+    log::info!("root: {root:?}");
+    identify(handover, &mut secrets, &mut blobs.key);
+    extend_identity(handover, mem, clock, &secrets.identity)?;
+    publish(secrets, root, blobs);
+    Ok(())
+}
+
+/// The identity keys of this launch; a saved one that is good is kept.
+fn identify(handover: &Handover, secrets: &mut Secrets, key: &mut Blob) {
+    let Some(root) = &secrets.root else { return };
+    let mut report_key = Zeroizing::new([0; 32]);
+    secrets.random.fill(&mut *report_key);
+    let mut quoting = Measurement::new();
+    quoting.update(QUOTING_PAL);
+    let saved = handover.info.key_blob.get(..handover.info.key_blob_len as usize).unwrap_or_default();
+    let identity = Identity::new(root, &report_key, quoting.finish(), saved);
+    if identity.has_rsa() && key.append(saved).is_err() {
+        log::error!("the RSA identity key is too long to be saved");
+    }
+    secrets.identity = Some(identity);
+}
+
+/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone. And
+/// the root: opened or sealed by the hardware TPM, before PCR 19 is extended.
+fn secrets(
+    handover: &Handover,
+    mem: DirectMap,
+    clock: TscClock,
+    blob: &mut Blob,
+) -> Result<(Secrets, RootState), Refusal> {
+    let mut tpm = match handover.tpm_family {
+        tpm_family::NONE => None,
+        _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
+    };
+    let mut chip = [0; 48];
+    if let Some(tpm) = &mut tpm {
+        tpm.random(&mut chip).map_err(Refusal::Tpm)?;
+    }
+    let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
+    let mut secret = Zeroizing::new([0; Root::SIZE]);
+    random.fill(&mut *secret);
+    let saved = handover.info.root.get(..handover.info.root_len as usize);
+    let state = match &mut tpm {
+        None => RootState::NoTpm,
+        Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
+        Some(tpm) => match tpm.root(saved.unwrap_or(&[0]), &mut secret, blob) {
+            Ok(state) => state,
+            Err(error) => {
+                log::error!("no root: {error}");
+                *blob = Blob::empty();
+                RootState::TpmFails
+            }
+        },
+    };
+    if let Some(tpm) = tpm {
+        tpm.close().map_err(Refusal::Tpm)?;
+    }
+    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
+    Ok((Secrets { random, root, identity: None }, state))
+}
+
+/// PCR 19: the public keys of the identity, then the separator.
+fn extend_identity(
+    handover: &Handover,
+    mem: DirectMap,
+    clock: TscClock,
+    identity: &Option<Identity>,
+) -> Result<(), Refusal> {
+    if handover.tpm_family == tpm_family::NONE {
+        return Ok(());
+    }
+    let separator = utpm::digest(&tpm::SEPARATOR);
+    let keys = identity.iter().flat_map(Identity::digests);
+    let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
+    for digests in keys.chain([&separator]) {
+        tpm.extend(19, digests).map_err(Refusal::Tpm)?;
+    }
+    let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
+    tpm.close().map_err(Refusal::Tpm)?;
+    let (bank, value): (_, &[u8]) = match handover.tpm_family {
+        tpm_family::V12 => ("sha1", &pcr.sha1),
+        _ => ("sha256", &pcr.sha256),
+    };
+    let rsa = if identity.as_ref().is_some_and(Identity::has_rsa) { "RSA and P-256" } else { "P-256" };
+    log::info!("PCR 19 {bank} {}: identity keys {rsa}", serial::Hex(value));
+    Ok(())
+}
+
+/// The hardware TPM at a locality.
+fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+    // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
+    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
+    Tpm::open(Tis::request(registers, clock, locality)?)
+}
