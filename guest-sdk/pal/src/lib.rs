@@ -31,6 +31,7 @@ pub mod build;
 pub mod entry;
 mod hypercall;
 pub mod pcr;
+pub mod quote;
 pub mod random;
 pub mod seal;
 

@@ -30,6 +30,9 @@ pub enum Error {
         /// What it answered in RAX.
         detail: u64,
     },
+    /// The quoting PAL refused: it is no report of this launch, or there is no such key.
+    #[error("the quoting PAL does not sign this")]
+    Quoting,
     /// TrustVisor answered a status that this version of the interface does not have.
     #[error("TrustVisor answered status {0}, which is unknown here")]
     UnknownStatus(u64),

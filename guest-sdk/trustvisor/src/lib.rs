@@ -31,6 +31,7 @@ pub mod image;
 mod info;
 mod owner_page;
 mod pal;
+mod quoting;
 mod stubs;
 
 pub use abi;
@@ -38,6 +39,7 @@ pub use error::Error;
 pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;
+pub use quoting::{Quoting, saved_key};
 pub use trustvisor_pal::Out;
 #[doc(hidden)]
 pub use trustvisor_pal::args;

@@ -4,6 +4,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::fs;
 use std::path::{Path, PathBuf};
+use trustvisor::Quoting;
+use trustvisor::abi::quote::KEY_BLOB;
 use trustvisor::abi::{Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
@@ -74,8 +76,9 @@ fn main() -> anyhow::Result<()> {
             print_digests(&trustvisor::image::measure(&bytes));
         }
         Command::Root { command: Root::Save { file, force } } => {
-            let root =
+            let mut root =
                 trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
+            root.extend(rsa_key(&file, &root)?);
             save_root(&file, &root, force).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Command::Collect => println!(
@@ -86,13 +89,27 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The RSA identity key that belongs to the root: this launch's, or the one in the file, or a new one.
+fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
+    if let Ok(key) = trustvisor::saved_key() {
+        return Ok(key);
+    }
+    match fs::read(file) {
+        Ok(saved) if saved.starts_with(root) && saved.len() == root.len() + KEY_BLOB => {
+            Ok(saved[root.len()..].to_vec())
+        }
+        _ => Quoting::register()?.generate().context("no RSA identity key"),
+    }
+}
+
 /// The old file is there until the new one is safe: without the root, nothing that was sealed opens any more.
 fn save_root(file: &Path, root: &[u8], force: bool) -> anyhow::Result<()> {
     if let Ok(old) = fs::read(file) {
         if old == root {
             return Ok(());
         }
-        anyhow::ensure!(force, "another root is there (--force replaces it)");
+        // A root that was saved without its RSA key gets it.
+        anyhow::ensure!(force || root.starts_with(&old), "another root is there (--force replaces it)");
     }
     let new = file.with_added_extension("new");
     fs::write(&new, root)?;

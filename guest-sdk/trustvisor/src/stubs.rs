@@ -18,15 +18,15 @@ macro_rules! stubs {
             #[allow(non_camel_case_types)]
             enum Index { $($name),+ }
 
-            const SIGNATURES: &[[u8; 6]] =
-                &[$($crate::args::signature(&[$(<$type as $crate::args::Argument<'_>>::KINDS),*])),+];
-
             #[allow(dead_code)]
             impl $stubs {
+                const SIGNATURES: &[[u8; 6]] =
+                    &[$($crate::args::signature(&[$(<$type as $crate::args::Argument<'_>>::KINDS),*])),+];
+
                 /// Registers S from its image.
                 $visibility fn register(image: &[u8]) -> ::core::result::Result<Self, $crate::Error> {
                     let pal = $crate::Pal::register(image)?;
-                    pal.has_signatures(SIGNATURES)?;
+                    pal.has_signatures(Self::SIGNATURES)?;
                     Ok(Self(pal))
                 }
 

@@ -33,6 +33,7 @@ mod moving;
 mod orphans;
 mod owners;
 mod privileged;
+mod quotes;
 mod reserve;
 mod sealed;
 mod secrecy;
@@ -51,6 +52,11 @@ const TESTS: &[(&str, Test)] = &[
     ("registers", calls::registers),
     ("pcrs", calls::pcrs),
     ("sealed", sealed::run),
+    ("quotes", quotes::run),
+    ("quote-p256", quotes::print_p256),
+    ("quote-rsa", quotes::print_rsa),
+    ("quote-rsa-sha1", quotes::print_rsa_sha1),
+    ("new-key", quotes::generate),
     ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),

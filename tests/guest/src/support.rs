@@ -50,6 +50,7 @@ trustvisor::stubs! {
         fn unseal_here(blob: &[u8], data: Out<'_>) -> u64;
         fn random_bytes(out: Out<'_>) -> u64;
         fn cost(command: u32, length: u64) -> u64;
+        fn report(what: u32, nonce: &[u8], out: Out<'_>) -> u64;
     }
 }
 

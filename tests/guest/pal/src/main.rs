@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use trustvisor_pal::seal::{Policy, seal, unseal};
-use trustvisor_pal::{Digests, Out, Status, pcr, random};
+use trustvisor_pal::{Digests, Out, Status, pcr, quote, random};
 
 mod cost;
 mod deaths;
@@ -135,6 +135,14 @@ fn random_bytes(mut out: Out<'_>) -> u64 {
     random::fill(&mut out).map_or_else(|status| status as u64, |()| Status::Ok as u64)
 }
 
+/// A report on the PCRs of bits 7:0 of `what` for the key of bits 15:8; its length, or 1000000h + status.
+fn report(what: u32, nonce: &[u8], mut out: Out<'_>) -> u64 {
+    match quote::report(what as u8, (what >> 8) as u8, nonce, &mut out) {
+        Ok(length) => length as u64,
+        Err(status) => SEALING_FAILED + status as u64,
+    }
+}
+
 /// A hypercall of any number with any pointer; returns its status.
 fn hypercall(rax: u64, rdi: u64, rsi: u64) -> u64 {
     let status;
@@ -177,6 +185,7 @@ trustvisor_pal::entries! {
     fn unseal_here(blob: &[u8], data: Out<'_>) -> u64;
     fn random_bytes(out: Out<'_>) -> u64;
     fn cost(command: u32, length: u64) -> u64;
+    fn report(what: u32, nonce: &[u8], out: Out<'_>) -> u64;
 }
 
 use cost::cost;

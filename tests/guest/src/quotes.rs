@@ -1,0 +1,97 @@
+//! Quotes, as an application has them made: S's report, and the quoting PAL.
+
+use crate::support::{IMAGE, TestPal, random, register};
+use anyhow::ensure;
+use trustvisor::abi::Status;
+use trustvisor::abi::quote::{KEY_BLOB, MAX_NONCE, MAX_REPORT, TAG_QUOTE, key};
+use trustvisor::{Error, Out, Quoting, image};
+
+/// What S answers where there is no report.
+const FAILED: u64 = 0x100_0000;
+
+fn report(s: &TestPal, select: u8, key: u8, nonce: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut out = vec![0; MAX_REPORT];
+    let length = s.report(u32::from(key) << 8 | u32::from(select), nonce, Out(&mut out))?;
+    ensure!(length < FAILED, "no report: {length:#x}");
+    out.truncate(length as usize);
+    Ok(out)
+}
+
+pub fn run() -> anyhow::Result<()> {
+    let (s, quoting) = (register()?, Quoting::register()?);
+    let report = report(&s, 1, key::P256, b"nonce")?;
+    let (quoted, signature) = quoting.sign(&report)?;
+    ensure!(quoted[44..50] == [&[TAG_QUOTE][..], b"nonce"].concat(), "another nonce");
+    ensure!(signature.len() == 72, "{} bytes of signature", signature.len());
+    ensure!(quoting.sign(&report)?.1 == signature, "ECDSA is deterministic here");
+
+    // What TrustVisor did not write is not signed, whatever it says.
+    for at in [0, 31, 32, 33, 44, 60, report.len() - 1] {
+        let mut forged = report.clone();
+        forged[at] ^= 1;
+        ensure!(matches!(quoting.sign(&forged), Err(Error::Quoting)), "signed a report changed at {at}");
+    }
+    for length in [0, 1, 32, report.len() - 1] {
+        ensure!(matches!(quoting.sign(&report[..length]), Err(Error::Quoting)), "signed {length} bytes");
+    }
+
+    let none = |what, nonce: &[u8], status: Status| -> anyhow::Result<()> {
+        let answer = s.report(what, nonce, Out(&mut [0; MAX_REPORT]))?;
+        ensure!(answer == FAILED + status as u64, "{what:#x}: {answer:#x}");
+        Ok(())
+    };
+    none(0xfe | u32::from(key::P256) << 8, b"", Status::BadArgument)?;
+    none(1 | u32::from(key::P256) << 8, &[0; MAX_NONCE + 1], Status::BadArgument)?;
+    none(1 | 7 << 8, b"", Status::Unsupported)?;
+    if trustvisor::saved_key().is_err() {
+        none(1 | u32::from(key::RSA) << 8, b"", Status::Unsupported)?;
+    }
+
+    // The keys of the launch are the quoting PAL's alone.
+    ensure!(s.hypercall(0x87, 0, 0)? == Status::Unsupported as u64, "S got the keys");
+    let keys = quoting.public_keys()?;
+    ensure!(keys.last().is_some_and(|key| key.len() == 88), "no P-256 key");
+    s.unregister()?;
+    Ok(())
+}
+
+/// Prints a quote and what is needed to check it.
+fn print(key: u8) -> anyhow::Result<()> {
+    let (s, quoting) = (register()?, Quoting::register()?);
+    let nonce = random().unwrap_or(7).to_be_bytes();
+    ensure!(s.pcr_extend(2, &[0x33; 52])? == 0, "PCR 2");
+    let (quoted, signature) = quoting.sign(&report(&s, 0b101, key, &nonce)?)?;
+    println!("tvtest: nonce {}", hex(&[&[TAG_QUOTE][..], &nonce].concat()));
+    println!("tvtest: quoted {}", hex(&quoted));
+    println!("tvtest: signature {}", hex(&signature));
+    for (index, public) in quoting.public_keys()?.iter().enumerate() {
+        println!("tvtest: public{index} {}", hex(public));
+    }
+    let identity = image::measure(IMAGE);
+    println!("tvtest: identity {} {}", hex(&identity.sha1), hex(&identity.sha256));
+    s.unregister()?;
+    Ok(())
+}
+
+pub fn print_p256() -> anyhow::Result<()> {
+    print(key::P256)
+}
+
+pub fn print_rsa() -> anyhow::Result<()> {
+    print(key::RSA)
+}
+
+pub fn print_rsa_sha1() -> anyhow::Result<()> {
+    print(key::RSA_SHA1)
+}
+
+/// A key of its own each time.
+pub fn generate() -> anyhow::Result<()> {
+    let blob = Quoting::register()?.generate()?;
+    ensure!(blob.len() == KEY_BLOB, "{} bytes", blob.len());
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
