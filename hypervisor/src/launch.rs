@@ -170,9 +170,6 @@ pub mod tpm_family {
     pub const V20: u32 = 2;
 }
 
-/// Most bytes of the TCG event log that SLB and runtime write.
-pub const MAX_EVENT_LOG: usize = 2048;
-
 /// What the SLB tells the runtime.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -187,10 +184,8 @@ pub struct Handover {
     pub pcr18: abi::Digests,
     /// TSC ticks in a millisecond, measured by the SLB for its time-outs.
     pub tsc_per_ms: u64,
-    /// Bytes of `event_log` in use.
-    pub event_log_len: u64,
-    /// TCG event log: what was extended so far.
-    pub event_log: [u8; MAX_EVENT_LOG],
+    /// What was extended so far.
+    pub extends: abi::Extends,
     /// The loader's record, copied once before it was checked and measured.
     pub info: LaunchInfo,
 }

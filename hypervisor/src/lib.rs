@@ -8,7 +8,6 @@ pub mod asid;
 pub mod caller;
 pub mod cpu;
 pub mod cpuid;
-pub mod event_log;
 pub mod exit;
 pub mod frames;
 pub mod gprs;

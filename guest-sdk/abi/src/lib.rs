@@ -202,7 +202,7 @@ impl core::fmt::Display for Status {
 
 /// A digest in each of the micro-TPM's banks.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
     /// SHA-1.
     pub sha1: [u8; 20],
@@ -292,9 +292,44 @@ pub mod info_flag {
     pub const TPM_12: u32 = 8;
 }
 
+/// What the hardware TPM's PCRs 17 to 19 were extended with since the launch. Nobody has to trust it: replaying it gives the PCRs, or it
+/// is wrong. PCR 17 and 18 start at zero after a dynamic launch, else at all ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extends {
+    /// The TPM's PCR banks: TCG algorithm numbers in the TPM's order, 0 where there are no more. In banks other than SHA-1 and SHA-256
+    /// every extend is with bytes [`CAP`] (but for that of the SLB, by the processor, which says the truth in each).
+    pub banks: [u16; 8],
+    /// In their order. The first after a dynamic launch is the processor's, of the SLB.
+    pub list: [Extend; 12],
+}
+
+/// One of [`Extends`]. What it is of, the PCR and the digest tell: of the SLB and the runtime (17), the security options (18), the
+/// identity keys and the separator (19).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extend {
+    /// The PCR; 0 in entries that are not in use.
+    pub pcr: u32,
+    /// What SHA-1 and SHA-256 banks were extended with.
+    pub digests: Digests,
+}
+
+/// What other banks than SHA-1 and SHA-256 are filled with: the digest of nothing known.
+pub const CAP: u8 = 0xca;
+
+impl Extends {
+    /// One more. What does not fit is left out, which a replay shows.
+    pub fn add(&mut self, pcr: u8, digests: &Digests) {
+        if let Some(free) = self.list.iter_mut().find(|extend| extend.pcr == 0) {
+            *free = Extend { pcr: pcr.into(), digests: *digests };
+        }
+    }
+}
+
 /// What [`number::INFO`] answers.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Info {
     /// [`VERSION`].
     pub version: u32,
@@ -328,6 +363,8 @@ pub struct Info {
     pub root: u32,
     /// 0.
     pub reserved: u32,
+    /// What these PCRs, and PCR 19, were extended with.
+    pub extends: Extends,
 }
 
 /// What [`number::PAL_INFO`] answers.
@@ -347,6 +384,7 @@ pub struct PalInfo {
 const _: () = {
     assert!(size_of::<Handle>() == 16);
     assert!(size_of::<Digests>() == 52);
-    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8);
+    assert!(size_of::<Extends>() == 8 * 2 + 12 * 56);
+    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>());
     assert!(size_of::<PalInfo>() == 72);
 };

@@ -16,6 +16,9 @@ pub enum Error {
     /// The page that keeps the handle could not be made.
     #[error("no owner page: {0}")]
     OwnerPage(#[source] std::io::Error),
+    /// Nothing was measured.
+    #[error("there is no hardware TPM, so there is no event log")]
+    NoTpm,
     /// The image breaks a rule.
     #[error("not a PAL image: {0}")]
     Image(&'static str),

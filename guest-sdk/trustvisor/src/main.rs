@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::fs;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use trustvisor::abi::{Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
@@ -18,6 +19,11 @@ struct Arguments {
 enum Command {
     /// Says whether TrustVisor runs here, and in what state it is
     Info,
+    /// Writes the TCG event log of the launch: what PCRs 17 to 19 were extended with, for a verifier to replay
+    Eventlog {
+        /// Where to (standard output if there is none)
+        file: Option<PathBuf>,
+    },
     /// Makes a PAL image from S's ELF file
     Image {
         /// What the linker made
@@ -58,6 +64,7 @@ enum Root {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Info => print_info(&trustvisor::info()?),
+        Command::Eventlog { file } => write_event_log(file.as_deref())?,
         Command::Image { elf, output, fpu } => {
             let file = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
             let flags = if fpu { FLAG_FPU } else { 0 };
@@ -84,6 +91,19 @@ fn main() -> anyhow::Result<()> {
         ),
     }
     Ok(())
+}
+
+fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
+    let mut output = std::io::stdout();
+    anyhow::ensure!(
+        file.is_some() || !output.is_terminal(),
+        "the event log is binary, not for a terminal (name a file)"
+    );
+    let log = trustvisor::event_log()?;
+    match file {
+        Some(file) => fs::write(file, log).with_context(|| format!("cannot write {}", file.display())),
+        None => output.write_all(&log).context("cannot write the event log"),
+    }
 }
 
 /// The old file is there until the new one is safe: without the root, nothing that was sealed opens any more.

@@ -6,13 +6,14 @@ use crate::entry::{Idt, data, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm, tpm};
+use abi::{Info, info_flag};
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::Registers;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
-use hypervisor::hypervisor::{Facts, Hypervisor};
+use hypervisor::hypervisor::Hypervisor;
 use hypervisor::launch::{
     GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, START_PAGE_LIMIT,
     tpm_family,
@@ -162,11 +163,22 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     }
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs| {
+    let facts = Info {
+        version: abi::VERSION,
+        flags: info_flags(handover, options),
+        frames_total: frames.total().into(),
+        reserve_base: reserve.base.0,
+        reserve_size: reserve.end.0 - reserve.base.0,
+        pool_base: frames.base().0,
+        parked_cpus: parked.into(),
+        pcr17: handover.pcr17,
+        pcr18: handover.pcr18,
+        ..Info::default()
+    };
+    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs, extends| {
         let pals = Pals::new(mem, ram, frames, secrets, tpm::QUOTING_PAL, pal_maps, features.fpu, &SLOTS);
-        let config_space = (config.range.start, config.range.end);
-        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
-        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, blobs.root, blobs.key));
+        let facts = Info { root: root as u32, extends, ..facts };
+        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
     // Known by its address, which makes the code of calls shorter.
     let hypervisor = HYPERVISOR.get().expect("published above");
@@ -187,6 +199,16 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
         tsc_per_ms: handover.tsc_per_ms,
     };
     Ok((hypervisor, guest))
+}
+
+fn info_flags(handover: &Handover, options: &Options) -> u32 {
+    let flags = [
+        (handover.dynamic_launch != 0, info_flag::DYNAMIC_LAUNCH),
+        (options.dma == Some(Dma::Unprotected), info_flag::DMA_UNPROTECTED),
+        (handover.tpm_family == tpm_family::NONE, info_flag::NO_TPM),
+        (handover.tpm_family == tpm_family::V12, info_flag::TPM_12),
+    ];
+    flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }
 
 /// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.

@@ -9,10 +9,9 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
-use crate::hypervisor::Facts;
 use crate::launch::{MemoryRegion, region};
 use crate::memory::TestMemory;
-use abi::Digests;
+use abi::Info;
 use std::cell::Cell;
 
 mod buffers;
@@ -72,17 +71,9 @@ fn random() -> Random {
     Random::seeded(words, &[]).unwrap()
 }
 
-/// A machine whose configuration space is at B000_0000.
-pub(crate) fn facts() -> Facts {
-    const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-    Facts {
-        reserve_base: POOL,
-        reserve_size: END - POOL,
-        flags: 0,
-        parked_cpus: 0,
-        config_space: (0xb000_0000, 0xc000_0000),
-        pcr17: NONE,
-        pcr18: NONE,
-        root: abi::RootState::NewNoBlob,
-    }
+/// Where PCI configuration space is.
+pub(crate) const CONFIG_SPACE: core::ops::Range<u64> = 0xb000_0000..0xc000_0000;
+
+pub(crate) fn facts() -> Info {
+    Info { version: abi::VERSION, reserve_base: POOL, reserve_size: END - POOL, ..Info::default() }
 }
