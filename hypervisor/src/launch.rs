@@ -18,6 +18,7 @@
 //! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
 
 use crate::addr::PAGE_SIZE;
+use crate::options::Options;
 
 /// Where the start of the reserve is mapped while SLB and runtime run.
 pub const RESERVE_VA: u64 = 0xffff_ffff_8000_0000;
@@ -39,9 +40,7 @@ pub const RUNTIME_END: u64 = 0x20_0000;
 /// The start page ends here at the latest: a start-up IPI reaches the first MiB, and firmware's data lies above.
 pub const START_PAGE_LIMIT: u64 = 0x9_f000;
 
-/// Size of the reserve when the command line names none, and the least.
-pub const DEFAULT_RESERVE: u64 = 64 << 20;
-/// See [`DEFAULT_RESERVE`].
+/// The smallest reserve.
 pub const MIN_RESERVE: u64 = 16 << 20;
 /// The largest reserve (the mapping at [`RESERVE_VA`] ends there).
 pub const MAX_RESERVE: u64 = 1 << 30;
@@ -98,8 +97,6 @@ pub const MAX_REGIONS: usize = 128;
 pub const MAX_ROOT_BLOB: usize = 1024;
 /// Room for a key blob ([`abi::quote::KEY_BLOB`]), a multiple of 8.
 pub const KEY_BLOB_ROOM: usize = abi::quote::KEY_BLOB.next_multiple_of(8);
-/// Most bytes of a command line.
-pub const MAX_CMDLINE: usize = 1024;
 
 /// The state in which the guest starts: 64-bit mode, interrupts off, flat segments, paging by the guest's own tables. The
 /// loader prepares it in guest memory (Linux 64-bit boot protocol). To TrustVisor these are guest register values and nothing more.
@@ -134,8 +131,6 @@ pub struct LaunchInfo {
     pub rsdp: u64,
     /// 1 if SKINIT was #UD and the loader started the SLB itself. Only for the log: PCR 17 tells the truth.
     pub skinit_missing: u32,
-    /// Bytes of `cmdline` in use.
-    pub cmdline_len: u32,
     /// Entries of `regions` in use: the machine's memory map, the reserve not yet cut out of it.
     pub region_count: u32,
     /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
@@ -143,8 +138,8 @@ pub struct LaunchInfo {
     pub start_page: u32,
     /// How the guest starts.
     pub guest: GuestStart,
-    /// The loader's command line, without the loader's own name.
-    pub cmdline: [u8; MAX_CMDLINE],
+    /// What the user chose.
+    pub options: Options,
     /// Bytes of `root` in use.
     pub root_len: u64,
     /// The root that was saved, as the hardware TPM sealed it.

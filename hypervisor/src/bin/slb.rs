@@ -16,7 +16,7 @@ use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
-use hypervisor::options::{Console, Options, Tpm as TpmOption};
+use hypervisor::options::{COM1, Options};
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
 use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, idt, pit};
 use hypervisor::tpm::clock::TscClock;
@@ -62,10 +62,10 @@ extern "C" fn slb_main(base: u64) -> ! {
         Ok(options) => options,
         Err(refusal) => refuse_early(refusal),
     };
-    open(options.console, "slb", options.log);
+    open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
     check_processor();
-    slb::check_info(&handover.info, &options, base, top_of_memory()).unwrap_or_else(|r| refuse(r));
+    slb::check_info(&handover.info, base, top_of_memory()).unwrap_or_else(|r| refuse(r));
     let header = runtime_header();
     say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
     if handover.info.skinit_missing != 0 {
@@ -94,7 +94,7 @@ fn copy_info(info: &mut LaunchInfo) {
 
 /// A refusal before it is known where to print: COM1.
 fn refuse_early(reason: impl Display) -> ! {
-    open(Console::Com1, "slb", LevelFilter::Info);
+    open(COM1, "slb", LevelFilter::Info);
     refuse(reason)
 }
 
@@ -140,7 +140,7 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
     let registers = unsafe { Mmio::new(mmio::BASE as *mut u8) };
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
     let tpm = Tis::request(registers, clock, 2).and_then(Tpm::open);
-    if options.tpm == TpmOption::None {
+    if options.tpm_none != 0 {
         // A TPM that is there shows this block: whatever came next without being measured could pass for TrustVisor.
         if !matches!(tpm, Err(tpm::Error::Absent)) {
             refuse("tpm=none is for machines without a TPM, and here is one");

@@ -8,27 +8,24 @@ use crate::launch::{
     INFO_MAGIC, LaunchInfo, MAX_RESERVE, MIN_RESERVE, MemoryRegion, RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC,
     RUNTIME_OFFSET, RuntimeHeader, region,
 };
-use crate::options::{Options, OptionsError};
+use crate::options::Options;
 
 /// Why the launch is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal<'a> {
+pub enum Refusal {
     /// The loader's record breaks this rule.
     Info(&'static str),
     /// The runtime's image breaks this rule.
     Runtime(&'static str),
-    /// The command line is not understood.
-    Options(OptionsError<'a>),
     /// Nothing keeps devices out, and the user has not said that this is understood.
     Dma,
 }
 
-impl fmt::Display for Refusal<'_> {
+impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Info(what) => write!(f, "the loader's record is wrong ({what})"),
             Self::Runtime(what) => write!(f, "the runtime's image is wrong ({what})"),
-            Self::Options(error) => error.fmt(f),
             Self::Dma => f.write_str(
                 "nothing keeps devices out of TrustVisor's memory yet (say dma=unprotected to launch anyway)",
             ),
@@ -37,28 +34,22 @@ impl fmt::Display for Refusal<'_> {
 }
 
 /// The options in the record; the rest of it is not looked at.
-pub fn options(info: &LaunchInfo) -> Result<Options, Refusal<'_>> {
+pub fn options(info: &LaunchInfo) -> Result<Options, Refusal> {
     ensure(info.magic == INFO_MAGIC, "magic")?;
-    let line =
-        info.cmdline.get(..info.cmdline_len as usize).ok_or(Refusal::Info("length of the command line"))?;
-    let line = core::str::from_utf8(line).map_err(|_| Refusal::Info("command line is not text"))?;
-    Options::parse(line).map_err(Refusal::Options)
+    ensure(info.options.are_known(), "options")?;
+    Ok(info.options)
 }
 
 /// Checks the rest of the record. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
 /// the processor decodes it (MSR C001_001A, TOP_MEM; 0 if not known).
-pub fn check_info<'a>(
-    info: &LaunchInfo,
-    options: &Options,
-    own_base: u64,
-    top_of_memory: u64,
-) -> Result<(), Refusal<'a>> {
-    options.dma.ok_or(Refusal::Dma)?;
+pub fn check_info(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<(), Refusal> {
+    if info.options.dma_unprotected == 0 {
+        return Err(Refusal::Dma);
+    }
     let (base, size) = (info.reserve_base, info.reserve_size);
     ensure(base == own_base, "the reserve is not where the SLB is")?;
     ensure(base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE), "alignment of the reserve")?;
     ensure((MIN_RESERVE..=MAX_RESERVE).contains(&size), "size of the reserve")?;
-    ensure(size == options.reserve, "another reserve than the command line asks for")?;
     ensure(base <= (1 << 32) - size, "the reserve is not below 4 GiB")?;
     ensure(top_of_memory == 0 || base + size <= top_of_memory, "the reserve is not below TOP_MEM")?;
 
@@ -82,7 +73,7 @@ fn overlap(region: &MemoryRegion, base: u64, size: u64) -> bool {
 }
 
 /// Checks the runtime's header against the room there is.
-pub fn check_runtime<'a>(header: &RuntimeHeader) -> Result<(), Refusal<'a>> {
+pub fn check_runtime(header: &RuntimeHeader) -> Result<(), Refusal> {
     let ensure = |ok: bool, what| if ok { Ok(()) } else { Err(Refusal::Runtime(what)) };
     let first = RESERVE_VA + RUNTIME_OFFSET;
     ensure(header.magic == RUNTIME_MAGIC, "magic")?;
@@ -93,7 +84,7 @@ pub fn check_runtime<'a>(header: &RuntimeHeader) -> Result<(), Refusal<'a>> {
     ensure(code.contains(&header.entry), "entry outside the image")
 }
 
-fn ensure<'a>(ok: bool, what: &'static str) -> Result<(), Refusal<'a>> {
+fn ensure(ok: bool, what: &'static str) -> Result<(), Refusal> {
     if ok { Ok(()) } else { Err(Refusal::Info(what)) }
 }
 
@@ -102,19 +93,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::launch::{GuestStart, MAX_CMDLINE, MAX_REGIONS};
+    use crate::launch::{GuestStart, MAX_REGIONS};
 
     const BASE: u64 = 0x3000_0000;
 
     fn info() -> LaunchInfo {
-        let line = b"dma=unprotected";
         let mut info = LaunchInfo {
             magic: INFO_MAGIC,
             reserve_base: BASE,
             reserve_size: 64 << 20,
             rsdp: 0,
             skinit_missing: 0,
-            cmdline_len: line.len() as u32,
             region_count: 4,
             start_page: 0,
             guest: GuestStart::default(),
@@ -122,10 +111,9 @@ mod tests {
             root: [0; crate::launch::MAX_ROOT_BLOB],
             key_blob_len: 0,
             key_blob: [0; crate::launch::KEY_BLOB_ROOM],
-            cmdline: [0; MAX_CMDLINE],
+            options: Options { dma_unprotected: 1, ..Options::default() },
             regions: [MemoryRegion::default(); MAX_REGIONS],
         };
-        info.cmdline[..line.len()].copy_from_slice(line);
         let piece = |base, size, kind| MemoryRegion { base, size, kind, reserved: 0 };
         info.regions[0] = piece(0x10_0000, 0x3ff0_0000, region::RAM);
         info.regions[1] = piece(0, 0x9_fc00, region::RAM);
@@ -134,8 +122,9 @@ mod tests {
         info
     }
 
-    fn check(info: &LaunchInfo) -> Result<(), Refusal<'_>> {
-        check_info(info, &options(info)?, BASE, 0x4000_0000)
+    fn check(info: &LaunchInfo) -> Result<(), Refusal> {
+        assert_eq!(options(info)?, info.options);
+        check_info(info, BASE, 0x4000_0000)
     }
 
     #[test]
@@ -146,22 +135,23 @@ mod tests {
     #[test]
     fn dma_must_be_spoken_about() {
         let mut info = info();
-        info.cmdline_len = 0;
+        info.options.dma_unprotected = 0;
         assert_eq!(check(&info), Err(Refusal::Dma));
     }
 
     #[test]
     fn every_rule_is_checked() {
         type Lie = (&'static str, fn(&mut LaunchInfo));
-        let lies: [Lie; 16] = [
+        let lies: [Lie; 17] = [
             ("magic", |i| i.magic[7] ^= 1),
-            ("length of the command line", |i| i.cmdline_len = MAX_CMDLINE as u32 + 1),
-            ("command line is not text", |i| i.cmdline[0] = 0xff),
+            ("options", |i| i.options.dma_unprotected = 2),
+            ("options", |i| i.options.tpm_none = u32::MAX),
+            ("options", |i| i.options.console = 0x3f9),
+            ("options", |i| i.options.log = 0),
             ("the reserve is not where the SLB is", |i| i.reserve_base += LARGE_PAGE),
             ("alignment of the reserve", |i| i.reserve_size += 4096),
             ("size of the reserve", |i| i.reserve_size = MIN_RESERVE - LARGE_PAGE),
             ("size of the reserve", |i| i.reserve_size = MAX_RESERVE + LARGE_PAGE),
-            ("another reserve than the command line asks for", |i| i.reserve_size += LARGE_PAGE),
             ("number of regions", |i| i.region_count = MAX_REGIONS as u32 + 1),
             ("a region wraps", |i| i.regions[2].size = u64::MAX),
             ("memory named twice", |i| i.regions[1].size = 0x20_0000),
@@ -181,8 +171,7 @@ mod tests {
     #[test]
     fn the_reserve_ends_below_4_gib_and_top_of_memory() {
         let mut info = info();
-        let wanted = options(&info).unwrap();
-        let at = |info: &LaunchInfo, top| check_info(info, &wanted, info.reserve_base, top);
+        let at = |info: &LaunchInfo, top| check_info(info, info.reserve_base, top);
         assert_eq!(at(&info, BASE + (64 << 20)), Ok(()));
         assert_eq!(at(&info, 0), Ok(()));
         let below = Refusal::Info("the reserve is not below TOP_MEM");
@@ -230,13 +219,12 @@ mod tests {
         ) {
             let mut info = info();
             [info.reserve_base, info.reserve_size] = [numbers[0], numbers[1]];
-            [info.cmdline_len, info.region_count, info.start_page] = counts;
+            [info.options.console, info.region_count, info.start_page] = counts;
             for (region, (base, size, kind)) in info.regions.iter_mut().zip(pieces) {
                 *region = MemoryRegion { base, size, kind: kind % 3, reserved: 0 };
             }
-            let own = Options { reserve: numbers[1], dma: Some(crate::options::Dma::Unprotected), ..Options::default() };
             let _ = options(&info);
-            prop_assert!(check_info(&info, &own, numbers[0], numbers[2]).is_err());
+            prop_assert!(check_info(&info, numbers[0], numbers[2]).is_err());
         }
     }
 }

@@ -20,7 +20,6 @@ use hypervisor::launch::{
 };
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
-use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
@@ -58,16 +57,9 @@ static POOL: Once<(Hpa, u64)> = Once::new();
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
     IDT.put(Idt::new()).load();
-    let cmdline = command_line(&handover.info);
-    let options = match Options::parse(cmdline) {
-        Ok(options) => options,
-        Err(error) => {
-            serial::init(Console::Com1, "runtime", LevelFilter::Info);
-            serial::refuse(error)
-        }
-    };
-    serial::init(options.console, "runtime", options.log);
-    match start(handover, &options) {
+    let options = &handover.info.options;
+    serial::init(options.console, "runtime", options.level());
+    match start(handover) {
         Ok((hv, guest)) => {
             wipe_unused_stack();
             let (cpu, os_state) = enter_svm(&guest);
@@ -105,11 +97,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn command_line(info: &LaunchInfo) -> &str {
-    let bytes = info.cmdline.get(..info.cmdline_len as usize).unwrap_or_default();
-    core::str::from_utf8(bytes).unwrap_or("(not UTF-8)")
-}
-
 /// What the OS is started with.
 struct Guest {
     reserve: Reserve,
@@ -121,7 +108,7 @@ struct Guest {
 }
 
 /// Sets everything up but for SVM itself.
-fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor, Guest), Refusal> {
+fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let info = &handover.info;
     let (reserve, start_page, ram) = check(info)?;
     let features = features();
@@ -165,7 +152,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
     let facts = Info {
         version: abi::VERSION,
-        flags: info_flags(handover, options),
+        flags: info_flags(handover),
         frames_total: frames.total().into(),
         reserve_base: reserve.base.0,
         reserve_size: reserve.end.0 - reserve.base.0,
@@ -187,7 +174,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
         hypervisor.pals.pool.lock().free_count(),
         info.guest.rip
     );
-    if options.log < LevelFilter::Debug {
+    if info.options.level() < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
     let guest = Guest {
@@ -201,10 +188,10 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     Ok((hypervisor, guest))
 }
 
-fn info_flags(handover: &Handover, options: &Options) -> u32 {
+fn info_flags(handover: &Handover) -> u32 {
     let flags = [
         (handover.dynamic_launch != 0, info_flag::DYNAMIC_LAUNCH),
-        (options.dma == Some(Dma::Unprotected), info_flag::DMA_UNPROTECTED),
+        (handover.info.options.dma_unprotected != 0, info_flag::DMA_UNPROTECTED),
         (handover.tpm_family == tpm_family::NONE, info_flag::NO_TPM),
         (handover.tpm_family == tpm_family::V12, info_flag::TPM_12),
     ];
@@ -215,6 +202,9 @@ fn info_flags(handover: &Handover, options: &Options) -> u32 {
 fn check(info: &LaunchInfo) -> Result<(Reserve, Hpa, RamMap), Refusal> {
     if info.magic != INFO_MAGIC {
         return Err(Refusal::Info("magic"));
+    }
+    if !info.options.are_known() {
+        return Err(Refusal::Info("options"));
     }
     let (base, size) = (info.reserve_base, info.reserve_size);
     let aligned = base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE);
