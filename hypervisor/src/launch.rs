@@ -18,6 +18,7 @@
 //! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
 
 use crate::addr::PAGE_SIZE;
+use crate::memory::Run;
 use crate::options::Options;
 
 /// Where the start of the reserve is mapped while SLB and runtime run.
@@ -69,30 +70,8 @@ pub struct RuntimeHeader {
 /// See [`RuntimeHeader`].
 pub const RUNTIME_MAGIC: [u8; 8] = *b"TVRUN\0\0\x01";
 
-/// Kinds of [`MemoryRegion`], numbered as in E820.
-pub mod region {
-    /// Ordinary memory, which the OS may use.
-    pub const RAM: u32 = 1;
-    /// Everything else that is not listed below.
-    pub const RESERVED: u32 = 2;
-}
-
-/// A piece of the machine's memory map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct MemoryRegion {
-    /// First byte.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-    /// E820 type.
-    pub kind: u32,
-    /// 0.
-    pub reserved: u32,
-}
-
-/// Most regions of a memory map.
-pub const MAX_REGIONS: usize = 128;
+/// Most runs of RAM that the OS has.
+pub const MAX_RUNS: usize = 128;
 /// Most bytes of a saved root.
 pub const MAX_ROOT_BLOB: usize = 1024;
 /// Room for a key blob ([`abi::quote::KEY_BLOB`]), a multiple of 8.
@@ -131,8 +110,8 @@ pub struct LaunchInfo {
     pub rsdp: u64,
     /// 1 if SKINIT was #UD and the loader started the SLB itself. Only for the log: PCR 17 tells the truth.
     pub skinit_missing: u32,
-    /// Entries of `regions` in use: the machine's memory map, the reserve not yet cut out of it.
-    pub region_count: u32,
+    /// Entries of `ram` in use.
+    pub ram_count: u32,
     /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
     /// late. Reserved in the guest's memory map.
     pub start_page: u32,
@@ -148,12 +127,17 @@ pub struct LaunchInfo {
     pub key_blob_len: u64,
     /// The RSA identity key that was saved with it, as the quoting PAL sealed it.
     pub key_blob: [u8; KEY_BLOB_ROOM],
-    /// The memory map.
-    pub regions: [MemoryRegion; MAX_REGIONS],
+    /// The RAM that the OS has, in whole pages, ascending: that of the machine without the reserve and the start page.
+    pub ram: [Run; MAX_RUNS],
 }
 
 /// See [`LaunchInfo`].
 pub const INFO_MAGIC: [u8; 8] = *b"TVINFO\0\x01";
+
+/// A rule that the launch, or what it is told, must not break.
+pub fn ensure(ok: bool, rule: &'static str) -> Result<(), &'static str> {
+    if ok { Ok(()) } else { Err(rule) }
+}
 
 /// The hardware TPM found at launch.
 pub mod tpm_family {
@@ -187,7 +171,7 @@ pub struct Handover {
 
 const _: () = {
     assert!(size_of::<RuntimeHeader>() == 32);
-    assert!(size_of::<MemoryRegion>() == 24);
+    assert!(size_of::<Run>() == 16);
     assert!(size_of::<GuestStart>() == 48);
     assert!(size_of::<LaunchInfo>() as u64 <= RUNTIME_OFFSET - INFO_OFFSET);
     // Two pages for the SLB's stack.

@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod asid;
 pub mod caller;
+pub mod check;
 pub mod cpu;
 pub mod cpuid;
 pub mod exit;

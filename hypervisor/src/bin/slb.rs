@@ -8,10 +8,10 @@
 #![no_std]
 #![no_main]
 
-use core::fmt::Display;
 use core::panic::PanicInfo;
 
 use abi::Digests;
+use hypervisor::check;
 use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
@@ -58,14 +58,17 @@ extern "C" fn slb_main(base: u64) -> ! {
     // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
     let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
     copy_info(&mut handover.info);
-    let options = match slb::options(&handover.info) {
-        Ok(options) => options,
-        Err(refusal) => refuse_early(refusal),
-    };
+    let options = check::options(&handover.info).unwrap_or_else(|rule| {
+        // Where to print is not known: COM1.
+        open(COM1, "slb", LevelFilter::Info);
+        refuse_record(rule)
+    });
     open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
     check_processor();
-    slb::check_info(&handover.info, base, top_of_memory()).unwrap_or_else(|r| refuse(r));
+    if let Err(rule) = check::record(&handover.info, base, top_of_memory()) {
+        refuse_record(rule);
+    }
     let header = runtime_header();
     say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
     if handover.info.skinit_missing != 0 {
@@ -92,10 +95,8 @@ fn copy_info(info: &mut LaunchInfo) {
     }
 }
 
-/// A refusal before it is known where to print: COM1.
-fn refuse_early(reason: impl Display) -> ! {
-    open(COM1, "slb", LevelFilter::Info);
-    refuse(reason)
+fn refuse_record(rule: &str) -> ! {
+    refuse(format_args!("the loader's record is wrong ({rule})"))
 }
 
 /// What the runtime cannot do without (long mode and 1 GiB pages were checked by the entry code).
@@ -122,7 +123,9 @@ fn top_of_memory() -> u64 {
 fn runtime_header() -> RuntimeHeader {
     // SAFETY: mapped, aligned, and any bytes are a header. Volatile: read once, then checked.
     let header = unsafe { ((RESERVE_VA + RUNTIME_OFFSET) as *const RuntimeHeader).read_volatile() };
-    slb::check_runtime(&header).unwrap_or_else(|r| refuse(r));
+    if let Err(rule) = check::runtime(&header) {
+        refuse(format_args!("the runtime's image is wrong ({rule})"));
+    }
     header
 }
 

@@ -14,10 +14,7 @@ use hypervisor::cpuid::Registers;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
-use hypervisor::launch::{
-    GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, START_PAGE_LIMIT,
-    tpm_family,
-};
+use hypervisor::launch::{GuestStart, Handover, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, tpm_family};
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
@@ -27,7 +24,7 @@ use hypervisor::place::Place;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::vmcb::Maps;
-use hypervisor::{ioports, lapic, msr, serial};
+use hypervisor::{check, ioports, lapic, msr, serial};
 use log::LevelFilter;
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
@@ -77,7 +74,6 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
 /// Why the runtime does not start the OS.
 pub enum Refusal {
     Info(&'static str),
-    Map(&'static str),
     Area,
     Platform(&'static str),
     Entropy,
@@ -87,8 +83,7 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Info(what) => write!(f, "the loader's record is wrong: {what}"),
-            Self::Map(what) => f.write_str(what),
+            Self::Info(rule) => write!(f, "the loader's record is wrong ({rule})"),
             Self::Area => f.write_str("the table area is too small for this machine"),
             Self::Platform(what) => f.write_str(what),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
@@ -110,7 +105,8 @@ struct Guest {
 /// Sets everything up but for SVM itself.
 fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let info = &handover.info;
-    let (reserve, start_page, ram) = check(info)?;
+    let (reserve, ram) = check(info)?;
+    let start_page = Hpa(info.start_page.into());
     let features = features();
     let config = CONFIG_SPACE.put(ConfigSpace::none());
     platform::check(reserve, &ram, &features, config).map_err(Refusal::Platform)?;
@@ -198,39 +194,16 @@ fn info_flags(handover: &Handover) -> u32 {
     flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }
 
-/// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
-fn check(info: &LaunchInfo) -> Result<(Reserve, Hpa, RamMap), Refusal> {
-    if info.magic != INFO_MAGIC {
-        return Err(Refusal::Info("magic"));
-    }
-    if !info.options.are_known() {
-        return Err(Refusal::Info("options"));
-    }
-    let (base, size) = (info.reserve_base, info.reserve_size);
-    let aligned = base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE);
-    let bounded = base.checked_add(size).is_some_and(|end| end <= 4 << 30);
-    if !aligned
-        || !bounded
-        || !(hypervisor::launch::MIN_RESERVE..=hypervisor::launch::MAX_RESERVE).contains(&size)
-    {
-        return Err(Refusal::Info("reserve"));
-    }
+/// The loader's record again, and the division of the reserve.
+fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
     // The SLB's mapping, through which this runs, is what the processor started: the record must agree with it.
-    if own_address() != base {
-        return Err(Refusal::Info("reserve"));
-    }
-    let regions = info.regions.get(..info.region_count as usize).ok_or(Refusal::Info("memory map"))?;
-    let mut ram = RamMap::new(regions, Hpa(base), size).map_err(|bad| Refusal::Map(bad.reason()))?;
-    let start_page = Hpa(info.start_page.into());
-    if start_page.0 == 0 || start_page.0 >= START_PAGE_LIMIT || ram.cut(start_page, PAGE_SIZE).is_err() {
-        return Err(Refusal::Info("start page"));
-    }
-    let area = area_size(ram.end());
-    if size < RUNTIME_END + area + LARGE_PAGE {
+    let ram = check::record(info, own_address(), platform::top_of_memory()).map_err(Refusal::Info)?;
+    let (base, size) = (Hpa(info.reserve_base), info.reserve_size);
+    let pool = RUNTIME_END + area_size(ram.end());
+    if size < pool + LARGE_PAGE {
         return Err(Refusal::Area);
     }
-    let reserve = Reserve { base: Hpa(base), end: Hpa(base + size), pool: Hpa(base + RUNTIME_END + area) };
-    Ok((reserve, start_page, ram))
+    Ok((Reserve { base, end: base + size, pool: base + pool }, ram))
 }
 
 /// Bytes for tables: nested ones, permission maps, and the runtime's own (image, direct map).

@@ -9,8 +9,7 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
-use crate::launch::{MemoryRegion, region};
-use crate::memory::TestMemory;
+use crate::memory::{Run, TestMemory};
 use abi::Info;
 use std::cell::Cell;
 
@@ -48,8 +47,7 @@ pub(crate) fn pals(memory: &TestMemory) -> Pals {
 
 /// The same, with a pool that ends at `end`.
 fn pals_until(memory: &TestMemory, end: u64) -> Pals {
-    let regions = [MemoryRegion { base: OS_RAM, size: end - OS_RAM, kind: region::RAM, reserved: 0 }];
-    let ram = RamMap::new(&regions, Hpa(POOL), end - POOL).unwrap();
+    let ram = RamMap::new(&[Run { start: Hpa(OS_RAM), end: Hpa(POOL) }]).unwrap();
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));

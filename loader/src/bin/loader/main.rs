@@ -17,9 +17,10 @@ mod tpm;
 use core::convert::Infallible;
 
 use hypervisor::launch::{
-    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_REGIONS, MAX_ROOT_BLOB, MemoryRegion,
-    RUNTIME_END, RUNTIME_OFFSET,
+    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_ROOT_BLOB, MAX_RUNS, RUNTIME_END,
+    RUNTIME_OFFSET,
 };
+use hypervisor::memory::Run;
 use hypervisor::options::{COM1, Options};
 use hypervisor::serial;
 use loader::acpi::find_rsdp;
@@ -73,7 +74,7 @@ fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
         warn!("no ACPI root pointer found (under UEFI only multiboot2 tells where it is)");
     }
     let start = prepare_guest(info, &layout, rsdp);
-    fill_reserve(info, &layout, options, rsdp, start);
+    fill_reserve(&layout, options, rsdp, start);
     quiesce(&options);
     info!(
         "reserve {} ({} MiB), SLB of {} bytes at {:#x}: SKINIT follows",
@@ -105,7 +106,7 @@ fn prepare_guest(info: &BootInfo, layout: &Layout<'_>, rsdp: u64) -> GuestStart 
 }
 
 /// SLB, launch record and runtime, where `launch.rs` says.
-fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestStart) {
+fn fill_reserve(layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestStart) {
     let reserve = layout.plan.reserve;
     let front = Range { start: reserve.start, end: reserve.start + RUNTIME_END };
     // SAFETY: the planner keeps the reserve apart from everything that is read here; the slice ends with the statement.
@@ -113,14 +114,13 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, options: Options, rsdp: u6
     copy(reserve, 0, layout.image.slb);
     copy(reserve, RUNTIME_OFFSET, layout.image.runtime);
 
-    let regions = info.map.regions();
     let mut record = LaunchInfo {
         magic: INFO_MAGIC,
         reserve_base: reserve.start,
         reserve_size: reserve.len(),
         rsdp,
         skinit_missing: 0,
-        region_count: regions.len() as u32,
+        ram_count: 0,
         start_page: layout.start_page as u32,
         guest,
         options,
@@ -128,14 +128,17 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, options: Options, rsdp: u6
         root: [0; MAX_ROOT_BLOB],
         key_blob_len: layout.key_blob.len() as u64,
         key_blob: [0; KEY_BLOB_ROOM],
-        regions: [MemoryRegion::default(); MAX_REGIONS],
+        ram: [Run::default(); MAX_RUNS],
     };
     // What is too long is for the runtime to say.
     if let Some(room) = record.root.get_mut(..layout.root.len()) {
         room.copy_from_slice(layout.root);
     }
     record.key_blob[..layout.key_blob.len()].copy_from_slice(layout.key_blob);
-    record.regions[..regions.len()].copy_from_slice(regions);
+    for (room, run) in record.ram.iter_mut().zip(layout.guest_map.whole_pages()) {
+        *room = run;
+        record.ram_count += 1;
+    }
     // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
     unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };
 }
