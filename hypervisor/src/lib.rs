@@ -15,6 +15,7 @@ pub mod gprs;
 pub mod guest_memory;
 pub mod hypercall;
 pub mod hypervisor;
+pub mod idt;
 pub mod ioapic;
 pub mod ioports;
 pub mod lapic;

@@ -12,22 +12,21 @@ use core::panic::PanicInfo;
 
 use abi::Digests;
 use hypervisor::check;
+use hypervisor::idt::{self, Idt};
 use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
 use hypervisor::options::{COM1, Options};
+use hypervisor::place::Place;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
-use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, idt, pit};
+use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::mmio::{self, Mmio};
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Algorithm, Banks, Tpm};
 use log::Level::{Info, Warn};
 use log::LevelFilter;
-use x86_64::VirtAddr;
-use x86_64::instructions::tables::lidt;
-use x86_64::structures::DescriptorTablePointer;
 
 core::arch::global_asm!(
     include_str!("../slb/entry.s"),
@@ -39,7 +38,7 @@ core::arch::global_asm!(
 
 // SAFETY: symbols of `entry.s`, of these types.
 unsafe extern "C" {
-    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS];
+    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS as usize];
     /// # Safety
     /// `entry` must be code that does not return and that expects the handover.
     fn slb_leave(handover: *const Handover, entry: u64) -> !;
@@ -54,7 +53,9 @@ const _: () = assert!(size_of::<LaunchInfo>().is_multiple_of(8));
 
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {
-    catch_exceptions();
+    let idt = IDT.put(Idt::new(CODE64, slb_exceptions.as_ptr() as u64, 8));
+    // SAFETY: the stubs say which exception it was, and stop.
+    unsafe { idt.load() };
     // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
     let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
     copy_info(&mut handover.info);
@@ -189,21 +190,7 @@ fn zero_above_image(header: &RuntimeHeader) {
     unsafe { above.write_bytes(0, (header.mem_size - header.image_size) as usize) }
 }
 
-static mut IDT: [[u64; 2]; idt::EXCEPTIONS] = [[0; 2]; idt::EXCEPTIONS];
-
-fn catch_exceptions() {
-    let table = &raw mut IDT;
-    // SAFETY: one processor, called once; the stubs handle what arrives through them, and the table stays where it is.
-    unsafe {
-        for (gate, stub) in (*table).iter_mut().zip(&slb_exceptions) {
-            *gate = idt::gate(stub.as_ptr() as u64, CODE64);
-        }
-        lidt(&DescriptorTablePointer {
-            limit: size_of_val(&*table) as u16 - 1,
-            base: VirtAddr::from_ptr(table),
-        });
-    }
-}
+static IDT: Place<Idt> = Place::new();
 
 /// # Safety
 /// `frame` must be the vector that a stub pushed on top of what the CPU pushed.

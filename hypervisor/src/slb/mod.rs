@@ -3,7 +3,6 @@
 
 mod measure;
 
-pub mod idt;
 pub mod pit;
 
 pub use measure::{Failure, Launch, PCR_CODE, PCR_CONFIGURATION, measure};

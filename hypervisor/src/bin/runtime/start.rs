@@ -2,7 +2,7 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{Idt, data, parts};
+use crate::entry::{catch_exceptions, data, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm, tpm};
@@ -44,7 +44,6 @@ static HOST_SAVE: Place<Page> = Place::new();
 static OS_STATE: Place<Page> = Place::new();
 static OS_FPU: Place<Area> = Place::new();
 static CONFIG_SPACE: Place<ConfigSpace> = Place::new();
-static IDT: Place<Idt> = Place::new();
 static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
@@ -53,7 +52,7 @@ static POOL: Once<(Hpa, u64)> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
-    IDT.put(Idt::new()).load();
+    catch_exceptions();
     let options = &handover.info.options;
     serial::init(options.console, "runtime", options.level());
     match start(handover) {
