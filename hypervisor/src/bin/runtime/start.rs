@@ -114,10 +114,10 @@ fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let early = unsafe { DirectMap::new(0, 4 << 30) };
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
-    let maps = permission_maps(&mut area)?;
+    let maps = permission_maps(&mut area);
     let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
-    let nested = npt::build(&mut area, hide, features.phys_bits).map_err(|_| Refusal::Area)?;
-    let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
+    let nested = npt::build(&mut area, hide, features.phys_bits);
+    let root = paging::build(&mut area, reserve, top, &parts());
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
     let mem = unsafe { DirectMap::new(PHYS_VA, top.0) };
@@ -272,28 +272,24 @@ struct PermissionMaps {
 }
 
 /// MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's from the table of guarded registers, the PALs' all ones.
-fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
-    let take = |area: &mut TableArea, pages| area.take(pages).map_err(|_| Refusal::Area);
-    let (os_msr, os_io) = (take(area, 2)?, take(area, 3)?);
-    let profiling_msr = take(area, 2)?;
-    let (pal_msr, pal_io) = (take(area, 2)?, take(area, 3)?);
+fn permission_maps(area: &mut TableArea) -> PermissionMaps {
+    let (os_msr, os_io) = (area.take(2), area.take(3));
+    let profiling_msr = area.take(2);
+    let (pal_msr, pal_io) = (area.take(2), area.take(3));
     let mut map = [0; msr::MAP_SIZE];
     for (place, profiles) in [(os_msr, false), (profiling_msr, true)] {
         msr::fill_permission_map(&mut map, profiles);
         area.mem().copy_to(place, &map);
     }
+    map.fill(0xff);
+    area.mem().copy_to(pal_msr, &map);
     let mut map = [0; ioports::MAP_SIZE];
     ioports::fill_permission_map(&mut map);
     area.mem().copy_to(os_io, &map);
-    let ones = [0xff; PAGE_SIZE as usize];
-    for page in 0..2 {
-        area.mem().copy_to(pal_msr + page * PAGE_SIZE, &ones);
-    }
-    for page in 0..3 {
-        area.mem().copy_to(pal_io + page * PAGE_SIZE, &ones);
-    }
+    map.fill(0xff);
+    area.mem().copy_to(pal_io, &map);
     let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
-    Ok(PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) })
+    PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) }
 }
 
 /// Writes the APIC's command register and waits until the IPI is on its way.
