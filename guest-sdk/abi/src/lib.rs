@@ -28,7 +28,7 @@
 //! aligned, that receives the [`Handle`] and must keep it (locked into memory and not inherited by `fork`, or the
 //! PAL can be collected while it still has an owner). Calls come from the address space that registered, and with the handle.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -155,48 +155,25 @@ impl Status {
     /// The status with this number.
     pub fn from_raw(raw: u64) -> Option<Self> {
         use Status::*;
-        Some(match raw {
-            0 => Ok,
-            1 => UnknownCall,
-            2 => BadCaller,
-            3 => BadAddress,
-            4 => BadImage,
-            5 => BadArgument,
-            6 => NoMemory,
-            7 => TooMany,
-            8 => NoSuchPal,
-            9 => Busy,
-            10 => Faulted,
-            11 => Lost,
-            12 => NoProgress,
-            13 => TooLarge,
-            14 => Unsupported,
-            15 => DoesNotOpen,
-            _ => return None,
-        })
-    }
-}
-
-impl core::fmt::Display for Status {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Status::Ok => "done",
-            Status::UnknownCall => "unknown hypercall",
-            Status::BadCaller => "hypercalls are for 64-bit user mode with interrupts enabled",
-            Status::BadAddress => "an address is not ordinary memory of the caller",
-            Status::BadImage => "not a well-formed PAL image",
-            Status::BadArgument => "argument out of range",
-            Status::NoMemory => "the PAL pool is full",
-            Status::TooMany => "too many PALs",
-            Status::NoSuchPal => "no such PAL of this caller",
-            Status::Busy => "the PAL is in the middle of a call",
-            Status::Faulted => "the PAL faulted and was wiped",
-            Status::Lost => "the call is gone: its PAL was wiped",
-            Status::NoProgress => "memory named by the call could not be paged in",
-            Status::TooLarge => "the buffers do not fit into the parameter section",
-            Status::Unsupported => "not supported here",
-            Status::DoesNotOpen => "the sealed data does not open for this PAL in this state",
-        })
+        const BY_NUMBER: [Status; 16] = [
+            Ok,
+            UnknownCall,
+            BadCaller,
+            BadAddress,
+            BadImage,
+            BadArgument,
+            NoMemory,
+            TooMany,
+            NoSuchPal,
+            Busy,
+            Faulted,
+            Lost,
+            NoProgress,
+            TooLarge,
+            Unsupported,
+            DoesNotOpen,
+        ];
+        BY_NUMBER.get(usize::try_from(raw).ok()?).copied()
     }
 }
 
@@ -388,3 +365,16 @@ const _: () = {
     assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>());
     assert!(size_of::<PalInfo>() == 72);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_number() {
+        let known = (0..100).map_while(Status::from_raw).collect::<Vec<_>>();
+        assert!(known.iter().enumerate().all(|(number, status)| *status as usize == number));
+        assert_eq!(known.last(), Some(&Status::DoesNotOpen));
+        assert!((100..200).chain([u64::MAX, 1 << 32]).all(|raw| Status::from_raw(raw).is_none()));
+    }
+}
