@@ -3,8 +3,9 @@
 #   - a rustup nightly with the rust-src component, if there is one;
 #   - Debian 12's packaged compiler (rustc-web, cargo-web, rust-web-src, lld-22), installed when missing.
 TOOLCHAIN_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld-22 gcc libc6-dev"
-# QEMU, the TPM, the boot medium, the guest's userland, what its kernel modules are built with, and libFuzzer's compiler.
-MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools grub-pc-bin grub-common xorriso mtools busybox-static
+# QEMU, the TPM, a reader of event logs, the boot medium, the guest's userland, what its kernel modules are built with, and
+# libFuzzer's compiler.
+MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools tpm2-tools grub-pc-bin grub-common xorriso mtools busybox-static
     linux-headers-cloud-amd64 make g++"
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }

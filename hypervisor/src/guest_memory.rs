@@ -411,8 +411,7 @@ fn each_frame(frames: &[Hpa], offset: u64, len: u64, mut f: impl FnMut(Hpa, u64,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::{MemoryRegion, region};
-    use crate::memory::TestMemory;
+    use crate::memory::{Run, TestMemory};
     use proptest::prelude::*;
 
     const RESERVE: (u64, u64) = (0x20_0000, 0x30_0000);
@@ -444,11 +443,11 @@ mod tests {
 
     impl Guest {
         fn new() -> Self {
-            let ram = |base, size| MemoryRegion { base, size, kind: region::RAM, reserved: 0 };
-            let regions = [ram(0, 0xa_0000), ram(0x10_0000, DEVICE - 0x10_0000)];
+            let run = |start, end| Run { start: Hpa(start), end: Hpa(end) };
+            let runs = [run(0, 0xa_0000), run(0x10_0000, RESERVE.0), run(RESERVE.1, DEVICE)];
             Self {
                 memory: TestMemory::new(TEST_END / PAGE_SIZE),
-                ram: RamMap::new(&regions, Hpa(RESERVE.0), RESERVE.1 - RESERVE.0).unwrap(),
+                ram: RamMap::new(&runs).unwrap(),
                 cr0: CR0_PG | CR0_WP,
                 cr4: 0,
                 efer: EFER_LMA | EFER_NXE,

@@ -18,6 +18,8 @@
 //! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
 
 use crate::addr::PAGE_SIZE;
+use crate::memory::Run;
+use crate::options::Options;
 
 /// Where the start of the reserve is mapped while SLB and runtime run.
 pub const RESERVE_VA: u64 = 0xffff_ffff_8000_0000;
@@ -39,9 +41,7 @@ pub const RUNTIME_END: u64 = 0x20_0000;
 /// The start page ends here at the latest: a start-up IPI reaches the first MiB, and firmware's data lies above.
 pub const START_PAGE_LIMIT: u64 = 0x9_f000;
 
-/// Size of the reserve when the command line names none, and the least.
-pub const DEFAULT_RESERVE: u64 = 64 << 20;
-/// See [`DEFAULT_RESERVE`].
+/// The smallest reserve.
 pub const MIN_RESERVE: u64 = 16 << 20;
 /// The largest reserve (the mapping at [`RESERVE_VA`] ends there).
 pub const MAX_RESERVE: u64 = 1 << 30;
@@ -70,36 +70,12 @@ pub struct RuntimeHeader {
 /// See [`RuntimeHeader`].
 pub const RUNTIME_MAGIC: [u8; 8] = *b"TVRUN\0\0\x01";
 
-/// Kinds of [`MemoryRegion`], numbered as in E820.
-pub mod region {
-    /// Ordinary memory, which the OS may use.
-    pub const RAM: u32 = 1;
-    /// Everything else that is not listed below.
-    pub const RESERVED: u32 = 2;
-}
-
-/// A piece of the machine's memory map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct MemoryRegion {
-    /// First byte.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-    /// E820 type.
-    pub kind: u32,
-    /// 0.
-    pub reserved: u32,
-}
-
-/// Most regions of a memory map.
-pub const MAX_REGIONS: usize = 128;
+/// Most runs of RAM that the OS has.
+pub const MAX_RUNS: usize = 128;
 /// Most bytes of a saved root.
 pub const MAX_ROOT_BLOB: usize = 1024;
 /// Room for a key blob ([`abi::quote::KEY_BLOB`]), a multiple of 8.
 pub const KEY_BLOB_ROOM: usize = abi::quote::KEY_BLOB.next_multiple_of(8);
-/// Most bytes of a command line.
-pub const MAX_CMDLINE: usize = 1024;
 
 /// The state in which the guest starts: 64-bit mode, interrupts off, flat segments, paging by the guest's own tables. The
 /// loader prepares it in guest memory (Linux 64-bit boot protocol). To TrustVisor these are guest register values and nothing more.
@@ -134,17 +110,15 @@ pub struct LaunchInfo {
     pub rsdp: u64,
     /// 1 if SKINIT was #UD and the loader started the SLB itself. Only for the log: PCR 17 tells the truth.
     pub skinit_missing: u32,
-    /// Bytes of `cmdline` in use.
-    pub cmdline_len: u32,
-    /// Entries of `regions` in use: the machine's memory map, the reserve not yet cut out of it.
-    pub region_count: u32,
+    /// Entries of `ram` in use.
+    pub ram_count: u32,
     /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
     /// late. Reserved in the guest's memory map.
     pub start_page: u32,
     /// How the guest starts.
     pub guest: GuestStart,
-    /// The loader's command line, without the loader's own name.
-    pub cmdline: [u8; MAX_CMDLINE],
+    /// What the user chose.
+    pub options: Options,
     /// Bytes of `root` in use.
     pub root_len: u64,
     /// The root that was saved, as the hardware TPM sealed it.
@@ -153,12 +127,17 @@ pub struct LaunchInfo {
     pub key_blob_len: u64,
     /// The RSA identity key that was saved with it, as the quoting PAL sealed it.
     pub key_blob: [u8; KEY_BLOB_ROOM],
-    /// The memory map.
-    pub regions: [MemoryRegion; MAX_REGIONS],
+    /// The RAM that the OS has, in whole pages, ascending: that of the machine without the reserve and the start page.
+    pub ram: [Run; MAX_RUNS],
 }
 
 /// See [`LaunchInfo`].
 pub const INFO_MAGIC: [u8; 8] = *b"TVINFO\0\x01";
+
+/// A rule that the launch, or what it is told, must not break.
+pub fn ensure(ok: bool, rule: &'static str) -> Result<(), &'static str> {
+    if ok { Ok(()) } else { Err(rule) }
+}
 
 /// The hardware TPM found at launch.
 pub mod tpm_family {
@@ -169,9 +148,6 @@ pub mod tpm_family {
     /// TPM 2.0.
     pub const V20: u32 = 2;
 }
-
-/// Most bytes of the TCG event log that SLB and runtime write.
-pub const MAX_EVENT_LOG: usize = 2048;
 
 /// What the SLB tells the runtime.
 #[repr(C)]
@@ -187,17 +163,15 @@ pub struct Handover {
     pub pcr18: abi::Digests,
     /// TSC ticks in a millisecond, measured by the SLB for its time-outs.
     pub tsc_per_ms: u64,
-    /// Bytes of `event_log` in use.
-    pub event_log_len: u64,
-    /// TCG event log: what was extended so far.
-    pub event_log: [u8; MAX_EVENT_LOG],
+    /// What was extended so far.
+    pub extends: abi::Extends,
     /// The loader's record, copied once before it was checked and measured.
     pub info: LaunchInfo,
 }
 
 const _: () = {
     assert!(size_of::<RuntimeHeader>() == 32);
-    assert!(size_of::<MemoryRegion>() == 24);
+    assert!(size_of::<Run>() == 16);
     assert!(size_of::<GuestStart>() == 48);
     assert!(size_of::<LaunchInfo>() as u64 <= RUNTIME_OFFSET - INFO_OFFSET);
     // Two pages for the SLB's stack.

@@ -6,15 +6,16 @@
 pub mod addr;
 pub mod asid;
 pub mod caller;
+pub mod check;
 pub mod cpu;
 pub mod cpuid;
-pub mod event_log;
 pub mod exit;
 pub mod frames;
 pub mod gprs;
 pub mod guest_memory;
 pub mod hypercall;
 pub mod hypervisor;
+pub mod idt;
 pub mod ioapic;
 pub mod ioports;
 pub mod lapic;

@@ -5,8 +5,8 @@
 //! their range is never touched; which address is *allowed* in a given place is the caller's question, and for memory
 //! named by the guest the answer is [`RamMap::contains`].
 
-use crate::addr::{Hpa, PAGE_SIZE};
-use crate::launch::{MAX_REGIONS, MemoryRegion, region};
+use crate::addr::Hpa;
+use crate::launch::{MAX_RUNS, ensure};
 
 /// Access to physical memory `0..limit` through a mapping of it at a fixed distance.
 #[derive(Clone, Copy)]
@@ -136,40 +136,13 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// Where a PC has never RAM: the VGA window and the ROMs below 1 MiB, and the last 20 MiB below 4 GiB (I/O APICs, HPET, TPM,
 /// local APIC, flash). A memory map that calls any of it RAM is a lie; writes there must not go around the traps.
-const NEVER_RAM: [(u64, u64); 2] = [(0xa_0000, 0x10_0000), (0xfec0_0000, 0x1_0000_0000)];
+const NEVER_RAM: [Run; 2] = [
+    Run { start: Hpa(0xa_0000), end: Hpa(0x10_0000) },
+    Run { start: Hpa(0xfec0_0000), end: Hpa(0x1_0000_0000) },
+];
 
-/// Why a memory map was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadMap {
-    /// More regions than [`MAX_REGIONS`].
-    TooMany,
-    /// A region that ends beyond what can be addressed.
-    Wraps,
-    /// RAM that another region claims as well.
-    Overlaps,
-    /// RAM where a PC has none.
-    Misplaced,
-    /// The reserve is not page aligned, or empty, or not all RAM.
-    Reserve,
-}
-
-impl BadMap {
-    /// The reason, for the line that says so.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            BadMap::TooMany => "the memory map has too many regions",
-            BadMap::Wraps => "the memory map has a region beyond the address space",
-            BadMap::Overlaps => "the memory map has RAM that overlaps another region",
-            BadMap::Misplaced => "the memory map has RAM where devices are",
-            BadMap::Reserve => "the reserve is not RAM",
-        }
-    }
-}
-
-/// How often a map may be cut.
-const MAX_CUTS: usize = 2;
-
-/// Bytes `start..end` of RAM, whole pages.
+/// Bytes `start..end` of physical memory.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Run {
     /// First byte.
@@ -178,89 +151,49 @@ pub struct Run {
     pub end: Hpa,
 }
 
-/// The page frames that are the OS's ordinary memory: RAM of the launch-time memory map without the reserve. Fixed at launch.
+impl Run {
+    /// Whether this can be RAM: whole pages, where a PC may have some.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let whole_pages = self.start.page_offset() == 0 && self.end.page_offset() == 0;
+        ensure(whole_pages && self.start < self.end, "the memory map has RAM that is no whole pages")?;
+        ensure(self.end.0 <= MAX_PHYSICAL, "the memory map has RAM beyond the address space")?;
+        ensure(
+            !NEVER_RAM.iter().any(|never| self.overlaps(never)),
+            "the memory map has RAM where devices are",
+        )
+    }
+
+    /// Whether the two have a byte in common.
+    pub fn overlaps(&self, other: &Run) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// The page frames that are the OS's ordinary memory. Fixed at launch.
 #[derive(Clone)]
 pub struct RamMap {
-    /// Ascending, disjoint. A cut can add one.
-    runs: [Run; MAX_REGIONS + MAX_CUTS],
+    /// Ascending, disjoint.
+    runs: [Run; MAX_RUNS],
     count: usize,
 }
 
 impl RamMap {
-    /// From the machine's memory map, in any order, and the reserve `base..base + size` inside it. Pages that are RAM only in
-    /// part are left out.
-    pub fn new(regions: &[MemoryRegion], reserve: Hpa, reserve_size: u64) -> Result<Self, BadMap> {
-        if regions.len() > MAX_REGIONS {
-            return Err(BadMap::TooMany);
-        }
-        let mut map = Self { runs: [Run::default(); MAX_REGIONS + MAX_CUTS], count: 0 };
-        for (index, this) in regions.iter().enumerate() {
-            let end = end_of(this)?;
-            if this.kind != region::RAM || this.size == 0 {
-                continue;
-            }
-            if NEVER_RAM.iter().any(|&(from, to)| this.base < to && from < end) {
-                return Err(BadMap::Misplaced);
-            }
-            for (other_index, other) in regions.iter().enumerate() {
-                let other_end = end_of(other)?;
-                if other_index != index && other.size != 0 && this.base < other_end && other.base < end {
-                    return Err(BadMap::Overlaps);
-                }
-            }
-            let start = Hpa(this.base.next_multiple_of(PAGE_SIZE));
-            map.insert(Run { start, end: Hpa(end).page() });
-        }
-        map.join_neighbours();
-        map.cut(reserve, reserve_size)?;
+    /// From what is said to be the OS's: ascending and disjoint.
+    pub fn new(runs: &[Run]) -> Result<Self, &'static str> {
+        let mut map = Self { runs: [Run::default(); MAX_RUNS], count: runs.len() };
+        map.runs.get_mut(..runs.len()).ok_or("the memory map is too long")?.copy_from_slice(runs);
+        runs.iter().try_for_each(Run::check)?;
+        let ascending = runs.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        ensure(ascending, "the memory map is not in order")?;
         Ok(map)
     }
 
-    /// Inserts a run in its place. There is room: at most one a region.
-    fn insert(&mut self, run: Run) {
-        if run.start >= run.end {
-            return;
-        }
-        let at = self.runs().partition_point(|other| other.start < run.start);
-        self.runs.copy_within(at..self.count, at + 1);
-        self.runs[at] = run;
-        self.count += 1;
+    /// Whether any of it lies there.
+    pub fn overlaps(&self, other: &Run) -> bool {
+        self.runs().iter().any(|run| run.overlaps(other))
     }
 
-    /// Makes one run of those that touch, so that the reserve may lie across a border of the memory map.
-    fn join_neighbours(&mut self) {
-        let mut kept = 0;
-        for index in 1..self.count {
-            if self.runs[index].start == self.runs[kept].end {
-                self.runs[kept].end = self.runs[index].end;
-            } else {
-                kept += 1;
-                self.runs[kept] = self.runs[index];
-            }
-        }
-        self.count = self.count.min(kept + 1);
-    }
-
-    /// Takes a range of RAM out of it; `new` has done so once.
-    pub fn cut(&mut self, base: Hpa, size: u64) -> Result<(), BadMap> {
-        let end = base.0.checked_add(size).map(Hpa).ok_or(BadMap::Reserve)?;
-        if size == 0 || base.page_offset() != 0 || end.page_offset() != 0 {
-            return Err(BadMap::Reserve);
-        }
-        let holds = |run: &Run| run.start <= base && end <= run.end;
-        let index = self.runs().iter().position(holds).ok_or(BadMap::Reserve)?;
-        if self.count == self.runs.len() {
-            return Err(BadMap::TooMany);
-        }
-        let whole = self.runs[index];
-        self.runs.copy_within(index + 1..self.count, index);
-        self.count -= 1;
-        self.insert(Run { start: whole.start, end: base });
-        self.insert(Run { start: end, end: whole.end });
-        Ok(())
-    }
-
-    /// The OS's RAM, ascending, no two runs touching.
+    /// The OS's RAM, ascending.
     pub fn runs(&self) -> &[Run] {
         &self.runs[..self.count]
     }
@@ -277,16 +210,13 @@ impl RamMap {
     }
 }
 
-fn end_of(region: &MemoryRegion) -> Result<u64, BadMap> {
-    region.base.checked_add(region.size).filter(|end| *end <= MAX_PHYSICAL).ok_or(BadMap::Wraps)
-}
-
 #[cfg(test)]
 pub use tests::TestMemory;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PAGE_SIZE;
     use proptest::prelude::*;
     use std::alloc::{Layout, alloc_zeroed, dealloc};
     use std::cell::RefCell;
@@ -377,117 +307,70 @@ mod tests {
         TestMemory::new(1).map().copy_from(Hpa(u64::MAX), &mut [0; 2]);
     }
 
-    fn ram(base: u64, size: u64) -> MemoryRegion {
-        MemoryRegion { base, size, kind: region::RAM, reserved: 0 }
-    }
-
-    fn reserved(base: u64, size: u64) -> MemoryRegion {
-        MemoryRegion { base, size, kind: region::RESERVED, reserved: 0 }
-    }
-
-    fn spans(map: &RamMap) -> Vec<(u64, u64)> {
-        map.runs().iter().map(|run| (run.start.0, run.end.0)).collect()
+    fn run(start: u64, end: u64) -> Run {
+        Run { start: Hpa(start), end: Hpa(end) }
     }
 
     #[test]
     fn a_usual_map() {
-        let regions = [
-            ram(0x1_0000_0000, 0x4000_0000),
-            reserved(0x9_fc00, 0x400),
-            reserved(0xf_0000, 0x1_0000),
-            ram(0, 0x9_fc00),
-            ram(0x10_0000, 0x3fed_f000),
-            reserved(0x3ffd_f000, 0x2_1000),
-            reserved(0xfeff_c000, 0x4000),
-            reserved(0xfee0_0000, 0x10_0000),
+        let runs = [
+            run(0, 0x9_e000),
+            run(0x10_0000, 0x3000_0000),
+            run(0x3400_0000, 0x3ffd_f000),
+            run(0x1_0000_0000, 0x1_4000_0000),
         ];
-        let map = RamMap::new(&regions, Hpa(0x3000_0000), 0x400_0000).unwrap();
-        assert_eq!(
-            spans(&map),
-            [
-                (0, 0x9_f000),
-                (0x10_0000, 0x3000_0000),
-                (0x3400_0000, 0x3ffd_f000),
-                (0x1_0000_0000, 0x1_4000_0000)
-            ]
-        );
-        assert_eq!(map.end(), Hpa(0x1_4000_0000));
-        let inside = [0, 0x9_efff, 0x10_0000, 0x2fff_ffff, 0x3400_0000, 0x3ffd_efff, 0x1_3fff_ffff];
+        let map = RamMap::new(&runs).unwrap();
+        assert_eq!((map.runs(), map.end()), (&runs[..], Hpa(0x1_4000_0000)));
+        let inside = [0, 0x9_dfff, 0x10_0000, 0x2fff_ffff, 0x3400_0000, 0x3ffd_efff, 0x1_3fff_ffff];
         let outside =
-            [0x9_f000, 0xf_ffff, 0x3000_0000, 0x33ff_ffff, 0x3ffd_f000, 0xfee0_0000, 0x1_4000_0000, u64::MAX];
+            [0x9_e000, 0xf_ffff, 0x3000_0000, 0x33ff_ffff, 0x3ffd_f000, 0xfee0_0000, 0x1_4000_0000, u64::MAX];
         assert!(inside.iter().all(|at| map.contains(Hpa(*at))));
         assert!(outside.iter().all(|at| !map.contains(Hpa(*at))));
+        assert!(map.overlaps(&run(0x2fff_f000, 0x3400_0000)) && map.overlaps(&run(0x3300_0000, 0x3400_1000)));
+        assert!(!map.overlaps(&run(0x3000_0000, 0x3400_0000)));
     }
 
     #[test]
     fn bad_maps_are_refused() {
-        let refused = |regions: &[MemoryRegion], base, size| RamMap::new(regions, Hpa(base), size).err();
-        let good = ram(0x20_0000, 0x100_0000);
-        assert_eq!(refused(&[good], 0x20_0000, 0x20_0000), None);
-        assert_eq!(refused(&[good; MAX_REGIONS + 1], 0x20_0000, 0x20_0000), Some(BadMap::TooMany));
-        assert_eq!(refused(&[good, ram(u64::MAX - 4095, 8192)], 0x20_0000, 0x20_0000), Some(BadMap::Wraps));
-        assert_eq!(refused(&[good, reserved(1 << 52, 1)], 0x20_0000, 0x20_0000), Some(BadMap::Wraps));
-        assert_eq!(refused(&[good, good], 0x20_0000, 0x20_0000), Some(BadMap::Overlaps));
-        assert_eq!(refused(&[good, reserved(0x11f_ffff, 1)], 0x20_0000, 0x20_0000), Some(BadMap::Overlaps));
-        assert_eq!(refused(&[good, reserved(0x120_0000, 1)], 0x20_0000, 0x20_0000), None);
-        assert_eq!(refused(&[good, reserved(0x30_0000, 0)], 0x20_0000, 0x20_0000), None);
-        assert_eq!(refused(&[good, ram(0xfee0_0000, 4096)], 0x20_0000, 0x20_0000), Some(BadMap::Misplaced));
-        assert_eq!(refused(&[good, ram(0x9_f000, 0x1001)], 0x20_0000, 0x20_0000), Some(BadMap::Misplaced));
-        for (base, size) in
-            [(0x20_0800, 4096), (0x20_0000, 0), (0x20_0000, 100), (0x1f_f000, 8192), (0x11f_f000, 8192)]
-        {
-            assert_eq!(refused(&[good], base, size), Some(BadMap::Reserve), "{base:#x} {size:#x}");
+        let refused = |runs: &[Run]| RamMap::new(runs).err();
+        let good = run(0x20_0000, 0x120_0000);
+        assert_eq!(refused(&[]), None);
+        assert_eq!(refused(&[good, run(0x120_0000, 0x130_0000)]), None);
+        let long: Vec<_> = (1..MAX_RUNS as u64 + 2).map(|n| run(n << 21, n << 21 | 0x1000)).collect();
+        assert_eq!(refused(&long[1..]), None);
+        assert_eq!(refused(&long), Some("the memory map is too long"));
+        let cases = [
+            ("no whole pages", run(0x200_0800, 0x300_0000)),
+            ("no whole pages", run(0x200_0000, 0x200_0800)),
+            ("no whole pages", run(0x200_0000, 0x200_0000)),
+            ("no whole pages", run(0x200_0000, 0x1f0_0000)),
+            ("no whole pages", run(u64::MAX - 4095, 4096)),
+            ("beyond the address space", run(1 << 51, (1 << 52) + 4096)),
+            ("not in order", run(0x11f_f000, 0x130_0000)),
+            ("not in order", run(0x10_0000, 0x11_0000)),
+            ("not in order", good),
+            ("where devices are", run(0xfee0_0000, 0xfee0_1000)),
+            ("where devices are", run(0x120_0000, 0xfec0_1000)),
+            ("where devices are", run(0x9_f000, 0xa_1000)),
+            ("where devices are", run(0xf_f000, 0x10_0000)),
+        ];
+        for (reason, bad) in cases {
+            assert!(refused(&[good, bad]).is_some_and(|told| told.contains(reason)), "{bad:?}");
         }
-        assert_eq!(refused(&[good], 0xffff_ffff_ffff_f000, 4096), Some(BadMap::Reserve));
-        assert_eq!(refused(&[], 0, 4096), Some(BadMap::Reserve));
-    }
-
-    #[test]
-    fn pages_that_are_ram_in_part_are_left_out() {
-        let regions = [ram(0x10_0800, 0x4000), ram(0x20_0000, 0x20_0000)];
-        let map = RamMap::new(&regions, Hpa(0x20_0000), 0x10_0000).unwrap();
-        assert_eq!(spans(&map), [(0x10_1000, 0x10_4000), (0x30_0000, 0x40_0000)]);
-        let tiny = [ram(0x10_0800, 0x1000), ram(0x20_0000, 0x20_0000)];
-        assert_eq!(RamMap::new(&tiny, Hpa(0x20_0000), 0x20_0000).unwrap().runs(), []);
-    }
-
-    #[test]
-    fn a_full_map_has_room_for_the_cut() {
-        let regions: Vec<_> = (0..MAX_REGIONS as u64).map(|i| ram(0x100_0000 * (i + 2), 0x80_0000)).collect();
-        let map = RamMap::new(&regions, Hpa(0x210_0000), 0x20_0000).unwrap();
-        assert_eq!(map.runs().len(), MAX_REGIONS + 1);
-    }
-
-    #[test]
-    fn the_reserve_may_cross_a_border_between_two_regions_of_ram() {
-        let map =
-            RamMap::new(&[ram(0x40_0000, 0x20_0000), ram(0x20_0000, 0x20_0000)], Hpa(0x30_0000), 0x20_0000);
-        assert_eq!(spans(&map.unwrap()), [(0x20_0000, 0x30_0000), (0x50_0000, 0x60_0000)]);
     }
 
     proptest! {
         #[test]
-        fn contains_agrees_with_the_regions(
-            picks in proptest::collection::vec((0u64..60, 1u64..8, any::<bool>()), 1..12), reserve in 0u64..64,
-        ) {
-            let page = |n: u64| 0x100_0000 + n * PAGE_SIZE / 2;
-            let regions: Vec<_> = picks
-                .iter()
-                .map(|&(at, len, is_ram)| (if is_ram { ram } else { reserved })(page(at), page(len) - page(0)))
-                .collect();
-            let reserve = page(reserve * 2);
-            if let Ok(map) = RamMap::new(&regions, Hpa(reserve), PAGE_SIZE) {
-                for at in (0..40).map(|n| 0x100_0000 + n * PAGE_SIZE) {
-                    let half = |from: u64| regions.iter().any(|r| {
-                        r.kind == region::RAM && r.base <= from && from + PAGE_SIZE / 2 <= r.base + r.size
-                    });
-                    let expected = half(at) && half(at + PAGE_SIZE / 2) && at != reserve;
-                    // A page made of halves of two regions is left out.
-                    prop_assert!(!map.contains(Hpa(at)) || expected);
-                    let whole = regions.iter().any(|r| {
-                        r.kind == region::RAM && r.base <= at && at + PAGE_SIZE <= r.base + r.size
-                    });
-                    prop_assert!(map.contains(Hpa(at)) || !whole || at == reserve);
+        fn contains_agrees_with_the_runs(picks in proptest::collection::vec((0u64..40, 1u64..8), 1..12)) {
+            let page = |n: u64| 0x100_0000 + n * PAGE_SIZE;
+            let runs: Vec<_> = picks.iter().map(|&(at, len)| run(page(at), page(at + len))).collect();
+            let disjoint = (0..runs.len()).all(|n| runs[..n].iter().all(|other| other.end <= runs[n].start));
+            let map = RamMap::new(&runs);
+            prop_assert_eq!(map.is_ok(), disjoint);
+            if let Ok(map) = map {
+                for at in (0..100).map(|n| 0x100_0000 + n * PAGE_SIZE / 2) {
+                    let expected = runs.iter().any(|run| run.start.0 <= at && at < run.end.0);
+                    prop_assert_eq!(map.contains(Hpa(at)), expected);
                 }
             }
         }

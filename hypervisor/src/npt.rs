@@ -6,7 +6,7 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::pci::{self, ConfigSpace};
-use crate::tables::{ACCESSED, AreaFull, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
+use crate::tables::{ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
 
 /// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
 pub const LAPIC: Hpa = Hpa(0xfee0_0000);
@@ -50,28 +50,28 @@ enum Kind {
 pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
-pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Result<Hpa, AreaFull> {
-    let root = area.take(1)?;
-    let ones = area.take(1)?;
+pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
+    let root = area.take(1);
+    let ones = area.take(1);
     area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
-    let hidden = area.take(1)?;
+    let hidden = area.take(1);
     for index in 0..512 {
         area.set(hidden, index, ones.0 | CONSTANT);
     }
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
     for start in (0..end).step_by(HUGE_PAGE as usize) {
-        let pdpt = area.next_table(root, start >> 39, ALL)?;
+        let pdpt = area.next_table(root, start >> 39, ALL);
         if kind(start, HUGE_PAGE, &hide) == Kind::Open {
             area.set(pdpt, start >> 30, start | ALL | LARGE);
             continue;
         }
-        let pd = area.next_table(pdpt, start >> 30, ALL)?;
+        let pd = area.next_table(pdpt, start >> 30, ALL);
         for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
             match kind(at, LARGE_PAGE, &hide) {
                 Kind::Open => area.set(pd, at >> 21, at | ALL | LARGE),
                 Kind::Reserve => area.set(pd, at >> 21, hidden.0 | ALL),
                 Kind::Mixed => {
-                    let pt = area.next_table(pd, at >> 21, ALL)?;
+                    let pt = area.next_table(pd, at >> 21, ALL);
                     for page in (at..at + LARGE_PAGE).step_by(PAGE_SIZE as usize) {
                         area.set(pt, page >> 12, leaf(page, ones, &hide));
                     }
@@ -79,7 +79,7 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Result<H
             }
         }
     }
-    Ok(root)
+    root
 }
 
 /// Tables that [`build`] takes at most, for sizing the area.
@@ -151,7 +151,7 @@ mod tests {
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let hide = Hidden { reserve, start_page, config: &config };
-            let root = build(&mut area, hide, 40).unwrap();
+            let root = build(&mut area, hide, 40);
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
                 let (hpa, writable) = look_up(&memory, root, gpa).unwrap();
@@ -200,7 +200,7 @@ mod tests {
             config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
             let hide = Hidden { reserve, start_page: Hpa(0x9_e000), config: &config };
-            build(&mut area, hide, bits).unwrap();
+            build(&mut area, hide, bits);
         }
     }
 }

@@ -1,176 +1,62 @@
-//! The command line of TrustVisor (GRUB gives it to the loader, which hands it on).
+//! What the user chose, as the loader understood the command line.
 //!
-//! Guarantees: every word is understood or refused by name, nothing is given twice; [`Options::measured`] depends on the
-//! security-relevant options alone, not on their order, their spelling or anything else. Relies on nothing; loader and
-//! SLB parse the same text with the same code, the SLB its own copy.
-
-use core::fmt;
+//! Guarantees: SLB and runtime go by no value that is not listed here ([`Options::are_known`]); [`Options::measured`] depends on the
+//! security-relevant options alone, in their one encoding. The text of the command line is the loader's business.
 
 use log::LevelFilter;
 
-use crate::addr::LARGE_PAGE;
-use crate::launch::{DEFAULT_RESERVE, MAX_RESERVE, MIN_RESERVE};
+/// `console=com1`.
+pub const COM1: u32 = 0x3f8;
+/// `console=com2`.
+pub const COM2: u32 = 0x2f8;
+/// `console=none`.
+pub const NO_CONSOLE: u32 = 0;
 
-/// Where TrustVisor prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Console {
-    /// Port 3F8.
-    Com1,
-    /// Port 2F8.
-    Com2,
-    /// Nowhere.
-    None,
-}
-
-/// What is known about devices that read and write memory on their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dma {
-    /// Nothing keeps them out of the reserve, and the user has said that this is understood.
-    Unprotected,
-}
-
-/// Whether there must be a hardware TPM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tpm {
-    /// The launch is refused without one.
-    Required,
-    /// None is used, even if there is one: no root, no quotes.
-    None,
-}
-
-/// A command line that was understood.
+/// The options, as numbers: anything may stand there.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `reserve=SIZE`: bytes of the reserve.
-    pub reserve: u64,
-    /// `dma=unprotected`; absent, devices must be kept out, or the launch is refused.
-    pub dma: Option<Dma>,
-    /// `console=com1|com2|none`.
-    pub console: Console,
-    /// `tpm=none`.
-    pub tpm: Tpm,
-    /// `log=error|warn|info|debug`; `debug` also speaks after the guest has started.
-    pub log: LevelFilter,
+    /// 1: `dma=unprotected`, nothing keeps devices out of the reserve, and the user has said that this is understood. 0: devices must
+    /// be kept out, or the launch is refused.
+    pub dma_unprotected: u32,
+    /// 1: `tpm=none`, to go without a hardware TPM: no root that lasts, no quotes. 0: the launch is refused without one.
+    pub tpm_none: u32,
+    /// `console=`: where TrustVisor prints, the port of [`COM1`] or [`COM2`], or [`NO_CONSOLE`].
+    pub console: u32,
+    /// `log=`: a number of [`LevelFilter`], 1 (error) to 4 (debug); `debug` also speaks after the guest has started.
+    pub log: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            reserve: DEFAULT_RESERVE,
-            dma: None,
-            console: Console::Com1,
-            tpm: Tpm::Required,
-            log: LevelFilter::Info,
-        }
-    }
-}
-
-/// Why a command line is refused; says which word of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OptionsError<'a> {
-    /// There is no such option.
-    Unknown(&'a str),
-    /// The option was given before.
-    Twice(&'a str),
-    /// The option exists, its value does not.
-    BadValue {
-        /// The whole word.
-        word: &'a str,
-        /// What would have been understood.
-        expected: &'static str,
-    },
-}
-
-impl fmt::Display for OptionsError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(word) => write!(f, "unknown option {word}"),
-            Self::Twice(name) => write!(f, "option {name} given twice"),
-            Self::BadValue { word, expected } => write!(f, "bad value in {word} (expected {expected})"),
-        }
+        Self { dma_unprotected: 0, tpm_none: 0, console: COM1, log: LevelFilter::Info as u32 }
     }
 }
 
 impl Options {
-    /// Understands a command line: words of the form `name=value`, separated by white space.
-    pub fn parse(line: &str) -> Result<Self, OptionsError<'_>> {
-        let mut options = Self::default();
-        let mut seen = 0u8;
-        for word in line.split_ascii_whitespace() {
-            let (name, value) = word.split_once('=').ok_or(OptionsError::Unknown(word))?;
-            let index = NAMES.iter().position(|n| *n == name).ok_or(OptionsError::Unknown(word))?;
-            if seen & 1 << index != 0 {
-                return Err(OptionsError::Twice(name));
-            }
-            seen |= 1 << index;
-            options.set(name, value).map_err(|expected| OptionsError::BadValue { word, expected })?;
-        }
-        Ok(options)
+    /// Whether each has a value that means something.
+    pub fn are_known(&self) -> bool {
+        self.dma_unprotected <= 1
+            && self.tpm_none <= 1
+            && [COM1, COM2, NO_CONSOLE].contains(&self.console)
+            && (1..=LevelFilter::Debug as u32).contains(&self.log)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
-        match name {
-            "reserve" => {
-                self.reserve = size(value)
-                    .filter(|s| (MIN_RESERVE..=MAX_RESERVE).contains(s) && s.is_multiple_of(LARGE_PAGE))
-                    .ok_or("16M to 1G, a multiple of 2M")?;
-            }
-            "dma" => {
-                self.dma = Some(choose(value, &[("unprotected", Dma::Unprotected)]).ok_or("unprotected")?);
-            }
-            "console" => {
-                let consoles = [("com1", Console::Com1), ("com2", Console::Com2), ("none", Console::None)];
-                self.console = choose(value, &consoles).ok_or("com1, com2 or none")?;
-            }
-            "tpm" => self.tpm = choose(value, &[("none", Tpm::None)]).ok_or("none")?,
-            _ => {
-                let levels = [
-                    ("error", LevelFilter::Error),
-                    ("warn", LevelFilter::Warn),
-                    ("info", LevelFilter::Info),
-                    ("debug", LevelFilter::Debug),
-                ];
-                self.log = choose(value, &levels).ok_or("error, warn, info or debug")?;
-            }
-        }
-        Ok(())
+    /// Which lines of the log are wanted.
+    pub fn level(&self) -> LevelFilter {
+        LevelFilter::iter().nth(self.log as usize).unwrap_or(LevelFilter::Info)
     }
 
     /// The bytes whose digest goes into PCR 18: the security-relevant options in their one encoding. A verifier computes
     /// the same from the configuration it is ready to trust.
     pub fn measured(&self) -> &'static [u8] {
-        match (self.dma, self.tpm) {
-            (None, Tpm::Required) => b"dma=protected\ntpm=required\n",
-            (None, Tpm::None) => b"dma=protected\ntpm=none\n",
-            (Some(Dma::Unprotected), Tpm::Required) => b"dma=unprotected\ntpm=required\n",
-            (Some(Dma::Unprotected), Tpm::None) => b"dma=unprotected\ntpm=none\n",
+        match (self.dma_unprotected != 0, self.tpm_none != 0) {
+            (false, false) => b"dma=protected\ntpm=required\n",
+            (false, true) => b"dma=protected\ntpm=none\n",
+            (true, false) => b"dma=unprotected\ntpm=required\n",
+            (true, true) => b"dma=unprotected\ntpm=none\n",
         }
     }
-}
-
-const NAMES: [&str; 5] = ["reserve", "dma", "console", "tpm", "log"];
-const _: () = {
-    assert!(NAMES.len() <= u8::BITS as usize);
-    // The text of the error of `reserve=`.
-    assert!(MIN_RESERVE == 16 << 20 && MAX_RESERVE == 1 << 30 && LARGE_PAGE == 2 << 20);
-};
-
-fn choose<T: Copy>(value: &str, choices: &[(&str, T)]) -> Option<T> {
-    choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice)
-}
-
-/// Decimal bytes, or with the suffix K, M or G.
-fn size(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -179,91 +65,48 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn nothing_given_is_the_default() {
-        assert_eq!(Options::parse(" \t\n"), Ok(Options::default()));
-    }
-
-    #[test]
-    fn all_options() {
-        let options =
-            Options::parse("reserve=128M dma=unprotected  console=com2 tpm=none log=debug").unwrap();
-        let expected = Options {
-            reserve: 128 << 20,
-            dma: Some(Dma::Unprotected),
-            console: Console::Com2,
-            tpm: Tpm::None,
-            log: LevelFilter::Debug,
-        };
-        assert_eq!(options, expected);
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in
-            [("16777216", 16 << 20), ("32768K", 32 << 20), ("18M", 18 << 20), ("1G", 1 << 30)]
-        {
-            assert_eq!(Options::parse(&format!("reserve={text}")).unwrap().reserve, bytes);
+    proptest! {
+        #[test]
+        fn nothing_else_is_known(numbers in prop::array::uniform4(prop_oneof![0u32..6, Just(COM1), Just(COM2), any::<u32>()])) {
+            let [dma_unprotected, tpm_none, console, log] = numbers;
+            let options = Options { dma_unprotected, tpm_none, console, log };
+            let known = [0, 1].contains(&dma_unprotected)
+                && [0, 1].contains(&tpm_none)
+                && [0, 0x3f8, 0x2f8].contains(&console)
+                && [1, 2, 3, 4].contains(&log);
+            prop_assert_eq!(options.are_known(), known);
         }
-        for text in [
-            "",
-            "M",
-            "17M",
-            "14M",
-            "1026M",
-            "2G",
-            "+16M",
-            "0x1000000",
-            "99999999999999999999",
-            "17179869184G",
-        ] {
-            let word = format!("reserve={text}");
-            let error = Options::parse(&word).unwrap_err();
-            assert!(matches!(error, OptionsError::BadValue { word: w, .. } if w == word), "{error}");
+
+        #[test]
+        fn other_options_are_not_measured(dma_unprotected in 0..=1u32, tpm_none in 0..=1u32, console: u32, log: u32) {
+            let relevant = Options { dma_unprotected, tpm_none, ..Options::default() };
+            prop_assert_eq!(Options { console, log, ..relevant }.measured(), relevant.measured());
         }
     }
 
     #[test]
-    fn refusals_name_the_word() {
-        let text = |line| Options::parse(line).unwrap_err().to_string();
-        assert_eq!(text("dma=unprotected quiet"), "unknown option quiet");
-        assert_eq!(text("DMA=unprotected"), "unknown option DMA=unprotected");
-        assert_eq!(text("console=com1 console=com1"), "option console given twice");
-        assert_eq!(text("dma=off"), "bad value in dma=off (expected unprotected)");
-        assert_eq!(text("tpm=required"), "bad value in tpm=required (expected none)");
-        assert_eq!(text("log=trace"), "bad value in log=trace (expected error, warn, info or debug)");
+    fn each_value_that_is_known_is_the_one_that_is_meant() {
+        assert!(Options::default().are_known());
+        let one_off = [
+            Options { dma_unprotected: 2, ..Options::default() },
+            Options { tpm_none: 2, ..Options::default() },
+            Options { console: 0x3e8, ..Options::default() },
+            Options { log: 0, ..Options::default() },
+            Options { log: 5, ..Options::default() },
+        ];
+        assert!(one_off.iter().all(|options| !options.are_known()));
+        let levels = [1, 2, 3, 4].map(|log| Options { log, ..Options::default() }.level());
+        assert_eq!(levels, [LevelFilter::Error, LevelFilter::Warn, LevelFilter::Info, LevelFilter::Debug]);
     }
 
     #[test]
     fn measured_bytes_are_fixed() {
-        let measured = |line| Options::parse(line).unwrap().measured();
-        assert_eq!(measured("dma=unprotected"), b"dma=unprotected\ntpm=required\n");
-        assert_eq!(measured("tpm=none dma=unprotected"), b"dma=unprotected\ntpm=none\n");
-        assert_ne!(measured(""), measured("dma=unprotected"));
-        assert_ne!(measured(""), measured("tpm=none"));
-    }
-
-    proptest! {
-        #[test]
-        fn order_and_other_options_are_not_measured(
-            words in Just(vec!["dma=unprotected", "tpm=none", "console=none", "log=warn", "reserve=32M"]).prop_shuffle(),
-            keep in 0..=5usize,
-        ) {
-            let words = &words[..keep];
-            let options = Options::parse(&words.join(" ")).unwrap();
-            let relevant = Options {
-                dma: words.contains(&"dma=unprotected").then_some(Dma::Unprotected),
-                tpm: if words.contains(&"tpm=none") { Tpm::None } else { Tpm::Required },
-                ..Options::default()
-            };
-            prop_assert_eq!(options.measured(), relevant.measured());
-        }
-
-        #[test]
-        fn any_text_is_understood_or_refused(line in "\\PC{0,200}|([a-z]{3,7}=[a-z0-9KMG]{0,12} ?){0,8}") {
-            if let Err(error) = Options::parse(&line) {
-                prop_assert!(!error.to_string().is_empty());
-            }
-        }
+        let measured = |dma_unprotected, tpm_none| {
+            Options { dma_unprotected, tpm_none, ..Options::default() }.measured()
+        };
+        assert_eq!(measured(0, 0), b"dma=protected\ntpm=required\n");
+        assert_eq!(measured(0, 1), b"dma=protected\ntpm=none\n");
+        assert_eq!(measured(1, 0), b"dma=unprotected\ntpm=required\n");
+        assert_eq!(measured(1, 1), b"dma=unprotected\ntpm=none\n");
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::launch::{HANDOVER_OFFSET, RESERVE_VA, RUNTIME_END, SLB_SIZE};
-use crate::tables::{AreaFull, LARGE, NO_EXECUTE, PRESENT, TableArea, WRITABLE};
+use crate::tables::{LARGE, NO_EXECUTE, PRESENT, TableArea, WRITABLE};
 
 /// Where physical address 0 is mapped.
 pub const PHYS_VA: u64 = 0xffff_8000_0000_0000;
@@ -39,8 +39,8 @@ pub struct Reserve {
 }
 
 /// Builds the address space; returns its root. `top` is where the direct map ends.
-pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -> Result<Hpa, AreaFull> {
-    let root = area.take(1)?;
+pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -> Hpa {
+    let root = area.take(1);
     let handover = RESERVE_VA + HANDOVER_OFFSET;
     let handover = Part { start: handover, end: RESERVE_VA + SLB_SIZE, usage: Use::Read };
     for part in parts.iter().chain([&handover]) {
@@ -50,27 +50,27 @@ pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -
                 Use::Read => PRESENT | NO_EXECUTE,
                 Use::Write => PRESENT | WRITABLE | NO_EXECUTE,
             };
-            let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE)?;
-            let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE)?;
-            let pt = area.next_table(pd, va >> 21, PRESENT | WRITABLE)?;
+            let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE);
+            let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE);
+            let pt = area.next_table(pd, va >> 21, PRESENT | WRITABLE);
             area.set(pt, va >> 12, (va - RESERVE_VA + reserve.base.0) | flags);
         }
     }
-    direct_map(area, root, reserve, top)?;
-    Ok(root)
+    direct_map(area, root, reserve, top);
+    root
 }
 
-fn direct_map(area: &mut TableArea, root: Hpa, reserve: Reserve, top: Hpa) -> Result<(), AreaFull> {
+fn direct_map(area: &mut TableArea, root: Hpa, reserve: Reserve, top: Hpa) {
     let leaf = PRESENT | LARGE | NO_EXECUTE;
     for start in (0..top.0).step_by(HUGE_PAGE as usize) {
         let va = PHYS_VA + start;
-        let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE)?;
+        let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE);
         let touches = start < reserve.end.0 && reserve.base.0 < start + HUGE_PAGE;
         if !touches {
             area.set(pdpt, va >> 30, start | leaf | WRITABLE);
             continue;
         }
-        let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE)?;
+        let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE);
         for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
             let flags = if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) {
                 continue;
@@ -82,7 +82,6 @@ fn direct_map(area: &mut TableArea, root: Hpa, reserve: Reserve, top: Hpa) -> Re
             area.set(pd, at >> 21, at | flags);
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -121,7 +120,7 @@ mod tests {
             Part { start: text + 0x3000, end: text + 0x4000, usage: Use::Read },
             Part { start: text + 0x5000, end: text + 0x7000, usage: Use::Write },
         ];
-        let root = build(&mut area, reserve, Hpa(5 << 30), &parts).unwrap();
+        let root = build(&mut area, reserve, Hpa(5 << 30), &parts);
         let at = |va| look_up(&memory, root, va);
         assert_eq!(at(text + 0x123), Some((0x3002_0123, false, true)));
         assert_eq!(at(text + 0x3000), Some((0x3002_3000, false, false)));

@@ -6,27 +6,25 @@
 //! machine without the port is silent. No secret may ever be handed to it.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::{Mutex, Once};
 use uart_16550::{BaudRate, Config, Uart16550, backend::PioBackend};
 
-use crate::options::Console;
+use crate::options::{COM1, COM2};
 
 /// Turns of the loops that wait for the UART or the lock: a second at least, then the line is lost or overtakes.
 const PATIENCE: u32 = 1 << 22;
-/// Bytes handed to the UART at once: its FIFO.
-const CHUNK: usize = 16;
 
 /// Base port of the UART, 0 if there is none.
-static PORT: AtomicU16 = AtomicU16::new(0);
+static PORT: AtomicU32 = AtomicU32::new(0);
 static WHO: Once<&'static str> = Once::new();
 static LINE: Mutex<()> = Mutex::new(());
 static LOGGER: Logger = Logger;
 
-/// Sets up the console and routes `log` to it; may be called again once the options are known (`who` is kept).
-pub fn init(console: Console, who: &'static str, level: LevelFilter) {
+/// Sets up the console (see [`crate::options::Options::console`]) and routes `log` to it; may be called again once the options are known (`who` is kept).
+pub fn init(console: u32, who: &'static str, level: LevelFilter) {
     open(console, who, level);
     // A second call finds the same logger installed.
     let _ = log::set_logger(&LOGGER);
@@ -34,18 +32,13 @@ pub fn init(console: Console, who: &'static str, level: LevelFilter) {
 
 /// Sets up the console for [`say`] and [`line`] alone: `log` keeps its logger in initialised data, and the SLB has none
 /// that it could write.
-pub fn open(console: Console, who: &'static str, level: LevelFilter) {
+pub fn open(console: u32, who: &'static str, level: LevelFilter) {
     WHO.call_once(|| who);
-    let port = match console {
-        Console::Com1 => 0x3f8,
-        Console::Com2 => 0x2f8,
-        Console::None => 0,
-    };
     PORT.store(0, Ordering::Relaxed);
-    if let Some(mut uart) = uart(port) {
+    if let Some(mut uart) = uart(console) {
         let config = Config { baud_rate: BaudRate::Baud115200, ..Config::DEFAULT };
         if uart.init(config).is_ok() {
-            PORT.store(port, Ordering::Relaxed);
+            PORT.store(console, Ordering::Relaxed);
         }
     }
     log::set_max_level(level);
@@ -90,62 +83,39 @@ fn put(mark: &str, message: fmt::Arguments<'_>) {
         LINE.try_lock()
     });
     let who = WHO.get().copied().unwrap_or("");
-    write_line(&mut |bytes| send(&mut uart, bytes), who, mark, message);
+    let mut patience = PATIENCE;
+    let mut send = |byte| {
+        while uart.send_bytes(&[byte]) == 0 && patience > 0 {
+            patience -= 1;
+        }
+    };
+    write_line(&mut send, who, mark, message);
 }
 
-fn uart(port: u16) -> Option<Uart16550<PioBackend>> {
-    if port == 0 {
+fn uart(port: u32) -> Option<Uart16550<PioBackend>> {
+    if ![COM1, COM2].contains(&port) {
         return None;
     }
-    // SAFETY: COM1 and COM2 are the only ports ever passed; their registers have no effect on memory. Two handles at once
-    // (the lock was overtaken) mix up two lines and nothing else.
-    unsafe { Uart16550::new_port(port) }.ok()
+    // SAFETY: registers of COM1 or COM2 have no effect on memory. Two handles at once (the lock was overtaken) mix up two lines
+    // and nothing else.
+    unsafe { Uart16550::new_port(port as u16) }.ok()
 }
 
-fn send(uart: &mut Uart16550<PioBackend>, mut bytes: &[u8]) {
-    let mut patience = PATIENCE;
-    while !bytes.is_empty() && patience > 0 {
-        bytes = &bytes[uart.send_bytes(bytes)..];
-        patience -= 1;
-    }
+fn write_line(send: &mut dyn FnMut(u8), who: &str, mark: &str, message: fmt::Arguments<'_>) {
+    // `Printable` never fails, and a Display that does has lost its line, not ours.
+    let _ = write!(Printable(send), "{who}: {mark}{message}");
+    send(b'\r');
+    send(b'\n');
 }
 
-fn write_line(send: &mut dyn FnMut(&[u8]), who: &str, mark: &str, message: fmt::Arguments<'_>) {
-    let mut line = Line { send, chunk: [0; CHUNK], used: 0 };
-    // `Line` never fails, and a Display that does has lost its line, not ours.
-    let _ = write!(line, "{who}: {mark}{message}");
-    line.push(b'\r');
-    line.push(b'\n');
-    line.flush();
-}
+/// Text as printable ASCII.
+struct Printable<'a>(&'a mut dyn FnMut(u8));
 
-/// Cuts text into chunks of printable ASCII.
-struct Line<'a> {
-    send: &'a mut dyn FnMut(&[u8]),
-    chunk: [u8; CHUNK],
-    used: usize,
-}
-
-impl Line<'_> {
-    fn push(&mut self, byte: u8) {
-        self.chunk[self.used] = byte;
-        self.used += 1;
-        if self.used == CHUNK {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        (self.send)(&self.chunk[..self.used]);
-        self.used = 0;
-    }
-}
-
-impl Write for Line<'_> {
+impl Write for Printable<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes()
-            .map(|byte| if matches!(byte, b' '..=b'~') { byte } else { b'?' })
-            .for_each(|b| self.push(b));
+        for byte in text.bytes() {
+            (self.0)(if matches!(byte, b' '..=b'~') { byte } else { b'?' });
+        }
         Ok(())
     }
 }
@@ -179,7 +149,7 @@ mod tests {
 
     fn line(who: &str, mark: &str, message: fmt::Arguments<'_>) -> String {
         let mut out = Vec::new();
-        write_line(&mut |bytes| out.extend_from_slice(bytes), who, mark, message);
+        write_line(&mut |byte| out.push(byte), who, mark, message);
         String::from_utf8(out).unwrap()
     }
 

@@ -22,10 +22,6 @@ pub struct TableArea {
     end: Hpa,
 }
 
-/// The area is too small for this machine.
-#[derive(Debug)]
-pub struct AreaFull;
-
 impl TableArea {
     /// Hands out `start..end`, reached through `mem`.
     pub fn new(mem: DirectMap, start: Hpa, end: Hpa) -> Self {
@@ -33,15 +29,12 @@ impl TableArea {
         Self { mem, next: start, end }
     }
 
-    /// `pages` zero pages in a row.
-    pub fn take(&mut self, pages: u64) -> Result<Hpa, AreaFull> {
+    /// `pages` zero pages in a row. The area is as large as it must be on this machine: not to have them is a bug.
+    pub fn take(&mut self, pages: u64) -> Hpa {
         let taken = self.next;
-        let next = taken + pages * PAGE_SIZE;
-        if next > self.end {
-            return Err(AreaFull);
-        }
-        self.next = next;
-        Ok(taken)
+        self.next = taken + pages * PAGE_SIZE;
+        assert!(self.next <= self.end, "the table area is too small");
+        taken
     }
 
     /// The memory that tables are written through.
@@ -55,13 +48,13 @@ impl TableArea {
     }
 
     /// The table that entry `index` points to, made on first use with `flags`.
-    pub fn next_table(&mut self, table: Hpa, index: u64, flags: u64) -> Result<Hpa, AreaFull> {
+    pub fn next_table(&mut self, table: Hpa, index: u64, flags: u64) -> Hpa {
         let entry = self.mem.read_u64(table + index % 512 * 8);
         if entry & PRESENT != 0 {
-            return Ok(Hpa(entry & ADDRESS));
+            return Hpa(entry & ADDRESS);
         }
-        let next = self.take(1)?;
+        let next = self.take(1);
         self.set(table, index, next.0 | flags);
-        Ok(next)
+        next
     }
 }

@@ -1,10 +1,8 @@
 //! `boot_params`, the page in which a Linux kernel finds out about the machine (Linux,
 //! Documentation/arch/x86/zero-page.rst and boot.rst).
 
-use hypervisor::launch::MAX_REGIONS;
-
 use crate::bzimage::{BzImage, SETUP_HEADER, SETUP_HEADER_END};
-use crate::map::MemoryMap;
+use crate::map::{MAX_REGIONS, MemoryMap};
 use crate::range::Range;
 
 /// Bytes of the page.

@@ -3,8 +3,7 @@
 
 use abi::quote::KEY_BLOB;
 use hypervisor::addr::PAGE_SIZE;
-use hypervisor::launch::{MAX_CMDLINE, START_PAGE_LIMIT};
-use hypervisor::options::{Console, Options};
+use hypervisor::launch::START_PAGE_LIMIT;
 
 use crate::bytes::Memory;
 use crate::bzimage::BzImage;
@@ -13,6 +12,7 @@ use crate::image::Image;
 use crate::line::Line;
 use crate::map::MemoryMap;
 use crate::multiboot::{BootInfo, MAX_MODULES, Module};
+use crate::options::{CommandLine, MAX_CMDLINE};
 use crate::plan::{Needs, Plan, plan};
 use crate::range::Range;
 use crate::refusal::Refusal;
@@ -42,20 +42,22 @@ pub struct Layout<'a> {
     pub guest_map: MemoryMap,
 }
 
-/// The options, if they can be used.
-pub fn options(line: &Line<MAX_CMDLINE>) -> Result<Options, Refusal<'_>> {
+/// The command line, if its options can be used.
+pub fn options(line: &Line<MAX_CMDLINE>) -> Result<CommandLine, Refusal<'_>> {
     let text = str::from_utf8(line.as_bytes()).map_err(|_| Refusal::NotText)?;
-    let options = Options::parse(text).map_err(Refusal::Options)?;
-    options.dma.ok_or(Refusal::Dma)?;
-    Ok(options)
+    let parsed = CommandLine::parse(text).map_err(Refusal::Options)?;
+    if parsed.options.dma_unprotected == 0 {
+        return Err(Refusal::Dma);
+    }
+    Ok(parsed)
 }
 
 /// Where to say so if they cannot.
-pub fn console(line: &Line<MAX_CMDLINE>) -> Console {
+pub fn console(line: &Line<MAX_CMDLINE>) -> u32 {
     let words = line.as_bytes().split(u8::is_ascii_whitespace).filter_map(|word| str::from_utf8(word).ok());
     let mut consoles =
-        words.filter(|word| word.starts_with("console=")).filter_map(|w| Options::parse(w).ok());
-    consoles.next().unwrap_or_default().console
+        words.filter(|word| word.starts_with("console=")).filter_map(|w| CommandLine::parse(w).ok());
+    consoles.next().unwrap_or_default().options.console
 }
 
 /// Takes the modules apart and finds a place for everything. `loader` is where the loader itself lies.
@@ -63,7 +65,7 @@ pub fn lay_out<'a>(
     memory: &'a impl Memory,
     info: &'a BootInfo,
     loader: Range,
-    options: &Options,
+    reserve: u64,
 ) -> Result<Layout<'a>, Refusal<'a>> {
     let modules = info.modules();
     let module = |index: usize, what| modules.get(index).ok_or(Refusal::NoModule(index + 1, what));
@@ -85,13 +87,13 @@ pub fn lay_out<'a>(
         *taken = module.range;
     }
     let needs = Needs {
-        reserve: options.reserve,
+        reserve,
         kernel: kernel.needs,
         initrd: initrd.len() as u64,
         initrd_max: kernel.initrd_max,
         boot_area: size_of::<BootArea>() as u64,
     };
-    let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, options.reserve))?;
+    let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, reserve))?;
     let start_page = start_page(&info.map, &taken).ok_or(Refusal::NoRoom("starting the other processors"))?;
     let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
     let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
@@ -121,7 +123,9 @@ mod tests {
     use super::*;
     use crate::bytes::tests::Pieces;
     use crate::multiboot::MAGIC_2;
+    use crate::options::DEFAULT_RESERVE;
     use crate::{bzimage, image};
+    use hypervisor::options::{COM1, COM2, NO_CONSOLE};
 
     fn line(text: &str) -> Line<MAX_CMDLINE> {
         Line::new(text.as_bytes()).unwrap()
@@ -172,7 +176,7 @@ mod tests {
         let (hypervisor, kernel) = (image::tests::good(), bzimage::tests::good());
         let (memory, info) = machine(&[&hypervisor, &kernel, &[7; 5000]], b"quiet");
         let loader = Range { start: RAM, end: 2 * RAM };
-        let layout = lay_out(&memory, &info, loader, &Options::default()).unwrap();
+        let layout = lay_out(&memory, &info, loader, DEFAULT_RESERVE).unwrap();
         assert_eq!((layout.cmdline, layout.initrd), (&b"quiet"[..], &[7; 5000][..]));
         assert_eq!(layout.image.slb, &hypervisor[..0x1_0000]);
         let plan = &layout.plan;
@@ -192,7 +196,7 @@ mod tests {
         let cases: [&[&[u8]]; 5] = [&[], &[initrd], &[root], &[initrd, root], &[root, initrd]];
         for rest in cases {
             let (memory, info) = machine(&[&[&hypervisor[..], &kernel], rest].concat(), b"quiet");
-            let layout = lay_out(&memory, &info, Range::default(), &Options::default()).unwrap();
+            let layout = lay_out(&memory, &info, Range::default(), DEFAULT_RESERVE).unwrap();
             let expected = |what: &'static [u8]| if rest.contains(&what) { what } else { &[] };
             assert_eq!((layout.initrd, layout.root), (expected(&[7; 5000]), expected(b"root, sealed")));
         }
@@ -214,8 +218,7 @@ mod tests {
         let (hypervisor, kernel) = (image::tests::good(), bzimage::tests::good());
         let refused = |modules: &[&[u8]], line: &[u8], reserve: u64| {
             let (memory, info) = machine(modules, line);
-            let options = Options { reserve, ..Options::default() };
-            lay_out(&memory, &info, Range::default(), &options).err().unwrap().to_string()
+            lay_out(&memory, &info, Range::default(), reserve).err().unwrap().to_string()
         };
         let size = 64 << 20;
         assert_eq!(refused(&[], b"", size), "module 1 is missing: the hypervisor image");
@@ -245,9 +248,9 @@ mod tests {
 
     #[test]
     fn refusals_go_where_the_console_is() {
-        assert_eq!(console(&line("foo console=com2 bar")), Console::Com2);
-        assert_eq!(console(&line("foo console=none")), Console::None);
-        assert_eq!(console(&line("console=x")), Console::Com1);
-        assert_eq!(console(&Line::new(b"\xff console=com2").unwrap()), Console::Com2);
+        assert_eq!(console(&line("foo console=com2 bar")), COM2);
+        assert_eq!(console(&line("foo console=none")), NO_CONSOLE);
+        assert_eq!(console(&line("console=x")), COM1);
+        assert_eq!(console(&Line::new(b"\xff console=com2").unwrap()), COM2);
     }
 }

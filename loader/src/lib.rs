@@ -18,6 +18,7 @@ pub mod layout;
 pub mod line;
 pub mod map;
 pub mod multiboot;
+pub mod options;
 pub mod plan;
 pub mod range;
 pub mod refusal;

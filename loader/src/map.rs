@@ -3,9 +3,33 @@
 //! Guarantees: regions are sorted, not empty, do not overlap, and neighbours of one kind are one region. Where the firmware
 //! contradicts itself, memory is RAM only if nothing says otherwise.
 
-use hypervisor::launch::{MAX_REGIONS, MemoryRegion, region};
+use hypervisor::addr::{Hpa, PAGE_SIZE};
+use hypervisor::launch::MAX_RUNS;
+use hypervisor::memory::Run;
 
 use crate::range::Range;
+
+/// Kinds of [`MemoryRegion`], numbered as in E820.
+pub mod region {
+    /// Ordinary memory, which the OS may use.
+    pub const RAM: u32 = 1;
+    /// Everything else that is not listed below.
+    pub const RESERVED: u32 = 2;
+}
+
+/// A piece of the machine's memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MemoryRegion {
+    /// First byte.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+    /// E820 type.
+    pub kind: u32,
+}
+
+/// Most regions of a memory map: no more of them are RAM than TrustVisor takes.
+pub const MAX_REGIONS: usize = MAX_RUNS;
 
 /// Most entries of a firmware's map.
 pub const MAX_RAW: usize = 256;
@@ -32,7 +56,7 @@ impl RawMap {
         if size != 0 {
             let kind = if kind == 0 { region::RESERVED } else { kind };
             *self.regions.get_mut(self.count).ok_or(TooManyRegions)? =
-                MemoryRegion { base, size: size.min(u64::MAX - base), kind, reserved: 0 };
+                MemoryRegion { base, size: size.min(u64::MAX - base), kind };
             self.count += 1;
         }
         Ok(())
@@ -85,8 +109,7 @@ impl MemoryMap {
             last.size += size;
             return Ok(());
         }
-        *self.regions.get_mut(self.count).ok_or(TooManyRegions)? =
-            MemoryRegion { base, size, kind, reserved: 0 };
+        *self.regions.get_mut(self.count).ok_or(TooManyRegions)? = MemoryRegion { base, size, kind };
         self.count += 1;
         Ok(())
     }
@@ -110,6 +133,13 @@ impl MemoryMap {
     pub fn ram(&self) -> impl DoubleEndedIterator<Item = Range> {
         let ram = self.regions().iter().filter(|r| r.kind == region::RAM);
         ram.map(|r| Range { start: r.base, end: r.base + r.size })
+    }
+
+    /// The whole pages of its ordinary memory, in ascending order. Pages that are RAM only in part are left out.
+    pub fn whole_pages(&self) -> impl Iterator<Item = Run> {
+        let start = |ram: &Range| Hpa(ram.start.checked_next_multiple_of(PAGE_SIZE).unwrap_or(ram.end));
+        let runs = self.ram().map(move |ram| Run { start: start(&ram), end: Hpa(ram.end).page() });
+        runs.filter(|run| run.start < run.end)
     }
 }
 
@@ -150,6 +180,14 @@ mod tests {
         let map = map.with_reserved(Range { start: 10, end: 20 }).unwrap();
         let kinds: Vec<_> = map.regions().iter().map(|r| (r.base, r.kind)).collect();
         assert_eq!(kinds, [(0, 1), (10, 2), (20, 1)]);
+    }
+
+    #[test]
+    fn pages_that_are_ram_in_part_are_left_out() {
+        let raw = raw(&[(0x800, 0x4000, 1), (0x6000, 0x800, 1), (0x6800, 0x800, 1), (0x9800, 0x1000, 1)]);
+        let pages: Vec<_> =
+            MemoryMap::new(&raw).unwrap().whole_pages().map(|run| (run.start.0, run.end.0)).collect();
+        assert_eq!(pages, [(0x1000, 0x4000), (0x6000, 0x7000)]);
     }
 
     #[test]

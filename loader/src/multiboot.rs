@@ -8,12 +8,12 @@ mod v2;
 
 use core::fmt;
 
-use hypervisor::launch::MAX_CMDLINE;
 use thiserror::Error;
 
 use crate::bytes::Memory;
 use crate::line::Line;
 use crate::map::{MemoryMap, RawMap, TooManyRegions};
+use crate::options::MAX_CMDLINE;
 use crate::range::Range;
 
 /// What EAX holds after a start by multiboot 1 (Multiboot Specification 0.6.96, 3.2).

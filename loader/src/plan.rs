@@ -149,7 +149,7 @@ impl Space<'_> {
 
 #[cfg(test)]
 mod tests {
-    use hypervisor::launch::region;
+    use crate::map::region;
     use proptest::prelude::*;
 
     use super::*;

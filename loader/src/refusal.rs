@@ -1,12 +1,12 @@
 //! Every reason not to launch, each one line for a person who has never seen the source.
 
-use hypervisor::options::OptionsError;
 use thiserror::Error;
 
 use crate::bzimage::KernelError;
 use crate::image::ImageError;
 use crate::map::TooManyRegions;
 use crate::multiboot::BootInfoError;
+use crate::options::OptionsError;
 use crate::plan::NoRoom;
 
 /// Why there is no launch.

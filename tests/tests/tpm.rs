@@ -1,12 +1,13 @@
-//! What the hardware TPM keeps for TrustVisor: the root, from one boot to the next.
+//! What the hardware TPM keeps for TrustVisor: the root, from one boot to the next; and that the event log tells what is in its PCRs.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use machine::{Boot, Family, Machine, manufacture};
 use tempfile::TempDir;
-use trustvisor_tests::{SOON, built};
+use trustvisor_tests::{SOON, built, pcr_in_guest};
 
 const PAGE: usize = 4096;
 
@@ -150,4 +151,51 @@ fn a_tpm_1_2_keeps_no_root() -> Result<()> {
         "{info:?}"
     );
     machine.succeed("tvtest sealed", SOON).map(drop)
+}
+
+/// Another's parser reads the log, and its replay gives what the TPM holds.
+#[test]
+fn the_event_log_replays_to_the_pcrs() -> Result<()> {
+    for (family, banks) in [(Family::V20, &["sha1", "sha256"][..]), (Family::V12, &["sha1"])] {
+        let machine = Boot::new("tpm-eventlog", built()?.as_ref()).tpm(family).start()?;
+        machine.wait_until_ready()?;
+        let lines = machine.succeed("trustvisor eventlog | xxd -p", SOON)?;
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(&file, from_hex(&lines.concat())?)?;
+        let replay = replay(file.path())?;
+        for bank in banks {
+            for register in 17..20 {
+                let value = pcr_in_guest(&machine, bank, register)?;
+                let told = replay.contains(&(bank.to_string(), register, value.clone()));
+                ensure!(told, "PCR {register} {bank} is {value}, not {replay:?}");
+            }
+        }
+        // The log is binary: nothing for a terminal, but for a file.
+        ensure!(machine.command("trustvisor eventlog", SOON)?.code != 0, "a binary log on a terminal");
+        machine.succeed("trustvisor eventlog /tmp/log && trustvisor eventlog | cmp - /tmp/log", SOON)?;
+    }
+    Ok(())
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>> {
+    let bytes = text.trim().as_bytes().chunks(2);
+    bytes.map(|byte| Ok(u8::from_str_radix(str::from_utf8(byte)?, 16)?)).collect()
+}
+
+/// Bank, register and value of what tpm2_eventlog makes of a log: its last section, `pcrs:`, then banks, then registers.
+fn replay(log: &Path) -> Result<Vec<(String, u32, String)>> {
+    let output = Command::new("tpm2_eventlog").arg(log).output().context("tpm2_eventlog")?;
+    let (text, errors) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "tpm2_eventlog: {errors}");
+    let (_, pcrs) = text.split_once("\npcrs:\n").context("no replay")?;
+    let (mut bank, mut values) = (String::new(), Vec::new());
+    for line in pcrs.lines() {
+        let (name, value) = line.split_once(':').context("no name")?;
+        let (name, value) = (name.trim(), value.trim());
+        match value.strip_prefix("0x") {
+            None => bank = name.to_owned(),
+            Some(value) => values.push((bank.clone(), name.parse()?, value.to_lowercase())),
+        }
+    }
+    Ok(values)
 }

@@ -28,7 +28,7 @@
 //! aligned, that receives the [`Handle`] and must keep it (locked into memory and not inherited by `fork`, or the
 //! PAL can be collected while it still has an owner). Calls come from the address space that registered, and with the handle.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -155,54 +155,31 @@ impl Status {
     /// The status with this number.
     pub fn from_raw(raw: u64) -> Option<Self> {
         use Status::*;
-        Some(match raw {
-            0 => Ok,
-            1 => UnknownCall,
-            2 => BadCaller,
-            3 => BadAddress,
-            4 => BadImage,
-            5 => BadArgument,
-            6 => NoMemory,
-            7 => TooMany,
-            8 => NoSuchPal,
-            9 => Busy,
-            10 => Faulted,
-            11 => Lost,
-            12 => NoProgress,
-            13 => TooLarge,
-            14 => Unsupported,
-            15 => DoesNotOpen,
-            _ => return None,
-        })
-    }
-}
-
-impl core::fmt::Display for Status {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Status::Ok => "done",
-            Status::UnknownCall => "unknown hypercall",
-            Status::BadCaller => "hypercalls are for 64-bit user mode with interrupts enabled",
-            Status::BadAddress => "an address is not ordinary memory of the caller",
-            Status::BadImage => "not a well-formed PAL image",
-            Status::BadArgument => "argument out of range",
-            Status::NoMemory => "the PAL pool is full",
-            Status::TooMany => "too many PALs",
-            Status::NoSuchPal => "no such PAL of this caller",
-            Status::Busy => "the PAL is in the middle of a call",
-            Status::Faulted => "the PAL faulted and was wiped",
-            Status::Lost => "the call is gone: its PAL was wiped",
-            Status::NoProgress => "memory named by the call could not be paged in",
-            Status::TooLarge => "the buffers do not fit into the parameter section",
-            Status::Unsupported => "not supported here",
-            Status::DoesNotOpen => "the sealed data does not open for this PAL in this state",
-        })
+        const BY_NUMBER: [Status; 16] = [
+            Ok,
+            UnknownCall,
+            BadCaller,
+            BadAddress,
+            BadImage,
+            BadArgument,
+            NoMemory,
+            TooMany,
+            NoSuchPal,
+            Busy,
+            Faulted,
+            Lost,
+            NoProgress,
+            TooLarge,
+            Unsupported,
+            DoesNotOpen,
+        ];
+        BY_NUMBER.get(usize::try_from(raw).ok()?).copied()
     }
 }
 
 /// A digest in each of the micro-TPM's banks.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digests {
     /// SHA-1.
     pub sha1: [u8; 20],
@@ -292,9 +269,44 @@ pub mod info_flag {
     pub const TPM_12: u32 = 8;
 }
 
+/// What the hardware TPM's PCRs 17 to 19 were extended with since the launch. Nobody has to trust it: replaying it gives the PCRs, or it
+/// is wrong. PCR 17 and 18 start at zero after a dynamic launch, else at all ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extends {
+    /// The TPM's PCR banks: TCG algorithm numbers in the TPM's order, 0 where there are no more. In banks other than SHA-1 and SHA-256
+    /// every extend is with bytes [`CAP`] (but for that of the SLB, by the processor, which says the truth in each).
+    pub banks: [u16; 8],
+    /// In their order. The first after a dynamic launch is the processor's, of the SLB.
+    pub list: [Extend; 12],
+}
+
+/// One of [`Extends`]. What it is of, the PCR and the digest tell: of the SLB and the runtime (17), the security options (18), the
+/// identity keys and the separator (19).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extend {
+    /// The PCR; 0 in entries that are not in use.
+    pub pcr: u32,
+    /// What SHA-1 and SHA-256 banks were extended with.
+    pub digests: Digests,
+}
+
+/// What other banks than SHA-1 and SHA-256 are filled with: the digest of nothing known.
+pub const CAP: u8 = 0xca;
+
+impl Extends {
+    /// One more. What does not fit is left out, which a replay shows.
+    pub fn add(&mut self, pcr: u8, digests: &Digests) {
+        if let Some(free) = self.list.iter_mut().find(|extend| extend.pcr == 0) {
+            *free = Extend { pcr: pcr.into(), digests: *digests };
+        }
+    }
+}
+
 /// What [`number::INFO`] answers.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Info {
     /// [`VERSION`].
     pub version: u32,
@@ -328,6 +340,8 @@ pub struct Info {
     pub root: u32,
     /// 0.
     pub reserved: u32,
+    /// What these PCRs, and PCR 19, were extended with.
+    pub extends: Extends,
 }
 
 /// What [`number::PAL_INFO`] answers.
@@ -347,6 +361,20 @@ pub struct PalInfo {
 const _: () = {
     assert!(size_of::<Handle>() == 16);
     assert!(size_of::<Digests>() == 52);
-    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8);
+    assert!(size_of::<Extends>() == 8 * 2 + 12 * 56);
+    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>());
     assert!(size_of::<PalInfo>() == 72);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_number() {
+        let known = (0..100).map_while(Status::from_raw).collect::<Vec<_>>();
+        assert!(known.iter().enumerate().all(|(number, status)| *status as usize == number));
+        assert_eq!(known.last(), Some(&Status::DoesNotOpen));
+        assert!((100..200).chain([u64::MAX, 1 << 32]).all(|raw| Status::from_raw(raw).is_none()));
+    }
+}

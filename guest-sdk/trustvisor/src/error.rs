@@ -16,6 +16,9 @@ pub enum Error {
     /// The page that keeps the handle could not be made.
     #[error("no owner page: {0}")]
     OwnerPage(#[source] std::io::Error),
+    /// Nothing was measured.
+    #[error("there is no hardware TPM, so there is no event log")]
+    NoTpm,
     /// The image breaks a rule.
     #[error("not a PAL image: {0}")]
     Image(&'static str),
@@ -62,16 +65,40 @@ impl From<abi::image::Malformed> for Error {
     }
 }
 
+/// A status in words.
+fn words(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "done",
+        Status::UnknownCall => "unknown hypercall",
+        Status::BadCaller => "hypercalls are for 64-bit user mode with interrupts enabled",
+        Status::BadAddress => "an address is not ordinary memory of the caller",
+        Status::BadImage => "not a well-formed PAL image",
+        Status::BadArgument => "argument out of range",
+        Status::NoMemory => "the PAL pool is full",
+        Status::TooMany => "too many PALs",
+        Status::NoSuchPal => "no such PAL of this caller",
+        Status::Busy => "the PAL is in the middle of a call",
+        Status::Faulted => "the PAL faulted and was wiped",
+        Status::Lost => "the call is gone: its PAL was wiped",
+        Status::NoProgress => "memory named by the call could not be paged in",
+        Status::TooLarge => "the buffers do not fit into the parameter section",
+        Status::Unsupported => "not supported here",
+        Status::DoesNotOpen => "the sealed data does not open for this PAL in this state",
+        _ => "a status that is unknown here",
+    }
+}
+
 struct Refusal(Status, u64);
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Refusal(status, detail) = *self;
+        let words = words(status);
         match status {
-            Status::BadAddress | Status::NoProgress => write!(f, "{status} (address {detail:#x})"),
-            Status::Faulted if detail < 0x100 => write!(f, "{status} (exception {detail})"),
-            Status::Faulted => write!(f, "{status} (intercept {:#x})", detail - 0x100),
-            _ => write!(f, "{status}"),
+            Status::BadAddress | Status::NoProgress => write!(f, "{words} (address {detail:#x})"),
+            Status::Faulted if detail < 0x100 => write!(f, "{words} (exception {detail})"),
+            Status::Faulted => write!(f, "{words} (intercept {:#x})", detail - 0x100),
+            _ => f.write_str(words),
         }
     }
 }

@@ -26,6 +26,7 @@
 #![warn(missing_docs)]
 
 mod error;
+pub mod event_log;
 mod hypercall;
 pub mod image;
 mod info;
@@ -36,6 +37,7 @@ mod stubs;
 
 pub use abi;
 pub use error::Error;
+pub use event_log::event_log;
 pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::fs;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use trustvisor::Quoting;
 use trustvisor::abi::quote::KEY_BLOB;
@@ -20,6 +21,11 @@ struct Arguments {
 enum Command {
     /// Says whether TrustVisor runs here, and in what state it is
     Info,
+    /// Writes the TCG event log of the launch: what PCRs 17 to 19 were extended with, for a verifier to replay
+    Eventlog {
+        /// Where to (standard output if there is none)
+        file: Option<PathBuf>,
+    },
     /// Makes a PAL image from S's ELF file
     Image {
         /// What the linker made
@@ -60,6 +66,7 @@ enum Root {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Info => print_info(&trustvisor::info()?),
+        Command::Eventlog { file } => write_event_log(file.as_deref())?,
         Command::Image { elf, output, fpu } => {
             let file = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
             let flags = if fpu { FLAG_FPU } else { 0 };
@@ -99,6 +106,17 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
             Ok(saved[root.len()..].to_vec())
         }
         _ => Quoting::register()?.generate().context("no RSA identity key"),
+
+fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
+    let mut output = std::io::stdout();
+    anyhow::ensure!(
+        file.is_some() || !output.is_terminal(),
+        "the event log is binary, not for a terminal (name a file)"
+    );
+    let log = trustvisor::event_log()?;
+    match file {
+        Some(file) => fs::write(file, log).with_context(|| format!("cannot write {}", file.display())),
+        None => output.write_all(&log).context("cannot write the event log"),
     }
 }
 

@@ -8,26 +8,25 @@
 #![no_std]
 #![no_main]
 
-use core::fmt::Display;
 use core::panic::PanicInfo;
 
 use abi::Digests;
+use hypervisor::check;
+use hypervisor::idt::{self, Idt};
 use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
-use hypervisor::options::{Console, Options, Tpm as TpmOption};
+use hypervisor::options::{COM1, Options};
+use hypervisor::place::Place;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
-use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, idt, pit};
+use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::mmio::{self, Mmio};
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Algorithm, Banks, Tpm};
 use log::Level::{Info, Warn};
 use log::LevelFilter;
-use x86_64::VirtAddr;
-use x86_64::instructions::tables::lidt;
-use x86_64::structures::DescriptorTablePointer;
 
 core::arch::global_asm!(
     include_str!("../slb/entry.s"),
@@ -39,7 +38,7 @@ core::arch::global_asm!(
 
 // SAFETY: symbols of `entry.s`, of these types.
 unsafe extern "C" {
-    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS];
+    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS as usize];
     /// # Safety
     /// `entry` must be code that does not return and that expects the handover.
     fn slb_leave(handover: *const Handover, entry: u64) -> !;
@@ -54,18 +53,23 @@ const _: () = assert!(size_of::<LaunchInfo>().is_multiple_of(8));
 
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {
-    catch_exceptions();
+    let idt = IDT.put(Idt::new(CODE64, slb_exceptions.as_ptr() as u64, 8));
+    // SAFETY: the stubs say which exception it was, and stop.
+    unsafe { idt.load() };
     // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
     let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
     copy_info(&mut handover.info);
-    let options = match slb::options(&handover.info) {
-        Ok(options) => options,
-        Err(refusal) => refuse_early(refusal),
-    };
-    open(options.console, "slb", options.log);
+    let options = check::options(&handover.info).unwrap_or_else(|rule| {
+        // Where to print is not known: COM1.
+        open(COM1, "slb", LevelFilter::Info);
+        refuse_record(rule)
+    });
+    open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
     check_processor();
-    slb::check_info(&handover.info, &options, base, top_of_memory()).unwrap_or_else(|r| refuse(r));
+    if let Err(rule) = check::record(&handover.info, base, top_of_memory()) {
+        refuse_record(rule);
+    }
     let header = runtime_header();
     say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
     if handover.info.skinit_missing != 0 {
@@ -92,10 +96,8 @@ fn copy_info(info: &mut LaunchInfo) {
     }
 }
 
-/// A refusal before it is known where to print: COM1.
-fn refuse_early(reason: impl Display) -> ! {
-    open(Console::Com1, "slb", LevelFilter::Info);
-    refuse(reason)
+fn refuse_record(rule: &str) -> ! {
+    refuse(format_args!("the loader's record is wrong ({rule})"))
 }
 
 /// What the runtime cannot do without (long mode and 1 GiB pages were checked by the entry code).
@@ -122,7 +124,9 @@ fn top_of_memory() -> u64 {
 fn runtime_header() -> RuntimeHeader {
     // SAFETY: mapped, aligned, and any bytes are a header. Volatile: read once, then checked.
     let header = unsafe { ((RESERVE_VA + RUNTIME_OFFSET) as *const RuntimeHeader).read_volatile() };
-    slb::check_runtime(&header).unwrap_or_else(|r| refuse(r));
+    if let Err(rule) = check::runtime(&header) {
+        refuse(format_args!("the runtime's image is wrong ({rule})"));
+    }
     header
 }
 
@@ -140,7 +144,7 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
     let registers = unsafe { Mmio::new(mmio::BASE as *mut u8) };
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
     let tpm = Tis::request(registers, clock, 2).and_then(Tpm::open);
-    if options.tpm == TpmOption::None {
+    if options.tpm_none != 0 {
         // A TPM that is there shows this block: whatever came next without being measured could pass for TrustVisor.
         if !matches!(tpm, Err(tpm::Error::Absent)) {
             refuse("tpm=none is for machines without a TPM, and here is one");
@@ -186,21 +190,7 @@ fn zero_above_image(header: &RuntimeHeader) {
     unsafe { above.write_bytes(0, (header.mem_size - header.image_size) as usize) }
 }
 
-static mut IDT: [[u64; 2]; idt::EXCEPTIONS] = [[0; 2]; idt::EXCEPTIONS];
-
-fn catch_exceptions() {
-    let table = &raw mut IDT;
-    // SAFETY: one processor, called once; the stubs handle what arrives through them, and the table stays where it is.
-    unsafe {
-        for (gate, stub) in (*table).iter_mut().zip(&slb_exceptions) {
-            *gate = idt::gate(stub.as_ptr() as u64, CODE64);
-        }
-        lidt(&DescriptorTablePointer {
-            limit: size_of_val(&*table) as u16 - 1,
-            base: VirtAddr::from_ptr(table),
-        });
-    }
-}
+static IDT: Place<Idt> = Place::new();
 
 /// # Safety
 /// `frame` must be the vector that a stub pushed on top of what the CPU pushed.

@@ -6,7 +6,7 @@ use crate::cpu::Features;
 use crate::gprs::Gprs;
 use crate::memory::TestMemory;
 use crate::pal::Runnable;
-use crate::pal::tests::{END, OS_RAM, POOL, facts, pals};
+use crate::pal::tests::{CONFIG_SPACE, END, OS_RAM, POOL, facts, pals};
 use crate::tpm::root::Blob;
 use crate::vmcb::{self, EVENT_VALID, exception};
 use abi::{Status, TOKEN_BIT, number};
@@ -113,7 +113,7 @@ impl Guest {
         mem.write_u64(Hpa(OS_RAM), 0x10_1067);
         mem.write_u64(Hpa(0x10_1000), 0x10_2067);
         mem.write_u64(Hpa(0x10_2000), 0xe7);
-        let hv = Hypervisor::new(pals(&memory), facts(), Blob::empty(), Blob::empty());
+        let hv = Hypervisor::new(pals(&memory), facts(), CONFIG_SPACE, Blob::empty(), Blob::empty());
         let features = Features {
             nrip: false,
             flush_by_asid: true,

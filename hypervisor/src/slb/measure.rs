@@ -6,10 +6,9 @@
 
 use core::fmt;
 
-use abi::Digests;
+use abi::{Digests, Extends};
 use utpm::digest;
 
-use crate::event_log::{ACTION, EventLog, Full, IPL, RUNTIME, SLB};
 use crate::launch::Handover;
 use crate::tpm::{Algorithm, Banks, Error, Tpm, Transport};
 
@@ -33,8 +32,6 @@ pub struct Launch<'a> {
 pub enum Failure {
     /// The TPM did not do its part.
     Tpm(Error),
-    /// The event log has no room.
-    Log(Full),
     /// This PCR does not hold what was extended into it.
     NotExtended(u8),
 }
@@ -43,7 +40,6 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tpm(error) => error.fmt(f),
-            Self::Log(full) => full.fmt(f),
             Self::NotExtended(pcr) => write!(f, "PCR {pcr} does not hold what was extended into it"),
         }
     }
@@ -55,49 +51,41 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<Full> for Failure {
-    fn from(full: Full) -> Self {
-        Self::Log(full)
-    }
-}
-
-/// Extends and logs; fills in the handover's part about the TPM. Returns PCR 17 as it was found.
+/// Extends and keeps a list of it; fills in the handover's part about the TPM. Returns PCR 17 as it was found.
 pub fn measure<T: Transport>(
     tpm: &mut Tpm<T>,
     launch: &Launch<'_>,
     handover: &mut Handover,
 ) -> Result<Digests, Failure> {
-    let (family, banks) = (tpm.family(), *tpm.banks());
-    let mut log = EventLog::start(&mut handover.event_log, family, &banks)?;
+    let banks = *tpm.banks();
+    for (number, bank) in handover.extends.banks.iter_mut().zip(banks.algorithms()) {
+        *number = bank.number();
+    }
     let found = tpm.read(PCR_CODE)?;
     let slb = digest(launch.slb);
-    let dynamic = same(&found, &extended(&ZERO, &slb), &banks);
+    let dynamic = same(&found, &extended(&Digests::default(), &slb), &banks);
     if dynamic {
-        log.event(PCR_CODE, IPL, &slb, SLB)?;
+        handover.extends.add(PCR_CODE, &slb);
     }
-    handover.pcr17 = extend(tpm, &mut log, PCR_CODE, (IPL, RUNTIME), &digest(launch.runtime))?;
-    handover.pcr18 =
-        extend(tpm, &mut log, PCR_CONFIGURATION, (ACTION, launch.options), &digest(launch.options))?;
-    handover.event_log_len = log.used() as u64;
-    handover.tpm_family = family.number();
+    handover.pcr17 = extend(tpm, &mut handover.extends, PCR_CODE, launch.runtime)?;
+    handover.pcr18 = extend(tpm, &mut handover.extends, PCR_CONFIGURATION, launch.options)?;
+    handover.tpm_family = tpm.family().number();
     handover.dynamic_launch = dynamic.into();
     Ok(found)
 }
 
-const ZERO: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-
 fn extend<T: Transport>(
     tpm: &mut Tpm<T>,
-    log: &mut EventLog<'_>,
+    list: &mut Extends,
     pcr: u8,
-    (kind, data): (u32, &[u8]),
-    digests: &Digests,
+    measured: &[u8],
 ) -> Result<Digests, Failure> {
+    let digests = digest(measured);
     let before = tpm.read(pcr)?;
-    tpm.extend(pcr, digests)?;
-    log.event(pcr, kind, digests, data)?;
+    tpm.extend(pcr, &digests)?;
+    list.add(pcr, &digests);
     let after = tpm.read(pcr)?;
-    if same(&after, &extended(&before, digests), tpm.banks()) {
+    if same(&after, &extended(&before, &digests), tpm.banks()) {
         Ok(after)
     } else {
         Err(Failure::NotExtended(pcr))
@@ -123,17 +111,17 @@ fn same(one: &Digests, other: &Digests, banks: &Banks) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::{LaunchInfo, MAX_EVENT_LOG, tpm_family};
+    use crate::launch::{LaunchInfo, tpm_family};
     use crate::tpm::tests::model::Model;
 
     const LAUNCH: Launch<'_> = Launch { slb: b"slb", runtime: b"runtime", options: b"dma=unprotected\n" };
     const BANKS: [u16; 4] = [0x04, 0x0b, 0x0c, 0x0d];
+    const ZERO: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
     const ONES: Digests = Digests { sha1: [0xff; 20], sha256: [0xff; 32] };
 
     fn handover() -> Box<Handover> {
         // SAFETY: Handover consists of integers and arrays of them; all zeroes is a value of it.
         let handover: Handover = unsafe { core::mem::zeroed() };
-        assert_eq!(size_of_val(&handover.event_log), MAX_EVENT_LOG);
         assert_eq!(size_of_val(&handover.info), size_of::<LaunchInfo>());
         Box::new(handover)
     }
@@ -204,45 +192,21 @@ mod tests {
         }
     }
 
-    /// A replay of the log, by a parser of its own, gives the PCRs.
+    /// The list replays to the PCRs, and has nothing else in it.
     #[test]
-    fn the_log_replays_to_the_pcrs() {
-        for (model, dynamic) in [(launched(Model::v20(&BANKS)), true), (Model::v20(&BANKS), false)] {
+    fn what_was_extended_replays_to_the_pcrs() {
+        for (model, start) in [(launched(Model::v20(&BANKS)), ZERO), (Model::v20(&BANKS), ONES)] {
             let (h, _) = run(model).unwrap();
-            let log = &h.event_log[..h.event_log_len as usize];
-            let header = 32 + 24 + 4 + 4 * BANKS.len() + 1;
-            assert_eq!(&log[32..47], b"Spec ID Event03");
-            let (pcr17, pcr18) = replay(&log[header..], dynamic);
-            assert_eq!((pcr17, pcr18), (h.pcr17, h.pcr18));
+            assert_eq!(h.extends.banks, [0x04, 0x0b, 0x0c, 0x0d, 0, 0, 0, 0]);
+            let replay = |pcr| {
+                let of_pcr = h.extends.list.iter().filter(|extend| extend.pcr == pcr);
+                of_pcr.fold(start, |value, extend| extended(&value, &extend.digests))
+            };
+            assert_eq!((replay(17), replay(18)), (h.pcr17, h.pcr18));
+            let used = h.extends.list.iter().filter(|extend| extend.pcr != 0).count();
+            assert_eq!(used, if start == ZERO { 3 } else { 2 });
         }
-    }
-
-    fn replay(mut log: &[u8], dynamic: bool) -> (Digests, Digests) {
-        let mut take = |count: usize| {
-            let (taken, rest) = log.split_at_checked(count)?;
-            log = rest;
-            Some(taken)
-        };
-        let number = |bytes: &[u8]| bytes.iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b));
-        let start = if dynamic { ZERO } else { ONES };
-        let mut pcrs = [start; 2];
-        while let Some(pcr) = take(4) {
-            let pcr = number(pcr);
-            take(4).unwrap();
-            let mut new = ZERO;
-            for _ in 0..number(take(4).unwrap()) {
-                match number(take(2).unwrap()) {
-                    0x04 => new.sha1.copy_from_slice(take(20).unwrap()),
-                    0x0b => new.sha256.copy_from_slice(take(32).unwrap()),
-                    other => {
-                        assert!(take(if other == 0x0c { 48 } else { 64 }).unwrap().iter().all(|b| *b == 0xca))
-                    }
-                }
-            }
-            let data = number(take(4).unwrap());
-            take(data).unwrap();
-            pcrs[pcr - 17] = extended(&pcrs[pcr - 17], &new);
-        }
-        (pcrs[0], pcrs[1])
+        let (h, _) = run(launched(Model::v12())).unwrap();
+        assert_eq!(h.extends.banks, [0x04, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -16,7 +16,7 @@ impl Algorithm {
 
     /// What banks are extended with that TrustVisor has no hash function for. Anybody can tell such a PCR (and nobody can
     /// undo it); it says nothing about what was launched.
-    pub const CAP: [u8; 64] = [0xca; 64];
+    pub const CAP: [u8; 64] = [abi::CAP; 64];
 
     /// The algorithm of this number, if the size of its digests is known.
     pub fn from_number(number: u16) -> Result<Self, Error> {

@@ -3,7 +3,7 @@
 use abi::Digests;
 use anyhow::{Result, anyhow};
 use hypervisor::launch::SLB_SIZE;
-use hypervisor::options::Options;
+use loader::options::CommandLine;
 use serde::{Serialize, Serializer};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
@@ -57,7 +57,7 @@ pub(crate) fn measured_length(slb: &[u8]) -> usize {
 
 /// The registers after a true launch of this hypervisor with these options.
 pub fn predict(hypervisor: &[u8], options: &str) -> Result<BootPcrs> {
-    let options = Options::parse(options).map_err(|e| anyhow!("{e}"))?;
+    let options = CommandLine::parse(options).map_err(|e| anyhow!("{e}"))?.options;
     let (slb, runtime) = hypervisor.split_at(SLB_SIZE as usize);
     Ok(BootPcrs {
         pcr17: Pcr::ZERO.extend(&slb[..measured_length(slb)]).extend(runtime),

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use hypervisor::options::{Console, Options, Tpm};
+use hypervisor::options::COM1;
+use loader::options::CommandLine;
 use machine::{Accel, Artifacts, Boot, Family, Machine, Multiboot, say};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
@@ -73,8 +74,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn compare_pcrs(arguments: &Arguments, built: &Artifacts, machine: &Machine) -> Result<()> {
     let expected = machine::predict(&built.hypervisor, &arguments.options)?;
     let lines = machine.lines();
-    let options = Options::parse(&arguments.options).map_err(|error| anyhow!("{error}"))?;
-    if options.tpm == Tpm::None || options.console != Console::Com1 {
+    let CommandLine { options, .. } =
+        CommandLine::parse(&arguments.options).map_err(|error| anyhow!("{error}"))?;
+    if options.tpm_none != 0 || options.console != COM1 {
         say("the PCRs are not compared: nothing is measured, or the console does not tell");
         return Ok(());
     }

@@ -4,13 +4,13 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use abi::{Digests, Handle, Status, TOKEN_BIT};
+use abi::{Handle, Info, Status, TOKEN_BIT};
 use hypervisor::addr::Hpa;
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypercall;
-use hypervisor::hypervisor::{Facts, Hypervisor};
+use hypervisor::hypervisor::Hypervisor;
 use hypervisor::launch::GuestStart;
 use hypervisor::memory::DirectMap;
 use hypervisor::pal::{Hardware, Pals, Random, Secrets, Slots, free_slots};
@@ -55,7 +55,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
         let forever = unsafe { &*slots.0 };
         f(&mut Machine {
             memory,
-            hv: Hypervisor::new(pals(memory, forever), facts(), Blob::empty(), Blob::empty()),
+            hv: Hypervisor::new(pals(memory, forever), facts(), 0..0, Blob::empty(), Blob::empty()),
             cpu: processor(),
             now: 5_000,
             _slots: slots,
@@ -74,17 +74,12 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     Pals::new(memory.map(), ram_map(), frames, secrets, &[], maps, true, slots)
 }
 
-fn facts() -> Facts {
-    const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-    Facts {
+fn facts() -> Info {
+    Info {
+        version: abi::VERSION,
         reserve_base: RESERVE.start,
         reserve_size: RESERVE.end - RESERVE.start,
-        flags: 0,
-        parked_cpus: 0,
-        config_space: (0, 0),
-        pcr17: NONE,
-        pcr18: NONE,
-        root: abi::RootState::NewNoBlob,
+        ..Info::default()
     }
 }
 

@@ -1,9 +1,11 @@
 //! The command line against a table of what the README says of it.
 //!
-//! Demanded: a line is understood exactly if every word is in the table and none twice; what is measured tells of `dma=` and
+//! Demanded: a line is understood exactly if every word is in the table and none twice, and then made into numbers that the SLB
+//! knows; what is measured tells of `dma=` and
 //! `tpm=` alone, and all there is of them; the order of the words changes nothing; an error names a word of the line.
 
-use hypervisor::options::{Console, Dma, Options, Tpm};
+use hypervisor::options::{COM1, COM2, NO_CONSOLE};
+use loader::options::CommandLine;
 use log::LevelFilter;
 
 const MIB: u128 = 1 << 20;
@@ -13,14 +15,16 @@ pub fn check(bytes: &[u8]) {
     let Ok(line) = core::str::from_utf8(bytes) else { return };
     let words: Vec<&str> = line.split(|c: char| c.is_ascii_whitespace()).filter(|w| !w.is_empty()).collect();
     let expected = understood(&words);
-    match Options::parse(line) {
-        Ok(options) => {
-            assert_eq!(Some(options), expected);
-            let dma = if options.dma.is_some() { "dma=unprotected\n" } else { "dma=protected\n" };
-            let tpm = if options.tpm == Tpm::None { "tpm=none\n" } else { "tpm=required\n" };
+    match CommandLine::parse(line) {
+        Ok(parsed) => {
+            assert_eq!(Some(parsed), expected);
+            let options = parsed.options;
+            assert!(options.are_known());
+            let dma = if options.dma_unprotected != 0 { "dma=unprotected\n" } else { "dma=protected\n" };
+            let tpm = if options.tpm_none != 0 { "tpm=none\n" } else { "tpm=required\n" };
             assert_eq!(options.measured(), [dma, tpm].concat().as_bytes());
             let turned: Vec<&str> = words.iter().rev().copied().collect();
-            assert_eq!(Options::parse(&turned.join("\t")), Ok(options));
+            assert_eq!(CommandLine::parse(&turned.join("\t")), Ok(parsed));
         }
         Err(error) => {
             assert_eq!(expected, None, "{error}");
@@ -31,8 +35,9 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-fn understood(words: &[&str]) -> Option<Options> {
-    let mut options = Options::default();
+fn understood(words: &[&str]) -> Option<CommandLine> {
+    let mut parsed = CommandLine::default();
+    let options = &mut parsed.options;
     let mut names = Vec::new();
     for word in words {
         let (name, value) = word.split_once('=')?;
@@ -41,20 +46,20 @@ fn understood(words: &[&str]) -> Option<Options> {
         }
         names.push(name);
         match (name, value) {
-            ("reserve", size) => options.reserve = reserve(size)?,
-            ("dma", "unprotected") => options.dma = Some(Dma::Unprotected),
-            ("console", "com1") => options.console = Console::Com1,
-            ("console", "com2") => options.console = Console::Com2,
-            ("console", "none") => options.console = Console::None,
-            ("tpm", "none") => options.tpm = Tpm::None,
-            ("log", "error") => options.log = LevelFilter::Error,
-            ("log", "warn") => options.log = LevelFilter::Warn,
-            ("log", "info") => options.log = LevelFilter::Info,
-            ("log", "debug") => options.log = LevelFilter::Debug,
+            ("reserve", size) => parsed.reserve = reserve(size)?,
+            ("dma", "unprotected") => options.dma_unprotected = 1,
+            ("console", "com1") => options.console = COM1,
+            ("console", "com2") => options.console = COM2,
+            ("console", "none") => options.console = NO_CONSOLE,
+            ("tpm", "none") => options.tpm_none = 1,
+            ("log", "error") => options.log = LevelFilter::Error as u32,
+            ("log", "warn") => options.log = LevelFilter::Warn as u32,
+            ("log", "info") => options.log = LevelFilter::Info as u32,
+            ("log", "debug") => options.log = LevelFilter::Debug as u32,
             _ => return None,
         }
     }
-    Some(options)
+    Some(parsed)
 }
 
 /// 16 MiB to 1 GiB, in steps of 2 MiB.

@@ -14,8 +14,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
 
 use hypervisor::addr::Hpa;
-use hypervisor::launch::{MemoryRegion, region};
-use hypervisor::memory::{DirectMap, RamMap};
+use hypervisor::memory::{DirectMap, RamMap, Run};
 
 use crate::input::Input;
 
@@ -44,8 +43,8 @@ pub fn is_ram(at: u64) -> bool {
 
 /// The same for the hypervisor.
 pub fn ram_map() -> RamMap {
-    let regions = [MemoryRegion { base: 0, size: DEVICE.start, kind: region::RAM, reserved: 0 }];
-    match RamMap::new(&regions, Hpa(RESERVE.start), RESERVE.end - RESERVE.start) {
+    let run = |start, end| Run { start: Hpa(start), end: Hpa(end) };
+    match RamMap::new(&[run(0, RESERVE.start), run(RESERVE.end, DEVICE.start)]) {
         Ok(map) => map,
         Err(reason) => panic!("the world is wrong: {reason:?}"),
     }

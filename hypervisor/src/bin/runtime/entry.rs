@@ -2,8 +2,10 @@
 //! bug, and ends like a panic.
 
 use core::mem::size_of;
+use hypervisor::idt::Idt;
 use hypervisor::launch::{RUNTIME_MAGIC, RuntimeHeader};
 use hypervisor::paging::{Part, Use};
+use hypervisor::place::Place;
 
 core::arch::global_asm!(
     r#"
@@ -46,6 +48,7 @@ runtime_entry:
     // A stub for each exception: vector and, where the processor pushes none, an error code of 0.
     .section .text
     .balign 16
+    .global exception_stubs
 exception_stubs:
     .set vector, 0
     .rept 32
@@ -107,12 +110,6 @@ try_wrmsr_at:
 try_msr_failed:
     xor eax, eax
     ret
-
-    .section .rodata
-    .balign 8
-    .global trustvisor_stubs
-trustvisor_stubs:
-    .quad exception_stubs
 "#,
     magic = const u64::from_le_bytes(RUNTIME_MAGIC),
     code = const CODE,
@@ -125,57 +122,23 @@ const _: () = assert!(size_of::<RuntimeHeader>() == 4 * 8);
 
 /// Selector of 64-bit code in the GDT above.
 const CODE: u16 = 0x08;
-const VECTORS: usize = 32;
 
 extern "C" fn exception(vector: u64, error_code: u64, rip: u64) -> ! {
     let cr2 = x86_64::registers::control::Cr2::read_raw();
     panic!("exception {vector} (error code {error_code:#x}, CR2 {cr2:#x}) at {rip:#x}");
 }
 
-/// An interrupt gate (AMD APM vol. 2, 4.8.4).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Gate([u64; 2]);
+static IDT: Place<Idt> = Place::new();
 
-/// The descriptor-table register's operand.
-#[repr(C, packed)]
-struct TablePointer {
-    limit: u16,
-    base: u64,
-}
-
-/// The host's interrupt descriptor table. GIF and IF are 0 whenever the hypervisor runs: only exceptions come.
-pub struct Idt([Gate; VECTORS]);
-
-impl Idt {
-    /// A gate for each exception.
-    pub fn new() -> Self {
-        // SAFETY: symbols of the assembly above, of these types.
-        unsafe extern "C" {
-            static trustvisor_stubs: u64;
-        }
-        // SAFETY: a constant of the assembly above.
-        let stubs = unsafe { trustvisor_stubs };
-        Self(core::array::from_fn(|vector| {
-            let target = stubs + 16 * vector as u64;
-            let low = target & 0xffff | u64::from(CODE) << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48;
-            Gate([low, target >> 32])
-        }))
+/// Has exceptions end in [`exception`].
+pub fn catch_exceptions() {
+    // SAFETY: a label of the assembly above; only its address is used.
+    unsafe extern "C" {
+        static exception_stubs: u8;
     }
-
-    /// Makes the processor use the table.
-    pub fn load(&'static self) {
-        let pointer =
-            TablePointer { limit: (size_of::<Self>() - 1) as u16, base: (&raw const self.0) as u64 };
-        // SAFETY: the table lives for ever and all its gates lead to the stubs.
-        unsafe { core::arch::asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack)) }
-    }
-}
-
-impl Default for Idt {
-    fn default() -> Self {
-        Self::new()
-    }
+    let idt = IDT.put(Idt::new(CODE, (&raw const exception_stubs) as u64, 16));
+    // SAFETY: the stubs are made for exceptions.
+    unsafe { idt.load() }
 }
 
 /// Reads an MSR; None where the processor has none of this number.

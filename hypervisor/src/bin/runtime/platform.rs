@@ -6,7 +6,8 @@ use crate::processor::{RealPorts, cpuid};
 use hypervisor::addr::Hpa;
 use hypervisor::asid;
 use hypervisor::cpu::Features;
-use hypervisor::memory::RamMap;
+use hypervisor::launch::ensure;
+use hypervisor::memory::{RamMap, Run};
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
 use hypervisor::pci::ConfigSpace;
@@ -73,6 +74,11 @@ fn read(msr: u32) -> u64 {
     try_rdmsr(msr).unwrap_or(0)
 }
 
+/// The end of RAM below 4 GiB.
+pub fn top_of_memory() -> u64 {
+    read(TOP_MEM)
+}
+
 /// Says what is wrong with the machine, and sets what SKINIT would have set. Finds PCI configuration space.
 pub fn check(
     reserve: Reserve,
@@ -80,7 +86,6 @@ pub fn check(
     features: &Features,
     config: &mut ConfigSpace,
 ) -> Result<(), &'static str> {
-    let ensure = |ok: bool, what| if ok { Ok(()) } else { Err(what) };
     let svm = cpuid(0x8000_0001, 0).ecx & 1 << 2 != 0 && cpuid(0x8000_000a, 0).edx & 1 != 0;
     ensure(svm, "this processor has no SVM with nested paging")?;
     ensure(features.asids >= asid::MIN_ASIDS, "this processor has too few address space identifiers")?;
@@ -97,12 +102,9 @@ pub fn check(
     let found = config.find(&RealPorts, read(MMIO_CFG_BASE));
     ensure(found.is_ok(), "PCI configuration space is at an unusual address")?;
     // The OS's RAM is where hypercalls write for it.
-    let over = |from: Hpa, to: Hpa| config.range.start < to.0 && from.0 < config.range.end;
-    let over_ram = over(reserve.base, reserve.end) || ram.runs().iter().any(|run| over(run.start, run.end));
+    let space = Run { start: Hpa(config.range.start), end: Hpa(config.range.end) };
+    let over_ram = space.overlaps(&Run { start: reserve.base, end: reserve.end }) || ram.overlaps(&space);
     ensure(!over_ram, "PCI configuration space lies over RAM")?;
-
-    let top = read(TOP_MEM);
-    ensure(top == 0 || reserve.end.0 <= top, "the reserve lies above TOP_MEM")?;
     ensure(!in_smm_memory(reserve), "SMM's memory lies over the reserve")?;
 
     let vm_cr = read(VM_CR);

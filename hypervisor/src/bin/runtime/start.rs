@@ -2,24 +2,21 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{Idt, data, parts};
+use crate::entry::{catch_exceptions, data, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm, tpm};
+use abi::{Info, info_flag};
 use core::fmt;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::Registers;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
-use hypervisor::hypervisor::{Facts, Hypervisor};
-use hypervisor::launch::{
-    GuestStart, Handover, INFO_MAGIC, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, START_PAGE_LIMIT,
-    tpm_family,
-};
+use hypervisor::hypervisor::Hypervisor;
+use hypervisor::launch::{GuestStart, Handover, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, tpm_family};
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
-use hypervisor::options::{Console, Dma, Options};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
@@ -27,7 +24,7 @@ use hypervisor::place::Place;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::vmcb::Maps;
-use hypervisor::{ioports, lapic, msr, serial};
+use hypervisor::{check, ioports, lapic, msr, serial};
 use log::LevelFilter;
 use spin::Once;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
@@ -47,7 +44,6 @@ static HOST_SAVE: Place<Page> = Place::new();
 static OS_STATE: Place<Page> = Place::new();
 static OS_FPU: Place<Area> = Place::new();
 static CONFIG_SPACE: Place<ConfigSpace> = Place::new();
-static IDT: Place<Idt> = Place::new();
 static CPU: Place<Cpu> = Place::new();
 static SLOTS: Slots = free_slots();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
@@ -56,17 +52,10 @@ static POOL: Once<(Hpa, u64)> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
-    IDT.put(Idt::new()).load();
-    let cmdline = command_line(&handover.info);
-    let options = match Options::parse(cmdline) {
-        Ok(options) => options,
-        Err(error) => {
-            serial::init(Console::Com1, "runtime", LevelFilter::Info);
-            serial::refuse(error)
-        }
-    };
-    serial::init(options.console, "runtime", options.log);
-    match start(handover, &options) {
+    catch_exceptions();
+    let options = &handover.info.options;
+    serial::init(options.console, "runtime", options.level());
+    match start(handover) {
         Ok((hv, guest)) => {
             wipe_unused_stack();
             let (cpu, os_state) = enter_svm(&guest);
@@ -84,7 +73,6 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
 /// Why the runtime does not start the OS.
 pub enum Refusal {
     Info(&'static str),
-    Map(&'static str),
     Area,
     Platform(&'static str),
     Entropy,
@@ -94,19 +82,13 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Info(what) => write!(f, "the loader's record is wrong: {what}"),
-            Self::Map(what) => f.write_str(what),
+            Self::Info(rule) => write!(f, "the loader's record is wrong ({rule})"),
             Self::Area => f.write_str("the table area is too small for this machine"),
             Self::Platform(what) => f.write_str(what),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
             Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
         }
     }
-}
-
-fn command_line(info: &LaunchInfo) -> &str {
-    let bytes = info.cmdline.get(..info.cmdline_len as usize).unwrap_or_default();
-    core::str::from_utf8(bytes).unwrap_or("(not UTF-8)")
 }
 
 /// What the OS is started with.
@@ -120,9 +102,10 @@ struct Guest {
 }
 
 /// Sets everything up but for SVM itself.
-fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor, Guest), Refusal> {
+fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let info = &handover.info;
-    let (reserve, start_page, ram) = check(info)?;
+    let (reserve, ram) = check(info)?;
+    let start_page = Hpa(info.start_page.into());
     let features = features();
     let config = CONFIG_SPACE.put(ConfigSpace::none());
     platform::check(reserve, &ram, &features, config).map_err(Refusal::Platform)?;
@@ -131,10 +114,10 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     let early = unsafe { DirectMap::new(0, 4 << 30) };
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
-    let maps = permission_maps(&mut area)?;
+    let maps = permission_maps(&mut area);
     let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
-    let nested = npt::build(&mut area, hide, features.phys_bits).map_err(|_| Refusal::Area)?;
-    let root = paging::build(&mut area, reserve, top, &parts()).map_err(|_| Refusal::Area)?;
+    let nested = npt::build(&mut area, hide, features.phys_bits);
+    let root = paging::build(&mut area, reserve, top, &parts());
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
     let mem = unsafe { DirectMap::new(PHYS_VA, top.0) };
@@ -162,11 +145,22 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     }
 
     let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
-    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs| {
+    let facts = Info {
+        version: abi::VERSION,
+        flags: info_flags(handover),
+        frames_total: frames.total().into(),
+        reserve_base: reserve.base.0,
+        reserve_size: reserve.end.0 - reserve.base.0,
+        pool_base: frames.base().0,
+        parked_cpus: parked.into(),
+        pcr17: handover.pcr17,
+        pcr18: handover.pcr18,
+        ..Info::default()
+    };
+    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs, extends| {
         let pals = Pals::new(mem, ram, frames, secrets, tpm::QUOTING_PAL, pal_maps, features.fpu, &SLOTS);
-        let config_space = (config.range.start, config.range.end);
-        let facts = Facts::new(handover, options.dma == Some(Dma::Unprotected), parked, config_space, root);
-        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, blobs.root, blobs.key));
+        let facts = Info { root: root as u32, extends, ..facts };
+        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
     // Known by its address, which makes the code of calls shorter.
     let hypervisor = HYPERVISOR.get().expect("published above");
@@ -175,7 +169,7 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
         hypervisor.pals.pool.lock().free_count(),
         info.guest.rip
     );
-    if options.log < LevelFilter::Debug {
+    if info.options.level() < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
     let guest = Guest {
@@ -189,36 +183,26 @@ fn start(handover: &Handover, options: &Options) -> Result<(&'static Hypervisor,
     Ok((hypervisor, guest))
 }
 
-/// The loader's record again: what is wrong here would make the runtime unsafe, whoever wrote it.
-fn check(info: &LaunchInfo) -> Result<(Reserve, Hpa, RamMap), Refusal> {
-    if info.magic != INFO_MAGIC {
-        return Err(Refusal::Info("magic"));
-    }
-    let (base, size) = (info.reserve_base, info.reserve_size);
-    let aligned = base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE);
-    let bounded = base.checked_add(size).is_some_and(|end| end <= 4 << 30);
-    if !aligned
-        || !bounded
-        || !(hypervisor::launch::MIN_RESERVE..=hypervisor::launch::MAX_RESERVE).contains(&size)
-    {
-        return Err(Refusal::Info("reserve"));
-    }
+fn info_flags(handover: &Handover) -> u32 {
+    let flags = [
+        (handover.dynamic_launch != 0, info_flag::DYNAMIC_LAUNCH),
+        (handover.info.options.dma_unprotected != 0, info_flag::DMA_UNPROTECTED),
+        (handover.tpm_family == tpm_family::NONE, info_flag::NO_TPM),
+        (handover.tpm_family == tpm_family::V12, info_flag::TPM_12),
+    ];
+    flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
+}
+
+/// The loader's record again, and the division of the reserve.
+fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
     // The SLB's mapping, through which this runs, is what the processor started: the record must agree with it.
-    if own_address() != base {
-        return Err(Refusal::Info("reserve"));
-    }
-    let regions = info.regions.get(..info.region_count as usize).ok_or(Refusal::Info("memory map"))?;
-    let mut ram = RamMap::new(regions, Hpa(base), size).map_err(|bad| Refusal::Map(bad.reason()))?;
-    let start_page = Hpa(info.start_page.into());
-    if start_page.0 == 0 || start_page.0 >= START_PAGE_LIMIT || ram.cut(start_page, PAGE_SIZE).is_err() {
-        return Err(Refusal::Info("start page"));
-    }
-    let area = area_size(ram.end());
-    if size < RUNTIME_END + area + LARGE_PAGE {
+    let ram = check::record(info, own_address(), platform::top_of_memory()).map_err(Refusal::Info)?;
+    let (base, size) = (Hpa(info.reserve_base), info.reserve_size);
+    let pool = RUNTIME_END + area_size(ram.end());
+    if size < pool + LARGE_PAGE {
         return Err(Refusal::Area);
     }
-    let reserve = Reserve { base: Hpa(base), end: Hpa(base + size), pool: Hpa(base + RUNTIME_END + area) };
-    Ok((reserve, start_page, ram))
+    Ok((Reserve { base, end: base + size, pool: base + pool }, ram))
 }
 
 /// Bytes for tables: nested ones, permission maps, and the runtime's own (image, direct map).
@@ -288,28 +272,24 @@ struct PermissionMaps {
 }
 
 /// MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's from the table of guarded registers, the PALs' all ones.
-fn permission_maps(area: &mut TableArea) -> Result<PermissionMaps, Refusal> {
-    let take = |area: &mut TableArea, pages| area.take(pages).map_err(|_| Refusal::Area);
-    let (os_msr, os_io) = (take(area, 2)?, take(area, 3)?);
-    let profiling_msr = take(area, 2)?;
-    let (pal_msr, pal_io) = (take(area, 2)?, take(area, 3)?);
+fn permission_maps(area: &mut TableArea) -> PermissionMaps {
+    let (os_msr, os_io) = (area.take(2), area.take(3));
+    let profiling_msr = area.take(2);
+    let (pal_msr, pal_io) = (area.take(2), area.take(3));
     let mut map = [0; msr::MAP_SIZE];
     for (place, profiles) in [(os_msr, false), (profiling_msr, true)] {
         msr::fill_permission_map(&mut map, profiles);
         area.mem().copy_to(place, &map);
     }
+    map.fill(0xff);
+    area.mem().copy_to(pal_msr, &map);
     let mut map = [0; ioports::MAP_SIZE];
     ioports::fill_permission_map(&mut map);
     area.mem().copy_to(os_io, &map);
-    let ones = [0xff; PAGE_SIZE as usize];
-    for page in 0..2 {
-        area.mem().copy_to(pal_msr + page * PAGE_SIZE, &ones);
-    }
-    for page in 0..3 {
-        area.mem().copy_to(pal_io + page * PAGE_SIZE, &ones);
-    }
+    map.fill(0xff);
+    area.mem().copy_to(pal_io, &map);
     let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
-    Ok(PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) })
+    PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) }
 }
 
 /// Writes the APIC's command register and waits until the IPI is on its way.

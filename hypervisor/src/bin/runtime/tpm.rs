@@ -5,7 +5,7 @@
 
 use crate::processor::cpuid;
 use crate::start::Refusal;
-use abi::RootState;
+use abi::{Extends, RootState};
 use core::arch::x86_64::_rdrand64_step;
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, tpm_family};
@@ -49,14 +49,15 @@ pub fn with_secrets(
     handover: &Handover,
     mem: DirectMap,
     clock: TscClock,
-    publish: impl FnOnce(Secrets, RootState, Blobs),
+    publish: impl FnOnce(Secrets, RootState, Blobs, Extends),
 ) -> Result<(), Refusal> {
     let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
     let (mut secrets, root) = secrets(handover, mem, clock, &mut blobs.root)?;
     log::info!("root: {root:?}");
     identify(handover, &mut secrets, &mut blobs.key);
-    extend_identity(handover, mem, clock, &secrets.identity)?;
-    publish(secrets, root, blobs);
+    let mut extends = handover.extends;
+    extend_identity(handover, mem, clock, &secrets.identity, &mut extends)?;
+    publish(secrets, root, blobs, extends);
     Ok(())
 }
 
@@ -120,6 +121,7 @@ fn extend_identity(
     mem: DirectMap,
     clock: TscClock,
     identity: &Option<Identity>,
+    extends: &mut Extends,
 ) -> Result<(), Refusal> {
     if handover.tpm_family == tpm_family::NONE {
         return Ok(());
@@ -129,6 +131,7 @@ fn extend_identity(
     let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
     for digests in keys.chain([&separator]) {
         tpm.extend(19, digests).map_err(Refusal::Tpm)?;
+        extends.add(19, digests);
     }
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
     tpm.close().map_err(Refusal::Tpm)?;

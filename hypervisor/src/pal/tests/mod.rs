@@ -9,10 +9,8 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
-use crate::hypervisor::Facts;
-use crate::launch::{MemoryRegion, region};
-use crate::memory::TestMemory;
-use abi::Digests;
+use crate::memory::{Run, TestMemory};
+use abi::Info;
 use std::cell::Cell;
 
 mod buffers;
@@ -49,8 +47,7 @@ pub(crate) fn pals(memory: &TestMemory) -> Pals {
 
 /// The same, with a pool that ends at `end`.
 fn pals_until(memory: &TestMemory, end: u64) -> Pals {
-    let regions = [MemoryRegion { base: OS_RAM, size: end - OS_RAM, kind: region::RAM, reserved: 0 }];
-    let ram = RamMap::new(&regions, Hpa(POOL), end - POOL).unwrap();
+    let ram = RamMap::new(&[Run { start: Hpa(OS_RAM), end: Hpa(POOL) }]).unwrap();
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
@@ -72,17 +69,9 @@ fn random() -> Random {
     Random::seeded(words, &[]).unwrap()
 }
 
-/// A machine whose configuration space is at B000_0000.
-pub(crate) fn facts() -> Facts {
-    const NONE: Digests = Digests { sha1: [0; 20], sha256: [0; 32] };
-    Facts {
-        reserve_base: POOL,
-        reserve_size: END - POOL,
-        flags: 0,
-        parked_cpus: 0,
-        config_space: (0xb000_0000, 0xc000_0000),
-        pcr17: NONE,
-        pcr18: NONE,
-        root: abi::RootState::NewNoBlob,
-    }
+/// Where PCI configuration space is.
+pub(crate) const CONFIG_SPACE: core::ops::Range<u64> = 0xb000_0000..0xc000_0000;
+
+pub(crate) fn facts() -> Info {
+    Info { version: abi::VERSION, reserve_base: POOL, reserve_size: END - POOL, ..Info::default() }
 }

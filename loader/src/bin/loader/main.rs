@@ -17,15 +17,17 @@ mod tpm;
 use core::convert::Infallible;
 
 use hypervisor::launch::{
-    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_CMDLINE, MAX_REGIONS, MAX_ROOT_BLOB,
-    MemoryRegion, RUNTIME_END, RUNTIME_OFFSET,
+    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_ROOT_BLOB, MAX_RUNS, RUNTIME_END,
+    RUNTIME_OFFSET,
 };
-use hypervisor::options::{Console, Options, Tpm};
+use hypervisor::memory::Run;
+use hypervisor::options::{COM1, Options};
 use hypervisor::serial;
 use loader::acpi::find_rsdp;
 use loader::guest::{BootArea, Contents};
 use loader::layout::{self, Layout};
 use loader::multiboot::BootInfo;
+use loader::options::CommandLine;
 use loader::range::Range;
 use loader::refusal::Refusal;
 use log::{LevelFilter, info, warn};
@@ -43,7 +45,7 @@ extern "C" fn loader_main(magic: u32, info: u32) -> ! {
     let info = match BootInfo::read(&Identity, magic, info) {
         Ok(info) => info,
         Err(error) => {
-            serial::init(Console::Com1, WHO, LevelFilter::Info);
+            serial::init(COM1, WHO, LevelFilter::Info);
             serial::refuse(error)
         }
     };
@@ -53,13 +55,13 @@ extern "C" fn loader_main(magic: u32, info: u32) -> ! {
 }
 
 fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
-    let options = layout::options(&info.cmdline)?;
-    serial::init(options.console, WHO, options.log);
+    let CommandLine { reserve, options } = layout::options(&info.cmdline)?;
+    serial::init(options.console, WHO, options.level());
     machine::check()?;
-    if options.tpm == Tpm::Required {
+    if options.tpm_none == 0 {
         tpm::check()?;
     }
-    let layout = layout::lay_out(&Identity, info, physical::loader(), &options)?;
+    let layout = layout::lay_out(&Identity, info, physical::loader(), reserve)?;
     let plan = &layout.plan;
     if plan.initrd.is_empty() {
         info!("kernel at {}, no initrd", plan.kernel);
@@ -72,7 +74,7 @@ fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
         warn!("no ACPI root pointer found (under UEFI only multiboot2 tells where it is)");
     }
     let start = prepare_guest(info, &layout, rsdp);
-    fill_reserve(info, &layout, rsdp, start);
+    fill_reserve(&layout, options, rsdp, start);
     quiesce(&options);
     info!(
         "reserve {} ({} MiB), SLB of {} bytes at {:#x}: SKINIT follows",
@@ -104,7 +106,7 @@ fn prepare_guest(info: &BootInfo, layout: &Layout<'_>, rsdp: u64) -> GuestStart 
 }
 
 /// SLB, launch record and runtime, where `launch.rs` says.
-fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestStart) {
+fn fill_reserve(layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestStart) {
     let reserve = layout.plan.reserve;
     let front = Range { start: reserve.start, end: reserve.start + RUNTIME_END };
     // SAFETY: the planner keeps the reserve apart from everything that is read here; the slice ends with the statement.
@@ -112,32 +114,31 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
     copy(reserve, 0, layout.image.slb);
     copy(reserve, RUNTIME_OFFSET, layout.image.runtime);
 
-    let regions = info.map.regions();
-    let cmdline = info.cmdline.as_bytes();
     let mut record = LaunchInfo {
         magic: INFO_MAGIC,
         reserve_base: reserve.start,
         reserve_size: reserve.len(),
         rsdp,
         skinit_missing: 0,
-        cmdline_len: cmdline.len() as u32,
-        region_count: regions.len() as u32,
+        ram_count: 0,
         start_page: layout.start_page as u32,
         guest,
-        cmdline: [0; MAX_CMDLINE],
+        options,
         root_len: layout.root.len() as u64,
         root: [0; MAX_ROOT_BLOB],
         key_blob_len: layout.key_blob.len() as u64,
         key_blob: [0; KEY_BLOB_ROOM],
-        regions: [MemoryRegion::default(); MAX_REGIONS],
+        ram: [Run::default(); MAX_RUNS],
     };
-    record.cmdline[..cmdline.len()].copy_from_slice(cmdline);
     // What is too long is for the runtime to say.
     if let Some(room) = record.root.get_mut(..layout.root.len()) {
         room.copy_from_slice(layout.root);
     }
     record.key_blob[..layout.key_blob.len()].copy_from_slice(layout.key_blob);
-    record.regions[..regions.len()].copy_from_slice(regions);
+    for (room, run) in record.ram.iter_mut().zip(layout.guest_map.whole_pages()) {
+        *room = run;
+        record.ram_count += 1;
+    }
     // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
     unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };
 }
@@ -145,7 +146,7 @@ fn fill_reserve(info: &BootInfo, layout: &Layout<'_>, rsdp: u64, guest: GuestSta
 /// SKINIT wants the other processors in INIT and the TPM with no active locality.
 fn quiesce(options: &Options) {
     processors::init_others();
-    if options.tpm == Tpm::Required {
+    if options.tpm_none == 0 {
         tpm::relinquish();
     }
 }

@@ -4,7 +4,6 @@
 use core::mem::offset_of;
 
 use hypervisor::launch::{INFO_OFFSET, LaunchInfo, SLB_SIZE};
-use hypervisor::options::Console;
 
 core::arch::global_asm!(
     include_str!("skinit.s"),
@@ -18,12 +17,7 @@ unsafe extern "C" {
 }
 
 /// Ends the loader: the SLB at `slb` starts at its offset `entry`, or a line on the console says why not.
-pub fn execute(slb: u32, entry: u16, console: Console) -> ! {
-    let port = match console {
-        Console::Com1 => 0x3f8,
-        Console::Com2 => 0x2f8,
-        Console::None => 0,
-    };
+pub fn execute(slb: u32, entry: u16, console: u32) -> ! {
     // SAFETY: the caller has laid out the SLB; the loader needs nothing afterwards.
-    unsafe { loader_skinit(slb, slb + u32::from(entry), port) }
+    unsafe { loader_skinit(slb, slb + u32::from(entry), console) }
 }

@@ -1,0 +1,195 @@
+//! Is what the loader says possible? The loader is trusted with nothing; each rule here is one that SLB or runtime would otherwise
+//! have to take its word for. Both make the same checks, on the SLB's own copy: the SLB, so that it does not start the runtime in vain,
+//! the runtime, so that it relies on nobody.
+
+use crate::addr::{Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::launch::{
+    INFO_MAGIC, LaunchInfo, MAX_RESERVE, MIN_RESERVE, RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC, RUNTIME_OFFSET,
+    RuntimeHeader, START_PAGE_LIMIT, ensure,
+};
+use crate::memory::{RamMap, Run};
+use crate::options::Options;
+
+/// The options in the record; the rest of it is not looked at.
+pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
+    ensure(info.magic == INFO_MAGIC, "magic")?;
+    ensure(info.options.are_known(), "options")?;
+    Ok(info.options)
+}
+
+/// Checks the record and returns the OS's memory. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
+/// the processor decodes it (MSR C001_001A, TOP_MEM; 0 if not known).
+pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap, &'static str> {
+    let dma_unprotected = options(info)?.dma_unprotected != 0;
+    ensure(dma_unprotected, "nothing keeps devices out, and it does not say dma=unprotected")?;
+    let (base, size) = (info.reserve_base, info.reserve_size);
+    ensure(base == own_base, "the reserve is not where the SLB is")?;
+    ensure(base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE), "alignment of the reserve")?;
+    ensure((MIN_RESERVE..=MAX_RESERVE).contains(&size), "size of the reserve")?;
+    ensure(base <= (1 << 32) - size, "the reserve is not below 4 GiB")?;
+    ensure(top_of_memory == 0 || base + size <= top_of_memory, "the reserve is not below TOP_MEM")?;
+    let (start, start_page) = (Hpa(base), Hpa(info.start_page.into()));
+    ensure(start_page.0 != 0 && start_page.0 < START_PAGE_LIMIT, "the start page is not where one can be")?;
+
+    let ram = RamMap::new(info.ram.get(..info.ram_count as usize).ok_or("length of the memory map")?)?;
+    for hidden in [Run { start, end: start + size }, Run { start: start_page, end: start_page + PAGE_SIZE }] {
+        hidden.check()?;
+        ensure(!ram.overlaps(&hidden), "the OS has what TrustVisor needs")?;
+    }
+    Ok(ram)
+}
+
+/// Checks the runtime's header against the room there is.
+pub fn runtime(header: &RuntimeHeader) -> Result<(), &'static str> {
+    let first = RESERVE_VA + RUNTIME_OFFSET;
+    ensure(header.magic == RUNTIME_MAGIC, "magic")?;
+    ensure(header.image_size >= size_of::<RuntimeHeader>() as u64, "size of the image")?;
+    ensure(header.image_size <= header.mem_size, "image larger than its memory")?;
+    ensure(header.mem_size <= RUNTIME_END - RUNTIME_OFFSET, "too large")?;
+    let code = first + size_of::<RuntimeHeader>() as u64..first + header.image_size;
+    ensure(code.contains(&header.entry), "entry outside the image")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::launch::{GuestStart, MAX_RUNS};
+
+    const BASE: u64 = 0x3000_0000;
+
+    fn info() -> LaunchInfo {
+        let mut info = LaunchInfo {
+            magic: INFO_MAGIC,
+            reserve_base: BASE,
+            reserve_size: 64 << 20,
+            rsdp: 0,
+            skinit_missing: 0,
+            ram_count: 4,
+            start_page: 0x9_e000,
+            guest: GuestStart::default(),
+            root_len: 0,
+            root: [0; crate::launch::MAX_ROOT_BLOB],
+            key_blob_len: 0,
+            key_blob: [0; crate::launch::KEY_BLOB_ROOM],
+            options: Options { dma_unprotected: 1, ..Options::default() },
+            ram: [Run::default(); MAX_RUNS],
+        };
+        let run = |start, end| Run { start: Hpa(start), end: Hpa(end) };
+        info.ram[0] = run(0, 0x9_e000);
+        info.ram[1] = run(0x10_0000, BASE);
+        info.ram[2] = run(BASE + (64 << 20), 0x3fff_0000);
+        info.ram[3] = run(1 << 32, 5 << 30);
+        info
+    }
+
+    fn check(info: &LaunchInfo) -> Result<RamMap, &'static str> {
+        assert_eq!(options(info)?, info.options);
+        record(info, BASE, 0x4000_0000)
+    }
+
+    #[test]
+    fn an_honest_record_passes() {
+        let info = info();
+        assert_eq!(check(&info).unwrap().runs(), &info.ram[..4]);
+    }
+
+    #[test]
+    fn dma_must_be_spoken_about() {
+        let mut info = info();
+        info.options.dma_unprotected = 0;
+        let rule = "nothing keeps devices out, and it does not say dma=unprotected";
+        assert_eq!(check(&info).err(), Some(rule));
+    }
+
+    #[test]
+    fn every_rule_is_checked() {
+        type Lie = (&'static str, fn(&mut LaunchInfo));
+        let lies: [Lie; 20] = [
+            ("magic", |i| i.magic[7] ^= 1),
+            ("options", |i| i.options.dma_unprotected = 2),
+            ("options", |i| i.options.tpm_none = u32::MAX),
+            ("options", |i| i.options.console = 0x3f9),
+            ("options", |i| i.options.log = 0),
+            ("the reserve is not where the SLB is", |i| i.reserve_base += LARGE_PAGE),
+            ("alignment of the reserve", |i| i.reserve_size += 4096),
+            ("size of the reserve", |i| i.reserve_size = MIN_RESERVE - LARGE_PAGE),
+            ("size of the reserve", |i| i.reserve_size = MAX_RESERVE + LARGE_PAGE),
+            ("length of the memory map", |i| i.ram_count = MAX_RUNS as u32 + 1),
+            ("the start page is not where one can be", |i| i.start_page = 0),
+            ("the start page is not where one can be", |i| i.start_page = 0x9_f000),
+            ("the memory map has RAM that is no whole pages", |i| i.start_page = 0x9_e800),
+            ("the memory map has RAM that is no whole pages", |i| i.ram[2].end = Hpa(0x3fff_0001)),
+            ("the memory map is not in order", |i| i.ram[3] = i.ram[2]),
+            ("the memory map has RAM where devices are", |i| i.ram[2].end = Hpa(0xfee0_1000)),
+            ("the OS has what TrustVisor needs", |i| i.start_page = 0x9_d000),
+            ("the OS has what TrustVisor needs", |i| i.ram[1].end = Hpa(BASE + 0x1000)),
+            ("the OS has what TrustVisor needs", |i| i.ram[2].start = Hpa(BASE + (64 << 20) - 0x1000)),
+            ("the OS has what TrustVisor needs", |i| i.ram[1].end = i.ram[2].start),
+        ];
+        for (rule, lie) in lies {
+            let mut info = info();
+            lie(&mut info);
+            assert_eq!(check(&info).err(), Some(rule));
+        }
+    }
+
+    #[test]
+    fn the_reserve_ends_below_4_gib_and_top_of_memory() {
+        let mut info = info();
+        let at = |info: &LaunchInfo, top| record(info, info.reserve_base, top).err();
+        assert_eq!(at(&info, BASE + (64 << 20)), None);
+        assert_eq!(at(&info, 0), None);
+        assert_eq!(at(&info, BASE + (64 << 20) - 1), Some("the reserve is not below TOP_MEM"));
+
+        // The last that is below 4 GiB lies over devices.
+        info.reserve_base = (1 << 32) - (64 << 20);
+        assert_eq!(at(&info, 0), Some("the memory map has RAM where devices are"));
+        for base in [info.reserve_base + LARGE_PAGE, 1 << 32, u64::MAX - LARGE_PAGE + 1] {
+            info.reserve_base = base;
+            assert_eq!(at(&info, 0), Some("the reserve is not below 4 GiB"));
+        }
+    }
+
+    #[test]
+    fn runtime_headers() {
+        let first = RESERVE_VA + RUNTIME_OFFSET;
+        let good = RuntimeHeader {
+            magic: RUNTIME_MAGIC,
+            image_size: 0x1000,
+            mem_size: RUNTIME_END - RUNTIME_OFFSET,
+            entry: first + 0xfff,
+        };
+        assert_eq!(runtime(&good), Ok(()));
+        let bad = [
+            ("magic", RuntimeHeader { magic: INFO_MAGIC, ..good }),
+            ("size of the image", RuntimeHeader { image_size: 31, ..good }),
+            ("image larger than its memory", RuntimeHeader { mem_size: 0xfff, ..good }),
+            ("too large", RuntimeHeader { mem_size: good.mem_size + 1, ..good }),
+            ("too large", RuntimeHeader { image_size: u64::MAX, mem_size: u64::MAX, ..good }),
+            ("entry outside the image", RuntimeHeader { entry: first + 31, ..good }),
+            ("entry outside the image", RuntimeHeader { entry: first + 0x1000, ..good }),
+            ("entry outside the image", RuntimeHeader { entry: 0, ..good }),
+        ];
+        for (rule, header) in bad {
+            assert_eq!(runtime(&header), Err(rule));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_makes_the_check_panic(
+            numbers in prop::array::uniform8(any::<u64>()), counts: [u32; 3], pieces: [(u64, u64); 4]
+        ) {
+            let mut info = info();
+            [info.reserve_base, info.reserve_size] = [numbers[0], numbers[1]];
+            [info.options.console, info.ram_count, info.start_page] = counts;
+            for (run, (start, end)) in info.ram.iter_mut().zip(pieces) {
+                *run = Run { start: Hpa(start), end: Hpa(end) };
+            }
+            let _ = options(&info);
+            prop_assert!(record(&info, numbers[0], numbers[2]).is_err());
+        }
+    }
+}
