@@ -11,12 +11,12 @@ use crate::hypervisor::Hypervisor;
 use crate::ioapic;
 use crate::ioports::{Access, Ports, Write};
 use crate::lapic::{self, Code, Source, Verdict};
-use crate::msr::{self, ReadAnswer, WriteAnswer};
+use crate::msr::{self, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
 use crate::pci;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, EFER_LMA, exit_code, vector};
+use crate::vmcb::{ATTR_LONG, CR0_PG, CR4_PKE, EFER_LMA, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -55,9 +55,6 @@ pub enum Next {
 /// Why an exit could not be answered: nothing is left to raise.
 struct Dead;
 
-/// CR0.PG and CR4.PKE (APM vol. 2, 3.1).
-const CR0_PG: u64 = 1 << 31;
-const CR4_PKE: u64 = 1 << 22;
 const MACHINE_CHECK: u8 = 18;
 
 /// Answers an exit of the OS.
@@ -141,7 +138,7 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
         apic_base: cpu.features.apic_base,
     };
     if cpu.os.control.exit_info_1 & 1 == 0 {
-        let ReadAnswer::Value(value) = msr::read(number, &guest) else { return raise_gp(cpu) };
+        let Some(value) = msr::read(number, &guest) else { return raise_gp(cpu) };
         cpu.os.save.rax = value & 0xffff_ffff;
         cpu.regs.rdx = value >> 32;
         cpu.skip(2);

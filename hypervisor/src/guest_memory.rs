@@ -15,6 +15,7 @@
 
 use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::memory::{DirectMap, RamMap};
+use crate::vmcb::{CR0_PG, CR0_WP, CR4_LA57, CR4_PKE, EFER_LMA, EFER_NXE};
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,14 +75,6 @@ mod entry {
     pub const KEY_SHIFT: u32 = 59;
     pub const NO_EXECUTE: u64 = 1 << 63;
 }
-
-/// CR0.WP, CR0.PG, CR4.LA57, CR4.PKE, EFER.LMA, EFER.NXE (APM vol. 2, 3.1).
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_LA57: u64 = 1 << 12;
-const CR4_PKE: u64 = 1 << 22;
-const EFER_LMA: u64 = 1 << 10;
-const EFER_NXE: u64 = 1 << 11;
 
 /// An address space of the guest: the registers that select it, as they were at the exit. The default stands for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

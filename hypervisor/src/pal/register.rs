@@ -214,7 +214,7 @@ impl Pals {
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
         let fpu = pal.frames.fpu != Hpa(0);
-        vmcb(self.mem, &mut pal.frames).init_pal(maps, 0, fpu);
+        vmcb(self.mem, &mut pal.frames).init_pal(maps, fpu);
         let slot = &self.slots[index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.memory.space().root().0, Ordering::Release);

@@ -221,40 +221,17 @@ fn goes_on(cpu: &Cpu, before: u64) {
 #[derive(Debug, PartialEq, Eq)]
 struct Fixed {
     intercepts: [u32; 6],
-    control: [u64; 6],
-    save: [u64; 8],
+    control: [u64; 5],
+    save: [u64; 7],
 }
 
 impl Fixed {
     fn of(cpu: &Cpu) -> Self {
         let (control, save) = (&cpu.os.control, &cpu.os.save);
         Self {
-            intercepts: [
-                control.intercept_cr,
-                control.intercept_dr,
-                control.intercept_exceptions,
-                control.intercept_1,
-                control.intercept_2,
-                control.intercept_3,
-            ],
-            control: [
-                control.iopm,
-                control.asid.into(),
-                control.v_intr,
-                control.nested,
-                control.nested_cr3,
-                control.lbr_virtualization,
-            ],
-            save: [
-                save.cr0,
-                save.cr3,
-                save.cr4,
-                save.cpl.into(),
-                save.cs.base,
-                save.dr7,
-                save.lstar,
-                save.g_pat,
-            ],
+            intercepts: control.intercepts,
+            control: [control.iopm, control.asid.into(), control.v_intr, control.nested, control.nested_cr3],
+            save: [save.cr0, save.cr3, save.cr4, save.cpl.into(), save.cs.base, save.dr7, save.g_pat],
         }
     }
 }
