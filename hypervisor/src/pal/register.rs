@@ -153,7 +153,7 @@ impl Pals {
         match registration.image {
             Some(image) => {
                 let source = image + registration.read;
-                caller.memory.copy_in(source, &[frame], 0, length).map_err(Stop::Fault)?;
+                caller.memory.copy_in(source, frame, length).map_err(Stop::Fault)?;
             }
             None => {
                 let rest = self.quoting.get(registration.read as usize..).unwrap_or_default();
@@ -251,15 +251,8 @@ enum Stop {
 
 /// How many bytes of the image belong into a guest-physical page.
 fn contents_of(frames: &PalFrames, header: &Header, page: u64) -> u64 {
-    let Some(mut rest) = page.checked_sub(frames.pages() - frames.section_pages()) else { return 0 };
-    for section in &header.sections {
-        let pages = section.mem_size / PAGE_SIZE;
-        if rest < pages {
-            return section.file_size.saturating_sub(rest * PAGE_SIZE).min(PAGE_SIZE);
-        }
-        rest -= pages;
-    }
-    0
+    let Some((section, number)) = frames.section_of(header, page) else { return 0 };
+    section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
 }
 
 fn header_from(bytes: &[u8; HEADER_SIZE]) -> Header {
