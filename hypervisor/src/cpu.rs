@@ -1,9 +1,8 @@
 //! One processor: the OS's VMCB and registers, its ASIDs, and how long it holds interrupts off.
 
 use crate::addr::{Gva, Hpa};
-use crate::caller::Caller;
 use crate::gprs::Gprs;
-use crate::guest_memory::Space;
+use crate::guest_memory::{GuestMemory, Space};
 use crate::ioports::Keyboard;
 use crate::memory::{DirectMap, RamMap};
 use crate::vmcb::{EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector};
@@ -82,8 +81,8 @@ impl Cpu {
     }
 
     /// Who executed the VMMCALL.
-    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<Caller<'a>> {
-        Some(Caller::new(mem, ram, self.space(pkru)?))
+    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<GuestMemory<'a>> {
+        Some(GuestMemory::new(mem, ram, self.space(pkru)?))
     }
 
     /// Skips an instruction of the OS.

@@ -88,7 +88,7 @@ fn kind(cpu: &Cpu, code: u32) -> usize {
     match code {
         exit_code::CPUID => exit::CPUID,
         exit_code::MSR => exit::MSR,
-        exit_code::NPF if in_page(npt::LAPIC, cpu.os.control.exit_info_2) => exit::LAPIC,
+        exit_code::NPF if Hpa(cpu.os.control.exit_info_2).page() == npt::LAPIC => exit::LAPIC,
         exit_code::NPF => exit::NPF,
         exit_code::IOIO => exit::IO,
         _ => exit::OTHER,
@@ -173,10 +173,6 @@ fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Next {
     Ok(())
 }
 
-fn in_page(page: Hpa, gpa: u64) -> bool {
-    gpa & !(PAGE_SIZE - 1) == page.0
-}
-
 /// The OS wrote to a page that is read-only in its nested tables, or to an address that does not exist.
 fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Next {
     /// In EXITINFO1: a write; and an access to the guest's own page tables (APM vol. 2, 15.25.6).
@@ -184,7 +180,7 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
     const TABLE_WALK: u64 = 1 << 33;
     let info = cpu.os.control.exit_info_1;
     let gpa = cpu.os.control.exit_info_2;
-    let watched = in_page(npt::LAPIC, gpa) || in_page(npt::IO_APIC, gpa) || hv.is_config_space(gpa);
+    let watched = [npt::LAPIC, npt::IO_APIC].contains(&Hpa(gpa).page()) || hv.is_config_space(gpa);
     if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
         return cpu.raise_gp();
     }
@@ -202,7 +198,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
     let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
     let caller = cpu.caller(hv.pals.mem, &hv.pals.ram, 0)?;
     let mut bytes = [0; lapic::MAX_INSTRUCTION];
-    let fetched = caller.memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
+    let fetched = caller.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
     let store = lapic::decode(bytes.get(..fetched)?, code)?;
     let value = match store.source {
         Source::Register(number) => *register(cpu, number) as u32,
@@ -216,7 +212,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         return None;
     }
     let offset = gpa as u32 % PAGE_SIZE as u32;
-    let local = in_page(npt::LAPIC, gpa);
+    let local = Hpa(gpa).page() == npt::LAPIC;
     if store.exchange
         && let Source::Register(number) = store.source
     {
