@@ -1,9 +1,8 @@
 //! One processor: the OS's VMCB and registers, its ASIDs, and how long it holds interrupts off.
 
 use crate::addr::{Gva, Hpa};
-use crate::caller::Caller;
 use crate::gprs::Gprs;
-use crate::guest_memory::Space;
+use crate::guest_memory::{GuestMemory, Space};
 use crate::ioports::Keyboard;
 use crate::memory::{DirectMap, RamMap};
 use crate::vmcb::{EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector};
@@ -42,21 +41,17 @@ pub struct Cpu {
     pub tsc_per_ms: u64,
     /// What the keyboard controller expects of the guest next.
     pub keyboard: Keyboard,
-    repeated: Repeated,
+    /// Where the last fault was that a hypercall raised, and how often, one after another: a guest that does not mend it is told so.
+    fault: Spot,
+    repeated: u8,
 }
 
-/// Faults for the same byte by the same instruction, one after another: a guest that does not mend them is told so.
+/// Faults for the same byte by the same instruction.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Spot {
     cr3: u64,
     rip: u64,
     gva: Gva,
-}
-
-#[derive(Default)]
-struct Repeated {
-    spot: Spot,
-    times: u8,
 }
 
 /// As many #PF for one spot are raised before the call gives up.
@@ -74,7 +69,8 @@ impl Cpu {
             held_max: 0,
             tsc_per_ms,
             keyboard: Keyboard::new(),
-            repeated: Repeated { spot: Spot { cr3: 0, rip: 0, gva: Gva(0) }, times: 0 },
+            fault: Spot { cr3: 0, rip: 0, gva: Gva(0) },
+            repeated: 0,
         }
     }
 
@@ -85,8 +81,8 @@ impl Cpu {
     }
 
     /// Who executed the VMMCALL.
-    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<Caller<'a>> {
-        Some(Caller::new(mem, ram, self.space(pkru)?))
+    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<GuestMemory<'a>> {
+        Some(GuestMemory::new(mem, ram, self.space(pkru)?))
     }
 
     /// Skips an instruction of the OS.
@@ -94,23 +90,20 @@ impl Cpu {
         self.os.skip(length, self.features.nrip);
     }
 
-    /// Raises #GP(0), or what the processor makes of it while another exception is being delivered (APM vol. 2, 8.2.9). False:
+    /// Raises #GP(0), or what the processor makes of it while another exception is being delivered (APM vol. 2, 8.2.9). An error:
     /// there is nothing left to raise, the OS shuts down.
-    #[must_use]
-    pub fn raise_gp(&mut self) -> bool {
+    pub fn raise_gp(&mut self) -> Result<(), &'static str> {
         let pending = self.os.control.exit_int_info;
         let exception = pending & EVENT_VALID != 0 && pending & EVENT_TYPE == EVENT_EXCEPTION;
-        let vector = if exception {
-            match pending as u8 {
-                vector::DF => return false,
-                vector::DE | vector::TS..=vector::PF => vector::DF,
-                _ => vector::GP,
+        let vector = match pending as u8 {
+            vector::DF if exception => {
+                return Err("the guest shut down (fault while a double fault was delivered)");
             }
-        } else {
-            vector::GP
+            vector::DE | vector::TS..=vector::PF if exception => vector::DF,
+            _ => vector::GP,
         };
         self.os.inject(vector, Some(0));
-        true
+        Ok(())
     }
 
     /// An event whose delivery the exit interrupted is delivered again, unless a new one took its place. A software interrupt
@@ -118,11 +111,10 @@ impl Cpu {
     pub fn redeliver(&mut self) {
         let control = &mut self.os.control;
         let pending = control.exit_int_info;
-        let software = match pending & EVENT_TYPE {
-            EVENT_SOFTWARE => true,
-            EVENT_EXCEPTION => matches!(pending as u8, vector::BP | vector::OF),
-            _ => false,
-        };
+        let software = matches!(
+            (pending & EVENT_TYPE, pending as u8),
+            (EVENT_SOFTWARE, _) | (EVENT_EXCEPTION, vector::BP | vector::OF)
+        );
         if pending & EVENT_VALID != 0 && !software && control.event_inject & EVENT_VALID == 0 {
             control.event_inject = pending;
         }
@@ -138,15 +130,15 @@ impl Cpu {
     #[must_use]
     pub fn raise_pf(&mut self, gva: Gva, error_code: u32, limited: bool) -> bool {
         let spot = Spot { cr3: self.os.save.cr3, rip: self.os.save.rip, gva };
-        if limited && self.repeated.times > 0 && spot == self.repeated.spot {
-            if self.repeated.times >= MAX_REPEATED {
-                self.progress();
-                return false;
-            }
-            self.repeated.times += 1;
-        } else {
-            self.repeated = Repeated { spot, times: 1 };
+        if !limited || spot != self.fault {
+            self.progress();
         }
+        if self.repeated >= MAX_REPEATED {
+            self.progress();
+            return false;
+        }
+        self.repeated += 1;
+        self.fault = spot;
         self.os.save.cr2 = gva.0;
         self.os.inject(vector::PF, Some(error_code));
         true
@@ -154,7 +146,7 @@ impl Cpu {
 
     /// A hypercall was answered.
     pub fn progress(&mut self) {
-        self.repeated.times = 0;
+        self.repeated = 0;
     }
 }
 
@@ -194,15 +186,15 @@ mod tests {
     #[test]
     fn gp_during_delivery_is_a_double_fault_and_then_a_shutdown() {
         let mut cpu = cpu();
-        assert!(cpu.raise_gp());
+        assert_eq!(cpu.raise_gp(), Ok(()));
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
         cpu.os.control.exit_int_info = exception(vector::PF, Some(2));
-        assert!(cpu.raise_gp());
+        assert_eq!(cpu.raise_gp(), Ok(()));
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b08);
         cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
-        assert!(!cpu.raise_gp());
+        assert!(cpu.raise_gp().is_err());
         cpu.os.control.exit_int_info = EVENT_VALID | 0x0e;
-        assert!(cpu.raise_gp(), "an interrupt is no exception");
+        assert_eq!(cpu.raise_gp(), Ok(()), "an interrupt is no exception");
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
     }
 

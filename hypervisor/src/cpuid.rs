@@ -3,6 +3,7 @@
 //! Guarantees: SVM, memory encryption and an outer hypervisor's leaves do not show; bits that mirror CR4 mirror the guest's. Relies
 //! on the caller for the processor's own answer to the same leaf and subleaf, with the guest's XCR0 and XSS in force.
 
+use crate::vmcb::{CR4_OSXSAVE, CR4_PKE};
 use abi::VERSION;
 use abi::cpuid::{PRESENCE, SIGNATURE};
 
@@ -18,10 +19,6 @@ pub struct Registers {
 impl Registers {
     const ZERO: Self = Self { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 }
-
-/// CR4.OSXSAVE and CR4.PKE, which CPUID mirrors (APM vol. 2, 3.1.3).
-const CR4_OSXSAVE: u64 = 1 << 18;
-const CR4_PKE: u64 = 1 << 22;
 
 /// Feature bits (APM vol. 3, appendix E).
 mod bit {

@@ -11,12 +11,12 @@ use crate::hypervisor::Hypervisor;
 use crate::ioapic;
 use crate::ioports::{Access, Ports, Write};
 use crate::lapic::{self, Code, Source, Verdict};
-use crate::msr::{self, ReadAnswer, WriteAnswer};
+use crate::msr::{self, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
 use crate::pci;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, EFER_LMA, exit_code, vector};
+use crate::vmcb::{ATTR_LONG, CR0_PG, CR4_PKE, EFER_LMA, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -28,10 +28,9 @@ pub trait Processor: Hardware {
     fn ports(&self) -> &impl Ports;
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers;
     fn tsc(&self) -> u64;
-    fn lapic_read(&self, offset: u32) -> u32;
-    fn lapic_write(&self, offset: u32, value: u32);
-    fn io_apic_read(&self, offset: u32) -> u32;
-    fn io_apic_write(&self, offset: u32, value: u32);
+    /// A register of the local APIC or of the I/O APIC.
+    fn apic_read(&self, at: Hpa) -> u32;
+    fn apic_write(&self, at: Hpa, value: u32);
     fn write_back_caches(&self);
     /// The guest's PKRU. Only where the guest has enabled protection keys.
     fn pkru(&self) -> u32;
@@ -43,21 +42,9 @@ pub trait Processor: Hardware {
     fn take_machine_check(&mut self) -> bool;
 }
 
-/// What comes after an exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// The OS goes on.
-    Resume,
-    /// The OS has come to its end, as by a triple fault.
-    Shutdown(&'static str),
-}
+/// What comes after an exit: the OS goes on, or it has come to its end, as by a triple fault, and why.
+pub type Next = Result<(), &'static str>;
 
-/// Why an exit could not be answered: nothing is left to raise.
-struct Dead;
-
-/// CR0.PG and CR4.PKE (APM vol. 2, 3.1).
-const CR0_PG: u64 = 1 << 31;
-const CR4_PKE: u64 = 1 << 22;
 const MACHINE_CHECK: u8 = 18;
 
 /// Answers an exit of the OS.
@@ -71,68 +58,52 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
         if processor.take_machine_check() {
             cpu.os.inject(MACHINE_CHECK, None);
         }
-        return Next::Resume;
+        return Ok(());
     }
     hv.counters.exit(kind(cpu, code));
-    let done = match code {
+    match code {
         exit_code::CPUID => answer_cpuid(cpu, processor),
-        exit_code::MSR => access_msr(cpu, processor),
-        exit_code::NPF => nested_page_fault(hv, cpu, processor),
-        exit_code::IOIO => match access_port(cpu, processor) {
-            Ok(true) => Ok(()),
-            Ok(false) => return Next::Shutdown("the guest resets the machine"),
-            Err(dead) => Err(dead),
-        },
+        exit_code::MSR => access_msr(cpu, processor)?,
+        exit_code::NPF => nested_page_fault(hv, cpu, processor)?,
+        exit_code::IOIO => access_port(cpu, processor)?,
         // INVD would undo a wipe that is still in the cache; what it is used for, WBINVD does as well. QEMU reports it so.
         exit_code::INVD | exit_code::WBINVD => {
             processor.write_back_caches();
             cpu.skip(2);
-            Ok(())
         }
         exit_code::VMRUN..=exit_code::SKINIT
         | exit_code::INVLPGA
         | exit_code::INVLPGB
         | exit_code::INVLPGB_ILLEGAL
-        | exit_code::TLBSYNC => {
-            cpu.os.inject(vector::UD, None);
-            Ok(())
-        }
-        exit_code::SHUTDOWN => return Next::Shutdown("the guest shut down (triple fault)"),
-        exit_code::INVALID => return Next::Shutdown("the guest left an impossible processor state"),
-        _ => return Next::Shutdown("the guest left for a reason that was not asked for"),
-    };
-    if done.is_err() {
-        return Next::Shutdown("the guest shut down (fault while a double fault was delivered)");
+        | exit_code::TLBSYNC => cpu.os.inject(vector::UD, None),
+        exit_code::SHUTDOWN => return Err("the guest shut down (triple fault)"),
+        exit_code::INVALID => return Err("the guest left an impossible processor state"),
+        _ => return Err("the guest left for a reason that was not asked for"),
     }
     cpu.redeliver();
-    Next::Resume
+    Ok(())
 }
 
 fn kind(cpu: &Cpu, code: u32) -> usize {
     match code {
         exit_code::CPUID => exit::CPUID,
         exit_code::MSR => exit::MSR,
-        exit_code::NPF if in_page(npt::LAPIC, cpu.os.control.exit_info_2) => exit::LAPIC,
+        exit_code::NPF if Hpa(cpu.os.control.exit_info_2).page() == npt::LAPIC => exit::LAPIC,
         exit_code::NPF => exit::NPF,
         exit_code::IOIO => exit::IO,
         _ => exit::OTHER,
     }
 }
 
-fn raise_gp(cpu: &mut Cpu) -> Result<(), Dead> {
-    if cpu.raise_gp() { Ok(()) } else { Err(Dead) }
-}
-
-fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) {
     let (leaf, subleaf) = (cpu.os.save.rax as u32, cpu.regs.rcx as u32);
     let answer = cpuid::answer(leaf, subleaf, processor.cpuid(leaf, subleaf), cpu.os.save.cr4);
     cpu.os.save.rax = answer.eax.into();
     (cpu.regs.rbx, cpu.regs.rcx, cpu.regs.rdx) = (answer.ebx.into(), answer.ecx.into(), answer.edx.into());
     cpu.skip(2);
-    Ok(())
 }
 
-fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead> {
+fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
     let number = cpu.regs.rcx as u32;
     let guest = msr::Guest {
         efer: cpu.os.save.efer,
@@ -141,7 +112,7 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
         apic_base: cpu.features.apic_base,
     };
     if cpu.os.control.exit_info_1 & 1 == 0 {
-        let ReadAnswer::Value(value) = msr::read(number, &guest) else { return raise_gp(cpu) };
+        let Some(value) = msr::read(number, &guest) else { return cpu.raise_gp() };
         cpu.os.save.rax = value & 0xffff_ffff;
         cpu.regs.rdx = value >> 32;
         cpu.skip(2);
@@ -150,7 +121,7 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
     let value = cpu.regs.rdx << 32 | cpu.os.save.rax & 0xffff_ffff;
     match msr::write(number, value, &guest) {
         WriteAnswer::Drop => {}
-        WriteAnswer::Fault => return raise_gp(cpu),
+        WriteAnswer::Fault => return cpu.raise_gp(),
         WriteAnswer::Efer(value) => {
             // A change of paging modes by the hypervisor leaves the guest's translations stale (APM vol. 2, 15.16).
             cpu.os.save.efer = value;
@@ -158,7 +129,7 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
         }
         WriteAnswer::Profile if !profiling::begins(number, value) => {
             if !processor.write_msr(number, value) {
-                return raise_gp(cpu);
+                return cpu.raise_gp();
             }
         }
         WriteAnswer::Profile => {
@@ -173,11 +144,11 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Result<(), Dead>
     Ok(())
 }
 
-/// An access to a guarded port. False: it resets the machine.
-fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> {
+/// An access to a guarded port.
+fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Next {
     let access = Access::new(cpu.os.control.exit_info_1);
     if !access.is_plain() {
-        return raise_gp(cpu).map(|()| true);
+        return cpu.raise_gp();
     }
     let (port, size, rax) = (access.port, access.size, cpu.os.save.rax);
     let ports = processor.ports();
@@ -194,32 +165,28 @@ fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Result<bool, Dead> 
         match cpu.keyboard.write(port, rax as u8) {
             Write::Byte(value) => ports.write(port, 1, value.into()),
             Write::Drop => {}
-            Write::Reset => return Ok(false),
+            Write::Reset => return Err("the guest resets the machine"),
         }
     }
     // For port accesses the exit names the next instruction (EXITINFO2), whatever the processor.
     cpu.os.go_on_at(cpu.os.control.exit_info_2);
-    Ok(true)
-}
-
-fn in_page(page: Hpa, gpa: u64) -> bool {
-    gpa & !(PAGE_SIZE - 1) == page.0
+    Ok(())
 }
 
 /// The OS wrote to a page that is read-only in its nested tables, or to an address that does not exist.
-fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Result<(), Dead> {
+fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor) -> Next {
     /// In EXITINFO1: a write; and an access to the guest's own page tables (APM vol. 2, 15.25.6).
     const WRITE: u64 = 1 << 1;
     const TABLE_WALK: u64 = 1 << 33;
     let info = cpu.os.control.exit_info_1;
     let gpa = cpu.os.control.exit_info_2;
-    let watched = in_page(npt::LAPIC, gpa) || in_page(npt::IO_APIC, gpa) || hv.is_config_space(gpa);
+    let watched = [npt::LAPIC, npt::IO_APIC].contains(&Hpa(gpa).page()) || hv.is_config_space(gpa);
     if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
-        return raise_gp(cpu);
+        return cpu.raise_gp();
     }
     match watched_write(hv, cpu, processor, gpa) {
         Some(()) => Ok(()),
-        None => raise_gp(cpu),
+        None => cpu.raise_gp(),
     }
 }
 
@@ -231,71 +198,47 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
     let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
     let caller = cpu.caller(hv.pals.mem, &hv.pals.ram, 0)?;
     let mut bytes = [0; lapic::MAX_INSTRUCTION];
-    let fetched = caller.memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
-    let store = lapic::decode(bytes.get(..fetched)?, code).ok()?;
+    let fetched = caller.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
+    let store = lapic::decode(bytes.get(..fetched)?, code)?;
     let value = match store.source {
-        Source::Register(number) => register(cpu, number) as u32,
+        Source::Register(number) => *register(cpu, number) as u32,
         Source::Immediate(value) => value,
     };
     if hv.is_config_space(gpa) {
-        cpu.skip(store.len.into());
+        cpu.skip(store.len as u64);
         return Some(());
     }
     if store.size != 4 {
         return None;
     }
     let offset = gpa as u32 % PAGE_SIZE as u32;
-    let local = in_page(npt::LAPIC, gpa);
+    let local = Hpa(gpa).page() == npt::LAPIC;
     if store.exchange
         && let Source::Register(number) = store.source
     {
-        let aligned = offset & !0xf;
-        let old = if local { processor.lapic_read(aligned) } else { processor.io_apic_read(aligned) };
-        set_register(cpu, number, old.into());
+        *register(cpu, number) = processor.apic_read(Hpa(gpa & !0xf)).into();
     }
     let verdict = match local {
         true => lapic::filter(offset, value),
-        false if ioapic::passes(offset, value, processor.io_apic_read(0)) => Verdict::Pass,
+        false if ioapic::passes(offset, value, processor.apic_read(npt::IO_APIC)) => Verdict::Pass,
         false => Verdict::RefuseIpi,
     };
     match verdict {
-        Verdict::Pass if local => processor.lapic_write(offset, value),
-        Verdict::Pass => processor.io_apic_write(offset, value),
+        Verdict::Pass => processor.apic_write(Hpa(gpa), value),
         Verdict::Drop => {}
         Verdict::RefuseIpi => {
             log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
             hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
         }
     }
-    cpu.skip(store.len.into());
+    cpu.skip(store.len as u64);
     Some(())
 }
 
-fn register(cpu: &Cpu, number: u8) -> u64 {
-    let regs = &cpu.regs;
-    match number {
-        0 => cpu.os.save.rax,
-        1 => regs.rcx,
-        2 => regs.rdx,
-        3 => regs.rbx,
-        4 => cpu.os.save.rsp,
-        5 => regs.rbp,
-        6 => regs.rsi,
-        7 => regs.rdi,
-        8 => regs.r8,
-        9 => regs.r9,
-        10 => regs.r10,
-        11 => regs.r11,
-        12 => regs.r12,
-        13 => regs.r13,
-        14 => regs.r14,
-        _ => regs.r15,
-    }
-}
-
-fn set_register(cpu: &mut Cpu, number: u8, value: u64) {
+/// A general register by its number in instructions.
+fn register(cpu: &mut Cpu, number: u8) -> &mut u64 {
     let regs = &mut cpu.regs;
-    *match number {
+    match number {
         0 => &mut cpu.os.save.rax,
         1 => &mut regs.rcx,
         2 => &mut regs.rdx,
@@ -312,5 +255,5 @@ fn set_register(cpu: &mut Cpu, number: u8, value: u64) {
         13 => &mut regs.r13,
         14 => &mut regs.r14,
         _ => &mut regs.r15,
-    } = value;
+    }
 }

@@ -23,7 +23,7 @@ pub struct Gprs {
 impl Gprs {
     /// The arguments of a call as the System V ABI passes them, all else zero.
     pub const fn with_arguments([rdi, rsi, rdx, rcx, r8, r9]: [u64; 6]) -> Self {
-        Self { rdi, rsi, rdx, rcx, r8, r9, ..Self::zeroed() }
+        Self { rdi, rsi, rdx, rcx, r8, r9, rbx: 0, rbp: 0, r10: 0, r11: 0, r12: 0, r13: 0, r14: 0, r15: 0 }
     }
 
     /// These arguments.
@@ -33,22 +33,7 @@ impl Gprs {
 
     /// All zero.
     pub const fn zeroed() -> Self {
-        Self {
-            rbx: 0,
-            rcx: 0,
-            rdx: 0,
-            rsi: 0,
-            rdi: 0,
-            rbp: 0,
-            r8: 0,
-            r9: 0,
-            r10: 0,
-            r11: 0,
-            r12: 0,
-            r13: 0,
-            r14: 0,
-            r15: 0,
-        }
+        Self::with_arguments([0; 6])
     }
 }
 

@@ -15,6 +15,7 @@
 
 use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::memory::{DirectMap, RamMap};
+use crate::vmcb::{CR0_PG, CR0_WP, CR4_LA57, CR4_PKE, EFER_LMA, EFER_NXE};
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,28 +61,13 @@ pub mod error {
     pub const KEY: u32 = 1 << 5;
 }
 
-/// Bits of table entries (APM vol. 2, 5.4).
+/// Bits of table entries (APM vol. 2, 5.4). `PAGE` is in a PDE or PDPTE: it maps a page.
 mod entry {
-    pub const PRESENT: u64 = 1 << 0;
-    pub const WRITABLE: u64 = 1 << 1;
-    pub const USER: u64 = 1 << 2;
-    pub const DIRTY: u64 = 1 << 6;
-    /// In a PDE or PDPTE: maps a page.
-    pub const PAGE: u64 = 1 << 7;
+    pub use crate::tables::{ADDRESS, DIRTY, LARGE as PAGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
     /// Reserved in a PML5E, PML4E and a PDPTE that points to a table.
     pub const GLOBAL: u64 = 1 << 8;
-    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
     pub const KEY_SHIFT: u32 = 59;
-    pub const NO_EXECUTE: u64 = 1 << 63;
 }
-
-/// CR0.WP, CR0.PG, CR4.LA57, CR4.PKE, EFER.LMA, EFER.NXE (APM vol. 2, 3.1).
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_LA57: u64 = 1 << 12;
-const CR4_PKE: u64 = 1 << 22;
-const EFER_LMA: u64 = 1 << 10;
-const EFER_NXE: u64 = 1 << 11;
 
 /// An address space of the guest: the registers that select it, as they were at the exit. The default stands for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,34 +193,15 @@ impl<'a> GuestMemory<'a> {
         })
     }
 
-    /// Whether all of this user memory could be read now.
-    pub fn check_readable(&self, from: Gva, len: u64) -> Result<(), Fault> {
-        self.each_page(from, len, Access::Read, |_, _, _| ())
-    }
-
     /// Whether all of this user memory could be written now.
     pub fn check_writable(&self, to: Gva, len: u64) -> Result<(), Fault> {
         self.each_page(to, len, Access::Write, |_, _, _| ())
     }
 
-    /// Copies user memory into bytes `offset..offset + len` of the memory that `frames` make up. The caller has made sure
-    /// that they fit.
-    pub fn copy_in(&self, from: Gva, frames: &[Hpa], offset: u64, len: u64) -> Result<(), Fault> {
-        self.each_page(from, len, Access::Read, |at, done, piece| {
-            each_frame(frames, offset + done, piece, |frame, skip, bytes| {
-                self.mem.copy(at + skip, frame, bytes)
-            });
-        })
-    }
-
-    /// Copies bytes `offset..offset + len` of the memory that `frames` make up to user memory. A fault in the middle leaves
-    /// what was written before it. The caller has made sure that they are that long.
-    pub fn copy_out(&self, frames: &[Hpa], offset: u64, to: Gva, len: u64) -> Result<(), Fault> {
-        self.each_page(to, len, Access::Write, |at, done, piece| {
-            each_frame(frames, offset + done, piece, |frame, skip, bytes| {
-                self.mem.copy(frame, at + skip, bytes)
-            });
-        })
+    /// Copies user memory to physical memory. The caller has made sure that it is nobody else's. A fault in the middle leaves what was
+    /// copied before it.
+    pub fn copy_in(&self, from: Gva, to: Hpa, len: u64) -> Result<(), Fault> {
+        self.each_page(from, len, Access::Read, |at, done, piece| self.mem.copy(at, to + done, piece))
     }
 
     /// Reads the instruction at a linear address, as far as it can be fetched; only a fault at its first byte is an error.
@@ -394,17 +361,6 @@ impl<'a> GuestMemory<'a> {
         };
         let no_execute = if self.space.no_execute() { 0 } else { entry::NO_EXECUTE };
         self.space.reserved() | no_execute | by_level
-    }
-}
-
-/// Calls `f` with the address, the bytes already done and the length of each frame's part of `offset..offset + len`.
-fn each_frame(frames: &[Hpa], offset: u64, len: u64, mut f: impl FnMut(Hpa, u64, u64)) {
-    let mut done = 0;
-    while done < len {
-        let at = offset + done;
-        let piece = (PAGE_SIZE - at % PAGE_SIZE).min(len - done);
-        f(frames[(at / PAGE_SIZE) as usize] + at % PAGE_SIZE, done, piece);
-        done += piece;
     }
 }
 
@@ -721,35 +677,24 @@ mod tests {
         let at_third = |error_code| Err(Fault::Page { gva: GVA + 0x2000, error_code });
         assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1101), at_third(0b111));
         assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1100), Ok(()));
-        assert_eq!(guest.view().check_readable(GVA + 0xf00, 0x2100), Ok(()));
+        assert_eq!(guest.view().read(GVA + 0xf00, &mut [0; 0x2100]), Ok(()));
         assert_eq!(
-            guest.view().check_readable(GVA + 0xf00, 0x2101),
+            guest.view().read(GVA + 0xf00, &mut [0; 0x2101]),
             Err(Fault::Page { gva: GVA + 0x3000, error_code: 0b100 })
         );
     }
 
     #[test]
-    fn frames_in_and_out() {
+    fn into_the_reserve() {
         let mut guest = Guest::new();
         guest.set(GVA, 1, 0x7000 | PWUD).set(GVA + PAGE_SIZE, 1, 0x3000 | PWUD);
         let text: Vec<u8> = (0..6000u32).map(|n| (n * 7 + n / 256) as u8).collect();
         guest.view().write(GVA + 0x800, &text).unwrap();
-        let frames = [Hpa(RESERVE.0 + 0x5000), Hpa(RESERVE.0), Hpa(RESERVE.0 + 0x2000)];
-        guest.view().copy_in(GVA + 0x800, &frames, 0xf80, 6000).unwrap();
-        let map = guest.memory.map();
+        guest.view().copy_in(GVA + 0x800, Hpa(RESERVE.0 + 0xf80), 6000).unwrap();
         let mut all = vec![0; 3 * 4096];
-        for (frame, bytes) in frames.iter().zip(all.chunks_mut(4096)) {
-            map.copy_from(*frame, bytes);
-        }
+        guest.memory.map().copy_from(Hpa(RESERVE.0), &mut all);
         assert_eq!(all[0xf80..0xf80 + 6000], text);
         assert!(all[..0xf80].iter().chain(&all[0xf80 + 6000..]).all(|byte| *byte == 0));
-
-        guest.view().write(GVA, &[0; 0x2000]).unwrap();
-        guest.view().copy_out(&frames, 0xf80, GVA + 0x123, 6000).unwrap();
-        let mut back = vec![0; 0x2000];
-        guest.view().read(GVA, &mut back).unwrap();
-        assert_eq!(back[0x123..0x123 + 6000], text);
-        assert!(back[..0x123].iter().chain(&back[0x123 + 6000..]).all(|byte| *byte == 0));
     }
 
     #[test]
@@ -760,11 +705,12 @@ mod tests {
         assert_eq!(guest.view().check_writable(last, PAGE_SIZE), Ok(()));
         let end = Err(Fault::BadAddress { gva: Gva(1 << 47) });
         assert_eq!(guest.view().check_writable(last, PAGE_SIZE + 1), end);
-        assert_eq!(guest.view().check_readable(last, u64::MAX), end);
-        assert_eq!(guest.view().copy_in(last, &[Hpa(0x6000)], 0, u64::MAX), end);
+        assert_eq!(guest.view().check_writable(last, u64::MAX), end);
+        assert_eq!(guest.view().read(last, &mut [0; PAGE_SIZE as usize + 1]), end);
+        assert_eq!(guest.view().copy_in(last, Hpa(0x6000), u64::MAX), end);
         let top = Gva(u64::MAX);
-        assert_eq!(guest.view().check_readable(top, 2), Err(Fault::BadAddress { gva: top }));
-        assert_eq!(guest.view().check_readable(top, 0), Ok(()), "nothing is asked for");
+        assert_eq!(guest.view().read(top, &mut [0; 2]), Err(Fault::BadAddress { gva: top }));
+        assert_eq!(guest.view().read(top, &mut []), Ok(()), "nothing is asked for");
     }
 
     #[test]
@@ -826,7 +772,7 @@ mod tests {
             let guest = Guest::new();
             let space = Space::new(CR0_PG, root, 0, EFER_LMA, 0, 40).unwrap();
             let view = GuestMemory::new(guest.memory.map(), &guest.ram, space);
-            assert_eq!(view.check_readable(GVA, 1), Err(Fault::BadAddress { gva: GVA }));
+            assert_eq!(view.read(GVA, &mut [0]), Err(Fault::BadAddress { gva: GVA }));
         }
     }
 

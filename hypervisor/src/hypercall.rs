@@ -1,9 +1,9 @@
 //! VMMCALL of the guest: who may call, which call it is, and how its outcome reaches the guest's registers.
 
 use crate::addr::Gva;
-use crate::caller::Caller;
 use crate::cpu::Cpu;
 use crate::gprs::Gprs;
+use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::pal::{Hardware, Outcome, fault_outcome};
 use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
@@ -32,7 +32,7 @@ fn may_call(cpu: &Cpu) -> bool {
         && save.rflags & RFLAGS_IF != 0
 }
 
-fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &Caller) -> Outcome {
+fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &GuestMemory) -> Outcome {
     let rax = cpu.os.save.rax;
     let regs = &cpu.regs;
     let handle = Handle { low: regs.r10, high: regs.r11 };
@@ -52,7 +52,7 @@ fn dispatch_others(
     hv: &Hypervisor,
     cpu: &Cpu,
     hardware: &mut impl Hardware,
-    caller: &Caller,
+    caller: &GuestMemory,
     handle: Handle,
 ) -> Outcome {
     let regs = &cpu.regs;
@@ -74,7 +74,7 @@ fn dispatch_others(
 }
 
 /// Writes a blob to be saved, if there is one, whole.
-fn give_blob(caller: &Caller, blob: &[u8], regs: &Gprs) -> Outcome {
+fn give_blob(caller: &GuestMemory, blob: &[u8], regs: &Gprs) -> Outcome {
     match blob {
         [] => Outcome::status(Status::Unsupported),
         blob if regs.rsi < blob.len() as u64 => Outcome::status(Status::TooLarge),
@@ -83,12 +83,10 @@ fn give_blob(caller: &Caller, blob: &[u8], regs: &Gprs) -> Outcome {
 }
 
 /// Writes as much of a structure as the caller has room for.
-fn give(caller: &Caller, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
+fn give(caller: &GuestMemory, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
     let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-    let written = caller
-        .memory
-        .check_writable(buffer, bytes.len() as u64)
-        .and_then(|()| caller.memory.write(buffer, bytes));
+    let written =
+        caller.check_writable(buffer, bytes.len() as u64).and_then(|()| caller.write(buffer, bytes));
     match written {
         Ok(()) => Outcome::Done(bytes.len() as u64, Status::Ok),
         Err(fault) => fault_outcome(fault, None),

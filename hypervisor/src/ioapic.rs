@@ -4,6 +4,8 @@
 //! Only the I/O APIC at its usual address is watched, and only stores of the processor: interrupt messages of devices are another
 //! matter (they need an IOMMU).
 
+use crate::lapic::{MASKED, message::*};
+
 /// Registers in its page (82093AA data sheet, 3.1; the EOI register of later ones).
 mod register {
     pub const SELECT: u32 = 0x00;
@@ -13,12 +15,6 @@ mod register {
 
 /// The first redirection entry behind the window: two registers each, the low one with the message type (3.2.4).
 const FIRST_ENTRY: u32 = 0x10;
-const MASKED: u32 = 1 << 16;
-const MASK: u32 = 7 << 8;
-const FIXED: u32 = 0;
-const LOWEST_PRIORITY: u32 = 1 << 8;
-const NMI: u32 = 4 << 8;
-const EXTERNAL: u32 = 7 << 8;
 
 /// Whether a write of 32 bits at this offset is done. `selected` is what the select register holds now.
 pub fn passes(offset: u32, value: u32, selected: u32) -> bool {
@@ -26,7 +22,7 @@ pub fn passes(offset: u32, value: u32, selected: u32) -> bool {
         register::SELECT | register::END_OF_INTERRUPT => true,
         register::WINDOW => {
             let low_half = selected & 0xff >= FIRST_ENTRY && selected & 1 == 0;
-            let harmless = matches!(value & MASK, FIXED | LOWEST_PRIORITY | NMI | EXTERNAL);
+            let harmless = matches!(value >> 8 & 7, FIXED | LOWEST_PRIORITY | NMI | EXTERNAL);
             !low_half || harmless || value & MASKED != 0
         }
         _ => false,

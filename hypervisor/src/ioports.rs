@@ -89,7 +89,7 @@ pub enum Write {
 }
 
 /// What the keyboard controller expects next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Keyboard {
     output_port_follows: bool,
 }
@@ -124,12 +124,6 @@ impl Keyboard {
             SYSTEM_CONTROL => Write::Byte(value | A20),
             _ => Write::Drop,
         }
-    }
-}
-
-impl Default for Keyboard {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -5,7 +5,6 @@
 
 pub mod addr;
 pub mod asid;
-pub mod caller;
 pub mod check;
 pub mod cpu;
 pub mod cpuid;

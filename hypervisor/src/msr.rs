@@ -9,50 +9,30 @@
 //! A write that Linux does at boot is dropped rather than refused; refused is what no OS has a reason to write.
 
 use crate::cpuid::Registers;
+use crate::vmcb::{EFER_LMA, EFER_LME, EFER_SVME};
+use core::ops::RangeInclusive;
 
-/// What RDMSR does.
+/// What the guest has of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnRead {
-    /// Reads the processor's register, without an exit.
-    Pass,
-    /// Raises #GP.
-    Fault,
-    /// Reads what [`read`] says.
-    Shadow,
-}
-
-/// What WRMSR does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnWrite {
-    /// Writes the processor's register, without an exit.
-    Pass,
-    /// Nothing.
+pub enum Guard {
+    /// All of it, without an exit.
+    Own,
+    /// It is read; a write does nothing.
     Drop,
-    /// Raises #GP.
-    Fault,
-    /// What [`write`] says.
+    /// It is read; a write raises #GP.
+    ReadOnly,
+    /// Nothing: #GP.
+    Hidden,
+    /// It is read; a write does what [`write`] says.
+    Judged,
+    /// What [`read`] and [`write`] say.
     Shadow,
-    /// Writes the processor's register; exits until something is profiled ([`crate::profiling`]).
+    /// All of it; writes exit until something is profiled ([`crate::profiling`]).
     Profile,
 }
 
-/// What happens to a range of registers.
-pub struct Rule {
-    /// First register.
-    pub first: u32,
-    /// Last register.
-    pub last: u32,
-    /// RDMSR.
-    pub on_read: OnRead,
-    /// WRMSR.
-    pub on_write: OnWrite,
-    /// Why.
-    pub reason: &'static str,
-}
-
-const fn rule(first: u32, last: u32, on_read: OnRead, on_write: OnWrite, reason: &'static str) -> Rule {
-    Rule { first, last, on_read, on_write, reason }
-}
+/// What happens to a range of registers, and why.
+pub type Rule = (RangeInclusive<u32>, Guard, &'static str);
 
 /// Time stamp counter.
 pub const TSC: u32 = 0x10;
@@ -63,127 +43,60 @@ pub const EFER: u32 = 0xc000_0080;
 
 /// Every register with a rule, ascending (APM vol. 2, appendix A; BKDGs and PPRs for what is not architectural).
 pub static TABLE: [Rule; 52] = {
-    use OnRead as R;
-    use OnWrite as W;
+    use Guard::*;
     [
-        rule(TSC, TSC, R::Pass, W::Shadow, "the hypervisor's own clock: a write goes to the TSC offset"),
-        rule(0x11, 0x12, R::Fault, W::Fault, "an outer KVM would write its clock where the guest says"),
-        rule(APIC_BASE, APIC_BASE, R::Pass, W::Shadow, "address decoding; the mode the ICR trap relies on"),
-        rule(0x3b, 0x3b, R::Pass, W::Drop, "TSC adjust would move the hypervisor's clock"),
-        rule(0x1d9, 0x1d9, R::Pass, W::Profile, "DEBUGCTL: branch records"),
-        rule(0x200, 0x20f, R::Pass, W::Drop, "variable MTRRs: memory types of the reserve"),
-        rule(0x250, 0x250, R::Pass, W::Drop, "fixed MTRR: decoding of low memory (RdMem, WrMem)"),
-        rule(0x258, 0x259, R::Pass, W::Drop, "fixed MTRRs"),
-        rule(0x268, 0x26f, R::Pass, W::Drop, "fixed MTRRs"),
-        rule(0x277, 0x277, R::Pass, W::Pass, "PAT: under nested paging the guest has its own (VMCB G_PAT)"),
-        rule(0x2ff, 0x2ff, R::Pass, W::Drop, "default memory type"),
-        rule(0x800, 0x8ff, R::Fault, W::Fault, "x2APIC: hidden, the launch refuses this mode"),
-        rule(EFER, EFER, R::Shadow, W::Shadow, "SVME must stay set and does not show"),
-        rule(0xc000_0104, 0xc000_0104, R::Fault, W::Fault, "TSC ratio: part of SVM"),
-        rule(0xc000_010e, 0xc000_010f, R::Pass, W::Profile, "branch records, version 2"),
-        rule(
-            0xc000_0300,
-            0xc000_0303,
-            R::Pass,
-            W::Profile,
-            "performance counters: global control and status",
-        ),
-        rule(0xc001_0000, 0xc001_0003, R::Pass, W::Profile, "PERF_CTL of the first four counters"),
-        rule(0xc001_0004, 0xc001_0007, R::Pass, W::Pass, "PERF_CTR of the first four counters"),
-        rule(
-            0xc001_0010,
-            0xc001_0010,
-            R::Pass,
-            W::Drop,
-            "SYSCFG: memory encryption, IORRs, TOP_MEM2, fixed MTRR mode",
-        ),
-        rule(0xc001_0015, 0xc001_0015, R::Pass, W::Drop, "HWCR: SMM lock, INVD, MCi_STATUS writable"),
-        rule(0xc001_0016, 0xc001_0019, R::Pass, W::Fault, "IORRs: decoding of RAM as I/O"),
-        rule(0xc001_001a, 0xc001_001a, R::Pass, W::Fault, "TOP_MEM: border between RAM and I/O"),
-        rule(0xc001_001d, 0xc001_001d, R::Pass, W::Fault, "TOP_MEM2: border between RAM and I/O"),
-        rule(0xc001_001f, 0xc001_001f, R::Pass, W::Drop, "NB_CFG: extended configuration space by port CF8h"),
-        rule(
-            0xc001_0020,
-            0xc001_0020,
-            R::Pass,
-            W::Drop,
-            "microcode: loaded by firmware before the launch, or not at all",
-        ),
-        rule(0xc001_0022, 0xc001_0022, R::Pass, W::Fault, "redirects machine checks to SMIs"),
-        rule(0xc001_0050, 0xc001_0054, R::Pass, W::Fault, "SMI traps on I/O"),
-        rule(
-            0xc001_0055,
-            0xc001_0055,
-            R::Pass,
-            W::Drop,
-            "interrupt pending message: SMIs and I/O cycles when halted",
-        ),
-        rule(0xc001_0056, 0xc001_0056, R::Pass, W::Fault, "SMI trigger: which I/O cycle SMIs become"),
-        rule(0xc001_0058, 0xc001_0058, R::Pass, W::Drop, "MMIO configuration base: address decoding"),
-        rule(0xc001_0062, 0xc001_0062, R::Pass, W::Pass, "P-state control: a choice among the definitions"),
-        rule(
-            0xc001_0064,
-            0xc001_006b,
-            R::Pass,
-            W::Fault,
-            "P-state definitions: a voltage too low makes S compute wrongly",
-        ),
-        rule(0xc001_0070, 0xc001_0070, R::Pass, W::Fault, "COFVID control: voltage and frequency"),
-        rule(0xc001_0073, 0xc001_0073, R::Pass, W::Fault, "C-state base: decoding of I/O ports"),
-        rule(
-            0xc001_0111,
-            0xc001_0113,
-            R::Pass,
-            W::Fault,
-            "SMBASE, SMM address and mask: where SMM's memory is",
-        ),
-        rule(0xc001_0114, 0xc001_0114, R::Fault, W::Fault, "VM_CR: SVM lock, INIT redirection, A20 mask"),
-        rule(0xc001_0115, 0xc001_0115, R::Fault, W::Fault, "IGNNE"),
-        rule(0xc001_0116, 0xc001_0116, R::Fault, W::Fault, "SMM control: enters SMM's state outside SMM"),
-        rule(
-            0xc001_0117,
-            0xc001_0117,
-            R::Fault,
-            W::Fault,
-            "VM_HSAVE_PA: where #VMEXIT takes the host's state from",
-        ),
-        rule(0xc001_0118, 0xc001_0119, R::Fault, W::Fault, "keys of the SVM lock and of the SMM lock"),
-        rule(0xc001_011b, 0xc001_011b, R::Fault, W::Fault, "AVIC doorbell: part of SVM"),
-        rule(0xc001_011e, 0xc001_011e, R::Fault, W::Fault, "VM page flush: part of SEV"),
-        rule(
-            0xc001_0130,
-            0xc001_013f,
-            R::Fault,
-            W::Fault,
-            "GHCB, SEV status, RMP: parts of SEV, which is hidden",
-        ),
-        rule(0xc001_0200, 0xc001_020b, R::Pass, W::Profile, "PERF_CTL and PERF_CTR of all six counters"),
-        rule(
-            0xc001_0230,
-            0xc001_024f,
-            R::Pass,
-            W::Pass,
-            "counters of L3 and fabric: shared by several processors, in reach of each of them",
-        ),
-        rule(0xc001_02b0, 0xc001_02b4, R::Pass, W::Pass, "CPPC: performance requests"),
-        rule(0xc001_0300, 0xc001_031f, R::Pass, W::Pass, "branch records themselves"),
-        rule(
-            0xc001_1002,
-            0xc001_1005,
-            R::Pass,
-            W::Drop,
-            "override what CPUID says, for the hypervisor as well",
-        ),
-        rule(0xc001_1019, 0xc001_101b, R::Pass, W::Pass, "address masks of debug registers: S uses none"),
-        rule(
-            0xc001_1020,
-            0xc001_1026,
-            R::Pass,
-            W::Drop,
-            "configuration of load, store, decode and caches: firmware's, and the launch's for what matters (platform.rs)",
-        ),
-        rule(0xc001_1027, 0xc001_1027, R::Pass, W::Pass, "address mask of debug register 0"),
-        rule(0xc001_1030, 0xc001_103d, R::Pass, W::Profile, "instruction-based sampling"),
+        (TSC..=TSC, Judged, "the hypervisor's own clock: a write goes to the TSC offset"),
+        (0x11..=0x12, Hidden, "an outer KVM would write its clock where the guest says"),
+        (APIC_BASE..=APIC_BASE, Judged, "address decoding; the mode the ICR trap relies on"),
+        (0x3b..=0x3b, Drop, "TSC adjust would move the hypervisor's clock"),
+        (0x1d9..=0x1d9, Profile, "DEBUGCTL: branch records"),
+        (0x200..=0x20f, Drop, "variable MTRRs: memory types of the reserve"),
+        (0x250..=0x250, Drop, "fixed MTRR: decoding of low memory (RdMem, WrMem)"),
+        (0x258..=0x259, Drop, "fixed MTRRs"),
+        (0x268..=0x26f, Drop, "fixed MTRRs"),
+        (0x277..=0x277, Own, "PAT: under nested paging the guest has its own (VMCB G_PAT)"),
+        (0x2ff..=0x2ff, Drop, "default memory type"),
+        (0x800..=0x8ff, Hidden, "x2APIC: hidden, the launch refuses this mode"),
+        (EFER..=EFER, Shadow, "SVME must stay set and does not show"),
+        (0xc000_0104..=0xc000_0104, Hidden, "TSC ratio: part of SVM"),
+        (0xc000_010e..=0xc000_010f, Profile, "branch records, version 2"),
+        (0xc000_0300..=0xc000_0303, Profile, "performance counters: global control and status"),
+        (0xc001_0000..=0xc001_0003, Profile, "PERF_CTL of the first four counters"),
+        (0xc001_0004..=0xc001_0007, Own, "PERF_CTR of the first four counters"),
+        (0xc001_0010..=0xc001_0010, Drop, "SYSCFG: memory encryption, IORRs, TOP_MEM2, fixed MTRR mode"),
+        (0xc001_0015..=0xc001_0015, Drop, "HWCR: SMM lock, INVD, MCi_STATUS writable"),
+        (0xc001_0016..=0xc001_0019, ReadOnly, "IORRs: decoding of RAM as I/O"),
+        (0xc001_001a..=0xc001_001a, ReadOnly, "TOP_MEM: border between RAM and I/O"),
+        (0xc001_001d..=0xc001_001d, ReadOnly, "TOP_MEM2: border between RAM and I/O"),
+        (0xc001_001f..=0xc001_001f, Drop, "NB_CFG: extended configuration space by port CF8h"),
+        (0xc001_0020..=0xc001_0020, Drop, "microcode: loaded by firmware before the launch, or not at all"),
+        (0xc001_0022..=0xc001_0022, ReadOnly, "redirects machine checks to SMIs"),
+        (0xc001_0050..=0xc001_0054, ReadOnly, "SMI traps on I/O"),
+        (0xc001_0055..=0xc001_0055, Drop, "interrupt pending message: SMIs and I/O cycles when halted"),
+        (0xc001_0056..=0xc001_0056, ReadOnly, "SMI trigger: which I/O cycle SMIs become"),
+        (0xc001_0058..=0xc001_0058, Drop, "MMIO configuration base: address decoding"),
+        (0xc001_0062..=0xc001_0062, Own, "P-state control: a choice among the definitions"),
+        (0xc001_0064..=0xc001_006b, ReadOnly, "P-state definitions: at too low a voltage S computes wrongly"),
+        (0xc001_0070..=0xc001_0070, ReadOnly, "COFVID control: voltage and frequency"),
+        (0xc001_0073..=0xc001_0073, ReadOnly, "C-state base: decoding of I/O ports"),
+        (0xc001_0111..=0xc001_0113, ReadOnly, "SMBASE, SMM address and mask: where SMM's memory is"),
+        (0xc001_0114..=0xc001_0114, Hidden, "VM_CR: SVM lock, INIT redirection, A20 mask"),
+        (0xc001_0115..=0xc001_0115, Hidden, "IGNNE"),
+        (0xc001_0116..=0xc001_0116, Hidden, "SMM control: enters SMM's state outside SMM"),
+        (0xc001_0117..=0xc001_0117, Hidden, "VM_HSAVE_PA: where #VMEXIT takes the host's state from"),
+        (0xc001_0118..=0xc001_0119, Hidden, "keys of the SVM lock and of the SMM lock"),
+        (0xc001_011b..=0xc001_011b, Hidden, "AVIC doorbell: part of SVM"),
+        (0xc001_011e..=0xc001_011e, Hidden, "VM page flush: part of SEV"),
+        (0xc001_0130..=0xc001_013f, Hidden, "GHCB, SEV status, RMP: parts of SEV, which is hidden"),
+        (0xc001_0200..=0xc001_020b, Profile, "PERF_CTL and PERF_CTR of all six counters"),
+        (0xc001_0230..=0xc001_024f, Own, "counters of L3 and fabric: several processors share them"),
+        (0xc001_02b0..=0xc001_02b4, Own, "CPPC: performance requests"),
+        (0xc001_0300..=0xc001_031f, Own, "branch records themselves"),
+        (0xc001_1002..=0xc001_1005, Drop, "override what CPUID says, for the hypervisor as well"),
+        (0xc001_1019..=0xc001_101b, Own, "address masks of debug registers: S uses none"),
+        (0xc001_1020..=0xc001_1026, Drop, "load, store, decode, caches: set by firmware, or by platform.rs"),
+        (0xc001_1027..=0xc001_1027, Own, "address mask of debug register 0"),
+        (0xc001_1030..=0xc001_103d, Profile, "instruction-based sampling"),
     ]
 };
 
@@ -211,9 +124,9 @@ const fn position(msr: u32) -> Option<(usize, u32)> {
 const _: () = {
     let mut index = 0;
     while index < TABLE.len() {
-        let rule = &TABLE[index];
-        assert!(rule.first <= rule.last && position(rule.first).is_some() && position(rule.last).is_some());
-        assert!(index == 0 || TABLE[index - 1].last < rule.first);
+        let (first, last) = (*TABLE[index].0.start(), *TABLE[index].0.end());
+        assert!(first <= last && position(first).is_some() && position(last).is_some());
+        assert!(index == 0 || *TABLE[index - 1].0.end() < first);
         index += 1;
     }
 };
@@ -224,14 +137,11 @@ pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
     ranges.fill(0);
     unused.fill(0xff);
     ranges[2 * RANGE_BYTES..].fill(WRITES);
-    for rule in &TABLE {
-        let written = match rule.on_write {
-            OnWrite::Pass => false,
-            OnWrite::Profile => !profiles,
-            OnWrite::Drop | OnWrite::Fault | OnWrite::Shadow => true,
-        };
-        let bits = u8::from(rule.on_read != OnRead::Pass) | u8::from(written) << 1;
-        for (byte, shift) in (rule.first..=rule.last).filter_map(position) {
+    for (registers, guard, _) in &TABLE {
+        let read = matches!(guard, Guard::Hidden | Guard::Shadow);
+        let written = *guard != Guard::Own && (*guard != Guard::Profile || !profiles);
+        let bits = u8::from(read) | u8::from(written) << 1;
+        for (byte, shift) in registers.clone().filter_map(position) {
             ranges[byte] = ranges[byte] & !(3 << shift) | bits << shift;
         }
     }
@@ -240,43 +150,27 @@ pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
 /// The write bits of four registers.
 const WRITES: u8 = 0b1010_1010;
 
-fn rule_of(msr: u32) -> Option<&'static Rule> {
-    TABLE.iter().find(|rule| (rule.first..=rule.last).contains(&msr))
+fn guard_of(msr: u32) -> Option<Guard> {
+    TABLE.iter().find(|(registers, ..)| registers.contains(&msr)).map(|(_, guard, _)| *guard)
 }
 
-/// Bits of EFER (APM vol. 2, 3.1.7).
-mod efer {
-    pub const SYSCALL: u64 = 1 << 0;
-    pub const LONG_MODE: u64 = 1 << 8;
-    pub const LONG_MODE_ACTIVE: u64 = 1 << 10;
-    pub const NO_EXECUTE: u64 = 1 << 11;
-    pub const SVM: u64 = 1 << 12;
-    pub const FAST_FXSAVE: u64 = 1 << 14;
-    pub const TRANSLATION_CACHE: u64 = 1 << 15;
-    pub const MCOMMIT: u64 = 1 << 17;
-    pub const INTERRUPTIBLE_WBINVD: u64 = 1 << 18;
-    pub const UPPER_ADDRESS_IGNORE: u64 = 1 << 20;
-    pub const AUTOMATIC_IBRS: u64 = 1 << 21;
-}
-
-/// The bits of EFER that a guest may set on this processor, by CPUID leaves 8000_0001, 8000_0008 and 8000_0021 (zero, where there
-/// is none). LMSLE is not among them: no leaf says that it is there.
+/// The bits of EFER (APM vol. 2, 3.1.7) that a guest may set on this processor, by CPUID leaves 8000_0001, 8000_0008 and 8000_0021
+/// (zero, where there is none). LMSLE is not among them: no leaf says that it is there.
 pub fn writable_efer(features: Registers, sizes: Registers, more: Registers) -> u64 {
-    let (ecx, edx, ebx_8, eax_21) = (features.ecx, features.edx, sizes.ebx, more.eax);
+    // The leaf's bit, EFER's bit.
     [
-        (edx >> 11, efer::SYSCALL),
-        (edx >> 29, efer::LONG_MODE),
-        (edx >> 20, efer::NO_EXECUTE),
-        (edx >> 25, efer::FAST_FXSAVE),
-        (ecx >> 17, efer::TRANSLATION_CACHE),
-        (ebx_8 >> 8, efer::MCOMMIT),
-        (ebx_8 >> 13, efer::INTERRUPTIBLE_WBINVD),
-        (eax_21 >> 7, efer::UPPER_ADDRESS_IGNORE),
-        (eax_21 >> 8, efer::AUTOMATIC_IBRS),
+        (features.edx >> 11, 0),  // SCE: SYSCALL
+        (features.edx >> 29, 8),  // LME: long mode
+        (features.edx >> 20, 11), // NXE: no-execute pages
+        (features.edx >> 25, 14), // FFXSR: fast FXSAVE
+        (features.ecx >> 17, 15), // TCE: translation cache extension
+        (sizes.ebx >> 8, 17),     // MCOMMIT
+        (sizes.ebx >> 13, 18),    // INTWB: interruptible WBINVD
+        (more.eax >> 7, 20),      // UAIE: upper address ignore
+        (more.eax >> 8, 21),      // AIBRSE: automatic IBRS
     ]
     .iter()
-    .filter(|(there, _)| there & 1 != 0)
-    .fold(0, |writable, (_, bit)| writable | bit)
+    .fold(0, |writable, (there, bit)| writable | u64::from(there & 1) << bit)
 }
 
 /// The registers that the answers depend on.
@@ -290,15 +184,6 @@ pub struct Guest {
     pub paging: bool,
     /// APIC_BASE of the processor.
     pub apic_base: u64,
-}
-
-/// What to do about RDMSR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadAnswer {
-    /// EDX:EAX receive this.
-    Value(u64),
-    /// #GP.
-    Fault,
 }
 
 /// What to do about WRMSR.
@@ -316,22 +201,19 @@ pub enum WriteAnswer {
     Profile,
 }
 
-/// Answers an exit for RDMSR.
-pub fn read(msr: u32, guest: &Guest) -> ReadAnswer {
-    match (msr, rule_of(msr).map(|rule| rule.on_read)) {
-        (EFER, Some(OnRead::Shadow)) => ReadAnswer::Value(guest.efer & !efer::SVM),
-        _ => ReadAnswer::Fault,
-    }
+/// Answers an exit for RDMSR: the value, or None for #GP.
+pub fn read(msr: u32, guest: &Guest) -> Option<u64> {
+    (msr == EFER).then_some(guest.efer & !EFER_SVME)
 }
 
 /// Answers an exit for WRMSR.
 pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
-    match (msr, rule_of(msr).map(|rule| rule.on_write)) {
-        (_, Some(OnWrite::Drop)) => WriteAnswer::Drop,
-        (_, Some(OnWrite::Profile)) => WriteAnswer::Profile,
-        (TSC, Some(OnWrite::Shadow)) => WriteAnswer::Tsc(value),
-        (EFER, Some(OnWrite::Shadow)) => write_efer(value, guest),
-        (APIC_BASE, Some(OnWrite::Shadow)) if value == guest.apic_base => WriteAnswer::Drop,
+    match (msr, guard_of(msr)) {
+        (_, Some(Guard::Drop)) => WriteAnswer::Drop,
+        (_, Some(Guard::Profile)) => WriteAnswer::Profile,
+        (TSC, Some(Guard::Judged)) => WriteAnswer::Tsc(value),
+        (APIC_BASE, Some(Guard::Judged)) if value == guest.apic_base => WriteAnswer::Drop,
+        (EFER, Some(Guard::Shadow)) => write_efer(value, guest),
         (_, None) if msr.wrapping_sub(RANGES[2]) < RANGE_REGISTERS => WriteAnswer::Drop,
         _ => WriteAnswer::Fault,
     }
@@ -339,12 +221,12 @@ pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
 
 /// As on a processor without SVM. LMA is the processor's: what is written there is ignored.
 fn write_efer(value: u64, guest: &Guest) -> WriteAnswer {
-    let value = value & !efer::LONG_MODE_ACTIVE;
-    let long_mode_changes = (value ^ guest.efer) & efer::LONG_MODE != 0;
+    let value = value & !EFER_LMA;
+    let long_mode_changes = (value ^ guest.efer) & EFER_LME != 0;
     if value & !guest.writable_efer != 0 || (guest.paging && long_mode_changes) {
         return WriteAnswer::Fault;
     }
-    WriteAnswer::Efer(value | (guest.efer & efer::LONG_MODE_ACTIVE) | efer::SVM)
+    WriteAnswer::Efer(value | (guest.efer & EFER_LMA) | EFER_SVME)
 }
 
 #[cfg(test)]
@@ -384,9 +266,9 @@ pub(crate) mod tests {
         for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
             let expected = TABLE
                 .iter()
-                .find(|rule| rule.first <= msr && msr <= rule.last)
-                .map_or((false, msr >= 0xc001_0000), |rule| {
-                    (rule.on_read != OnRead::Pass, rule.on_write != OnWrite::Pass)
+                .find(|(registers, ..)| registers.contains(&msr))
+                .map_or((false, msr >= 0xc001_0000), |(_, guard, _)| {
+                    (matches!(guard, Guard::Hidden | Guard::Shadow), *guard != Guard::Own)
                 });
             assert_eq!(exits(&map, msr), expected, "{msr:#x}");
         }
@@ -486,7 +368,7 @@ pub(crate) mod tests {
             0xc001_011b,
             0xc001_0131,
         ] {
-            assert_eq!(read(msr, &guest()), ReadAnswer::Fault, "{msr:#x}");
+            assert_eq!(read(msr, &guest()), None, "{msr:#x}");
             assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault, "{msr:#x}");
         }
         for msr in [
@@ -504,7 +386,7 @@ pub(crate) mod tests {
         // Outside the map: an outer hypervisor's, SMCA's, and the first beyond each range.
         for msr in [0x4000_0000, 0x4000_00ff, 0x4b56_4d00, 0xc000_2000, 0x2000, 0xc001_2000, u32::MAX] {
             assert_eq!(position(msr), None);
-            assert_eq!(read(msr, &guest()), ReadAnswer::Fault);
+            assert_eq!(read(msr, &guest()), None);
             assert_eq!(write(msr, 0, &guest()), WriteAnswer::Fault);
         }
     }
@@ -519,10 +401,10 @@ pub(crate) mod tests {
                 .contains(&msr)
         };
         for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
-            let rule = rule_of(msr).map(|rule| rule.on_write);
-            assert!(!profiling(msr) || rule == Some(OnWrite::Profile), "{msr:#x}");
+            let guard = guard_of(msr);
+            assert!(!profiling(msr) || guard == Some(Guard::Profile), "{msr:#x}");
             let (read, written) = exits(&before, msr);
-            let expected = (read, written && rule != Some(OnWrite::Profile));
+            let expected = (read, written && guard != Some(Guard::Profile));
             assert_eq!(exits(&map, msr), expected, "{msr:#x}");
         }
         assert_eq!(write(0xc001_1030, 1 << 48, &guest()), WriteAnswer::Profile);
@@ -537,7 +419,7 @@ pub(crate) mod tests {
 
     #[test]
     fn efer() {
-        assert_eq!(read(EFER, &guest()), ReadAnswer::Value(0xd01));
+        assert_eq!(read(EFER, &guest()), Some(0xd01));
         assert_eq!(write(EFER, 0xd01, &guest()), WriteAnswer::Efer(0x1d01));
         assert_eq!(write(EFER, 0x101, &guest()), WriteAnswer::Efer(0x1501), "LMA is the processor's");
         assert_eq!(write(EFER, 0x1d01, &guest()), WriteAnswer::Fault, "SVME");

@@ -10,17 +10,8 @@ pub trait Msrs {
     fn write(&mut self, msr: u32, value: u64);
 }
 
-/// A register that makes something watch, and its bits that do.
-struct Switch {
-    msr: u32,
-    enable: u64,
-    /// A register that switches the same, where the processor has it.
-    unless: Option<u32>,
-}
-
-const fn switch(msr: u32, enable: u64, unless: Option<u32>) -> Switch {
-    Switch { msr, enable, unless }
-}
+/// A register that makes something watch, its bits that do, and a register that switches the same, where the processor has it.
+type Switch = (u32, u64, Option<u32>);
 
 /// PERF_CTL's enable (APM vol. 2, 13.2.1).
 const COUNT: u64 = 1 << 22;
@@ -31,34 +22,34 @@ const ALL: u32 = 0xc000_0301;
 
 /// APM vol. 2, 13.1.1 (DEBUGCTL: LBR, BTF, bus lock trap), 13.2 (counters), 13.3 (IBS), appendix A.
 static TABLE: [Switch; SWITCHES] = [
-    switch(0x1d9, 0b111, None),
+    (0x1d9, 0b111, None),
     // DBG_EXTN_CFG.LBRV2EN.
-    switch(0xc000_010f, 1 << 6, None),
-    switch(ALL, u64::MAX, None),
-    switch(FOUR, COUNT, Some(SIX)),
-    switch(FOUR + 1, COUNT, Some(SIX)),
-    switch(FOUR + 2, COUNT, Some(SIX)),
-    switch(FOUR + 3, COUNT, Some(SIX)),
-    switch(SIX, COUNT, Some(ALL)),
-    switch(SIX + 2, COUNT, Some(ALL)),
-    switch(SIX + 4, COUNT, Some(ALL)),
-    switch(SIX + 6, COUNT, Some(ALL)),
-    switch(SIX + 8, COUNT, Some(ALL)),
-    switch(SIX + 10, COUNT, Some(ALL)),
+    (0xc000_010f, 1 << 6, None),
+    (ALL, u64::MAX, None),
+    (FOUR, COUNT, Some(SIX)),
+    (FOUR + 1, COUNT, Some(SIX)),
+    (FOUR + 2, COUNT, Some(SIX)),
+    (FOUR + 3, COUNT, Some(SIX)),
+    (SIX, COUNT, Some(ALL)),
+    (SIX + 2, COUNT, Some(ALL)),
+    (SIX + 4, COUNT, Some(ALL)),
+    (SIX + 6, COUNT, Some(ALL)),
+    (SIX + 8, COUNT, Some(ALL)),
+    (SIX + 10, COUNT, Some(ALL)),
     // IBS_FETCH_CTL, IBS_OP_CTL.
-    switch(0xc001_1030, 1 << 48, None),
-    switch(0xc001_1033, 1 << 17, None),
+    (0xc001_1030, 1 << 48, None),
+    (0xc001_1033, 1 << 17, None),
 ];
 const SWITCHES: usize = 15;
 
 /// Whether this write makes something watch.
 pub fn begins(msr: u32, value: u64) -> bool {
-    TABLE.iter().any(|switch| switch.msr == msr && value & switch.enable != 0)
+    TABLE.iter().any(|(register, enable, _)| *register == msr && value & enable != 0)
 }
 
 /// Whoever ran before the launch may have switched something on: the bits to clear. (The global control does nothing alone.)
 pub fn at_launch() -> impl Iterator<Item = (u32, u64)> {
-    TABLE.iter().filter(|switch| switch.msr != ALL).map(|switch| (switch.msr, switch.enable))
+    TABLE.iter().filter(|(msr, ..)| *msr != ALL).map(|(msr, enable, _)| (*msr, *enable))
 }
 
 /// A processor's switches, and how the OS had set them.
@@ -70,17 +61,17 @@ pub struct Profiling {
 impl Profiling {
     /// `present` says which registers this processor has.
     pub fn new(present: impl Fn(u32) -> bool) -> Self {
-        let used = |switch: &Switch| present(switch.msr) && !switch.unless.is_some_and(&present);
-        Self { used: core::array::from_fn(|i| used(&TABLE[i])), saved: [0; SWITCHES] }
+        let used = |(msr, _, unless): Switch| present(msr) && !unless.is_some_and(&present);
+        Self { used: core::array::from_fn(|i| used(TABLE[i])), saved: [0; SWITCHES] }
     }
 
     /// S is about to run.
     pub fn stop(&mut self, msrs: &mut impl Msrs) {
-        for ((switch, saved), used) in TABLE.iter().zip(&mut self.saved).zip(self.used) {
+        for (((msr, enable, _), saved), used) in TABLE.iter().zip(&mut self.saved).zip(self.used) {
             if used {
-                *saved = msrs.read(switch.msr);
-                if *saved & switch.enable != 0 {
-                    msrs.write(switch.msr, *saved & !switch.enable);
+                *saved = msrs.read(*msr);
+                if *saved & enable != 0 {
+                    msrs.write(*msr, *saved & !enable);
                 }
             }
         }
@@ -88,10 +79,10 @@ impl Profiling {
 
     /// The OS is about to run.
     pub fn resume(&mut self, msrs: &mut impl Msrs) {
-        for (switch, saved) in TABLE.iter().zip(&mut self.saved) {
+        for ((msr, enable, _), saved) in TABLE.iter().zip(&mut self.saved) {
             let value = core::mem::take(saved);
-            if value & switch.enable != 0 {
-                msrs.write(switch.msr, value);
+            if value & enable != 0 {
+                msrs.write(*msr, value);
             }
         }
     }
@@ -123,8 +114,8 @@ mod tests {
         let mut profiling = Profiling::new(|msr| on.contains_key(&msr));
         profiling.stop(&mut msrs);
         for (msr, value) in there {
-            let switch = TABLE.iter().find(|switch| switch.msr == *msr).unwrap();
-            let expected = if untouched.contains(msr) { *value } else { value & !switch.enable };
+            let (_, enable, _) = TABLE.iter().find(|switch| switch.0 == *msr).unwrap();
+            let expected = if untouched.contains(msr) { *value } else { value & !enable };
             assert_eq!(msrs.0[msr], expected, "{msr:#x}");
         }
         profiling.resume(&mut msrs);
@@ -155,9 +146,9 @@ mod tests {
 
     #[test]
     fn writes_that_could_begin_to_watch_exit() {
-        for switch in &TABLE {
-            let answer = msr::write(switch.msr, switch.enable, &msr::tests::guest());
-            assert_eq!(answer, msr::WriteAnswer::Profile, "{:#x}", switch.msr);
+        for (register, enable, _) in &TABLE {
+            let answer = msr::write(*register, *enable, &msr::tests::guest());
+            assert_eq!(answer, msr::WriteAnswer::Profile, "{register:#x}");
         }
     }
 }

@@ -13,7 +13,7 @@ pub const DIRTY: u64 = 1 << 6;
 /// In a PDE or PDPTE: maps a page.
 pub const LARGE: u64 = 1 << 7;
 pub const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The area that tables are taken from. It is zero when it is given.
 pub struct TableArea {

@@ -106,6 +106,8 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
             Ok(saved[root.len()..].to_vec())
         }
         _ => Quoting::register()?.generate().context("no RSA identity key"),
+    }
+}
 
 fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
     let mut output = std::io::stdout();

@@ -65,17 +65,16 @@ impl Processor for Recorder {
     fn tsc(&self) -> u64 {
         1000
     }
-    fn lapic_read(&self, _: u32) -> u32 {
-        0x77
+    fn apic_read(&self, at: Hpa) -> u32 {
+        match at {
+            _ if at.page() == npt::LAPIC => 0x77,
+            npt::IO_APIC => self.selected,
+            _ => 0x99,
+        }
     }
-    fn lapic_write(&self, offset: u32, value: u32) {
-        self.lapic.borrow_mut().push((offset, value));
-    }
-    fn io_apic_read(&self, offset: u32) -> u32 {
-        if offset == 0 { self.selected } else { 0x99 }
-    }
-    fn io_apic_write(&self, offset: u32, value: u32) {
-        self.io_apic.borrow_mut().push((offset, value));
+    fn apic_write(&self, at: Hpa, value: u32) {
+        let log = if at.page() == npt::LAPIC { &self.lapic } else { &self.io_apic };
+        log.borrow_mut().push((at.page_offset() as u32, value));
     }
     fn write_back_caches(&self) {
         *self.written_back.borrow_mut() += 1;
@@ -159,7 +158,7 @@ fn svm_instructions_do_not_exist() {
     let codes = (exit_code::VMRUN..=exit_code::SKINIT).filter(|code| *code != exit_code::VMMCALL);
     for code in codes.chain([exit_code::INVLPGA, exit_code::INVLPGB, exit_code::TLBSYNC]) {
         let mut guest = Guest::new();
-        assert_eq!(guest.exit(code, 0, 0), Next::Resume);
+        assert_eq!(guest.exit(code, 0, 0), Ok(()));
         assert_eq!(guest.injected(), exception(vector::UD, None), "{code:#x}");
         assert_eq!(guest.cpu.os.save.rip, CODE, "a fault does not skip the instruction");
     }
@@ -168,7 +167,7 @@ fn svm_instructions_do_not_exist() {
 #[test]
 fn invd_writes_caches_back() {
     let mut guest = Guest::new();
-    assert_eq!(guest.exit(exit_code::INVD, 0, 0), Next::Resume);
+    assert_eq!(guest.exit(exit_code::INVD, 0, 0), Ok(()));
     assert_eq!((*guest.processor.written_back.borrow(), guest.cpu.os.save.rip), (1, CODE + 2));
 }
 
@@ -180,7 +179,7 @@ fn guarded_registers() {
         guest.cpu.os.save.rax = value & 0xffff_ffff;
         guest.cpu.regs.rdx = value >> 32;
         guest.cpu.os.save.rip = CODE;
-        guest.exit(exit_code::MSR, write.into(), 0);
+        guest.exit(exit_code::MSR, write.into(), 0).unwrap();
         (guest.injected(), guest.cpu.regs.rdx << 32 | guest.cpu.os.save.rax, guest.cpu.os.save.efer)
     };
     let gp = exception(vector::GP, Some(0));
@@ -203,7 +202,7 @@ fn a_profilers_writes_exit_until_something_is_profiled() {
     let mut write = |msr: u32, value: u64| {
         guest.cpu.regs.rcx = msr.into();
         (guest.cpu.os.save.rip, guest.cpu.os.save.rax) = (CODE, value);
-        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Next::Resume);
+        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Ok(()));
         let written = core::mem::take(&mut *guest.processor.msrs.borrow_mut());
         (guest.cpu.os.save.rip - CODE, guest.injected(), written, guest.cpu.os.control.msrpm)
     };
@@ -224,13 +223,13 @@ fn lapic_write(guest: &mut Guest, offset: u64, value: u64) -> Next {
 fn interrupts_between_processors() {
     let mut guest = Guest::new();
     for refused in [0x4500, 0x0c_4500, 0x4608, 0x4200, 0x8500] {
-        assert_eq!(lapic_write(&mut guest, 0x300, refused), Next::Resume);
+        assert_eq!(lapic_write(&mut guest, 0x300, refused), Ok(()));
         assert_eq!(guest.cpu.os.save.rip, CODE + 2);
     }
     assert!(guest.processor.lapic.borrow().is_empty());
     assert_eq!(guest.hv.counters.ipis_refused.load(Ordering::Relaxed), 5);
-    lapic_write(&mut guest, 0x300, 0x40fd);
-    lapic_write(&mut guest, 0xb0, 0);
+    lapic_write(&mut guest, 0x300, 0x40fd).unwrap();
+    lapic_write(&mut guest, 0xb0, 0).unwrap();
     assert_eq!(*guest.processor.lapic.borrow(), [(0x300, 0x40fd), (0xb0, 0)]);
     assert_eq!(guest.hv.counters.exits[exit::LAPIC].load(Ordering::Relaxed), 7);
 }
@@ -242,7 +241,7 @@ fn the_io_apic_sends_no_init() {
     let mut write = |selected, offset, value: u64| {
         guest.processor.selected = selected;
         (guest.cpu.os.save.rax, guest.cpu.os.save.rip) = (value, CODE);
-        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0 + offset), Next::Resume);
+        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0 + offset), Ok(()));
         guest.processor.io_apic.take()
     };
     assert_eq!(write(0, 0, 0x12), [(0, 0x12)]);
@@ -260,10 +259,10 @@ fn guarded_ports() {
         (next, guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
     };
     let gp = exception(vector::GP, Some(0));
-    assert_eq!(access(0x60, 0x11, 0xff00), (Next::Resume, 0xff61, std::vec![], 0));
-    assert_eq!(access(0x92, 0x10, 0), (Next::Resume, 0, std::vec![(0x92, 1, 2)], 0));
+    assert_eq!(access(0x60, 0x11, 0xff00), (Ok(()), 0xff61, std::vec![], 0));
+    assert_eq!(access(0x92, 0x10, 0), (Ok(()), 0, std::vec![(0x92, 1, 2)], 0));
     assert_eq!(access(0x64, 0x20, 0).3, gp, "16 bits");
-    assert!(matches!(access(0x64, 0x10, 0xfe).0, Next::Shutdown(_)));
+    assert!(matches!(access(0x64, 0x10, 0xfe).0, Err(_)));
 }
 
 #[test]
@@ -272,7 +271,7 @@ fn configuration_of_bridges_is_read_and_not_written() {
     let mut access = |address: u32, port: u64, info: u64, rax: u64| {
         guest.processor.address.set(address);
         guest.cpu.os.save.rax = rax;
-        guest.exit(exit_code::IOIO, port << 16 | info, CODE + 5);
+        guest.exit(exit_code::IOIO, port << 16 | info, CODE + 5).unwrap();
         assert_eq!(guest.processor.address.get(), address);
         (guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
     };
@@ -294,17 +293,17 @@ fn configuration_of_bridges_is_read_and_not_written() {
     // In memory: MOV [RDI], EAX is dropped, what cannot be decoded is refused.
     guest.cpu.os.save.rip = CODE;
     guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
-    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010).unwrap();
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
     guest.cpu.os.save.rip = CODE;
     guest.memory.map().copy_to(Hpa(CODE), &[0x88, 0x07]);
-    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0011);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0011).unwrap();
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (0, CODE + 2));
     guest.cpu.os.save.rip = CODE;
-    guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, npt::IO_APIC.0).unwrap();
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "8 bits to an APIC");
     guest.memory.map().copy_to(Hpa(CODE), &[0x01, 0x07]);
-    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010);
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010).unwrap();
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "ADD");
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
@@ -315,11 +314,11 @@ fn hidden_pages_refuse_writes() {
     // An instruction that would be done if the page were an APIC's.
     guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
     for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, npt::LAPIC.0 + 0x1000, npt::IO_APIC.0 + 0x1000, 1 << 41] {
-        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Next::Resume);
+        assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Ok(()));
         assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
     }
     // Page tables in the local APIC's page: not decoded as an instruction.
-    assert_eq!(guest.exit(exit_code::NPF, 1 << 33 | 7, npt::LAPIC.0), Next::Resume);
+    assert_eq!(guest.exit(exit_code::NPF, 1 << 33 | 7, npt::LAPIC.0), Ok(()));
     assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
@@ -329,15 +328,15 @@ fn an_interrupted_delivery_is_made_up_for() {
     let mut guest = Guest::new();
     let pending = EVENT_VALID | 0x20;
     guest.cpu.os.control.exit_int_info = pending;
-    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Next::Resume);
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Ok(()));
     assert_eq!(guest.injected(), pending);
     // An INT instruction is executed anew instead.
     guest.cpu.os.control.exit_int_info = EVENT_VALID | vmcb::EVENT_SOFTWARE | 0x80;
-    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Next::Resume);
+    assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Ok(()));
     assert_eq!(guest.injected(), 0);
     // A fault while a double fault is delivered is the end.
     guest.cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
-    assert!(matches!(guest.exit(exit_code::NPF, 1 << 32 | 7, POOL), Next::Shutdown(_)));
+    assert!(matches!(guest.exit(exit_code::NPF, 1 << 32 | 7, POOL), Err(_)));
 }
 
 #[test]
@@ -346,7 +345,7 @@ fn who_may_call() {
         let mut guest = Guest::new().user();
         guest.cpu.os.save.rax = number::COLLECT.into();
         change(&mut guest.cpu);
-        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Ok(()));
         assert_eq!(guest.cpu.os.save.rip, CODE + 3);
         guest.status()
     };
@@ -365,7 +364,7 @@ fn who_may_call() {
 #[test]
 fn the_end_of_the_guest() {
     for code in [exit_code::SHUTDOWN, exit_code::INVALID, 0x12345] {
-        assert!(matches!(Guest::new().exit(code, 0, 0), Next::Shutdown(_)));
+        assert!(matches!(Guest::new().exit(code, 0, 0), Err(_)));
     }
 }
 
@@ -387,7 +386,7 @@ proptest! {
         }
         guest.cpu.regs.rcx = rcx;
         guest.cpu.os.control.exit_int_info = pending;
-        guest.exit(code, info_1, gpa);
+        let _ = guest.exit(code, info_1, gpa);
         for (offset, value) in guest.processor.lapic.borrow().iter() {
             prop_assert_eq!(lapic::filter(*offset, *value), Verdict::Pass);
         }
@@ -403,7 +402,7 @@ fn a_change_of_efer_flushes_the_translations() {
         guest.cpu.os.control.tlb_control = vmcb::tlb::KEEP;
         guest.cpu.regs.rcx = msr::EFER.into();
         guest.cpu.os.save.rax = 0xd01;
-        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Next::Resume);
+        assert_eq!(guest.exit(exit_code::MSR, 1, 0), Ok(()));
         assert_eq!(guest.cpu.os.control.tlb_control, expected);
     }
 }
@@ -413,7 +412,7 @@ fn an_unfinished_hypercall_lets_interrupts_in() {
     let mut guest = Guest::new().user();
     guest.cpu.os.save.rax = number::COLLECT.into();
     guest.cpu.os.control.interrupt_shadow = 1;
-    assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+    assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Ok(()));
     let (rip, rax) = (guest.cpu.os.save.rip, guest.cpu.os.save.rax);
     assert_eq!((rip, rax & TOKEN_BIT, guest.cpu.os.control.interrupt_shadow), (CODE, TOKEN_BIT, 0));
 }
@@ -427,7 +426,7 @@ fn info_fills_the_room_there_is_or_asks_for_it_three_times() {
     let mut info = |at: u64, room: u64| {
         (guest.cpu.os.save.rip, guest.cpu.os.save.rax) = (CODE, number::INFO.into());
         (guest.cpu.regs.rdi, guest.cpu.regs.rsi, guest.cpu.regs.rdx) = (at, room, u64::MAX);
-        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Next::Resume);
+        assert_eq!(guest.exit(exit_code::VMMCALL, 0, 0), Ok(()));
         (guest.injected(), guest.cpu.os.save.rax, guest.status())
     };
     assert_eq!(info(buffer, 8), (0, 8, Some(Status::Ok)));

@@ -5,8 +5,7 @@
 use super::call::{Progress, Step};
 use super::{MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
 use crate::addr::{Gva, PAGE_SIZE};
-use crate::caller::Caller;
-use crate::guest_memory::{Access, Fault};
+use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
 use abi::image::arg;
 
@@ -34,7 +33,7 @@ impl Pals {
     #[inline(never)]
     pub(super) fn move_buffers(
         &self,
-        caller: &Caller,
+        caller: &GuestMemory,
         pal: &mut Pal,
         mut progress: Progress,
         budget: &mut u64,
@@ -48,8 +47,9 @@ impl Pals {
                 progress = Progress { buffer: progress.buffer + 1, offset: 0, ..progress };
                 continue;
             }
+            // If it stops here, this is where it goes on. The faults so far were for this very spot, or the spot has moved.
+            pal.state = State::InCall(progress);
             if *budget == 0 {
-                pal.state = State::InCall(progress);
                 return Ok(false);
             }
             // One piece: up to the next page boundary on either side.
@@ -59,12 +59,7 @@ impl Pals {
                 .min(PAGE_SIZE - param % PAGE_SIZE)
                 .min(PAGE_SIZE - gva.page_offset() as u64)
                 .min(*budget);
-            let done = self.move_piece(caller, pal, progress.step, gva, param, piece);
-            if done.is_err() {
-                // The faults so far were for this very spot, or the spot has moved.
-                pal.state = State::InCall(progress);
-            }
-            done?;
+            self.move_piece(caller, pal, progress.step, gva, param, piece)?;
             progress.offset += piece;
             progress.faults = 0;
             *budget -= piece;
@@ -74,7 +69,7 @@ impl Pals {
 
     fn move_piece(
         &self,
-        caller: &Caller,
+        caller: &GuestMemory,
         pal: &mut Pal,
         step: Step,
         gva: Gva,
@@ -82,7 +77,7 @@ impl Pals {
         length: u64,
     ) -> Result<(), Fault> {
         let access = if step == Step::Fetch { Access::Read } else { Access::Write };
-        let hpa = caller.memory.translate(gva, access, true)?;
+        let hpa = caller.translate(gva, access, true)?;
         // `capture` kept every buffer inside the parameter section.
         let Some(frame) = pal.frames.param_frame(self.mem, param) else {
             return Err(Fault::BadAddress { gva });

@@ -10,8 +10,8 @@ use super::space::PalFrames;
 use super::{Hardware, Outcome, Pal, Pals, Runnable, SLICE, State};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
-use crate::caller::Caller;
 use crate::gprs::Gprs;
+use crate::guest_memory::GuestMemory;
 use crate::memory::DirectMap;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
@@ -90,7 +90,7 @@ impl Pals {
     pub fn call(
         &self,
         hardware: &mut impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         handle: Handle,
         entry: u16,
         args: &Gprs,
@@ -156,7 +156,7 @@ impl Pals {
     pub(super) fn continue_call(
         &self,
         hardware: &mut impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         index: usize,
         pal: &mut Pal,
     ) -> Outcome {
@@ -209,7 +209,7 @@ impl Pals {
         let entry = pal.call.entry;
         vmcb(self.mem, &mut pal.frames).start_call(entry, rsp);
         if pal.frames.fpu != Hpa(0) {
-            xsave::make_initial(self.mem, pal.frames.fpu);
+            make_initial(self.mem, pal.frames.fpu);
         }
         pal.calls += 1;
         pal.state = Progress::at(Step::Run);
@@ -329,21 +329,13 @@ fn entry_rsp(pal: &Pal) -> u64 {
     pal.frames.stack_top - 8
 }
 
-/// The XSAVE area of a PAL with an FPU (APM vol. 2, 11.5.2).
-mod xsave {
-    use crate::addr::Hpa;
-    use crate::memory::DirectMap;
-
+/// Makes the XSAVE area of a PAL with an FPU (APM vol. 2, 11.5.2) say that every component is in its initial state: by a zero header.
+/// MXCSR is loaded even so.
+fn make_initial(mem: DirectMap, area: Hpa) {
     const MXCSR: u64 = 24;
     const MXCSR_RESET: u32 = 0x1f80;
     const HEADER: u64 = 512;
     const HEADER_SIZE: u64 = 64;
-
-    /// A zero header says that every component is in its initial state; MXCSR is loaded even so.
-    pub fn make_initial(mem: DirectMap, area: Hpa) {
-        for word in (0..HEADER_SIZE).step_by(8) {
-            mem.write_u64(area + HEADER + word, 0);
-        }
-        mem.write_u32(area + MXCSR, MXCSR_RESET);
-    }
+    mem.zero(area + HEADER, HEADER_SIZE);
+    mem.write_u32(area + MXCSR, MXCSR_RESET);
 }

@@ -34,10 +34,9 @@ pub(crate) mod tests;
 
 use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;
-use crate::caller::Caller;
 use crate::frames::{Frames, Owner};
 use crate::gprs::Gprs;
-use crate::guest_memory::{Fault, Space};
+use crate::guest_memory::{Fault, GuestMemory, Space};
 use crate::memory::{DirectMap, RamMap};
 use crate::vmcb::Maps;
 use abi::{Handle, Status, TOKEN_BIT};
@@ -265,26 +264,25 @@ impl Pals {
         self.registered.load(Ordering::Relaxed)
     }
 
-    /// The slot that this handle names, if it is the caller's.
+    /// The slot that this handle names, if it is the caller's, and the registration that was there before anything was looked at.
     #[inline(always)]
-    fn find(&self, caller: &Caller, handle: Handle) -> Result<usize, Refused> {
+    fn find(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, Incarnation), Refused> {
         let index = handle.low as usize % MAX_PALS;
         let slot = &self.slots[index];
+        let incarnation = slot.incarnation.load(Ordering::Acquire);
         let is = |word: &AtomicU64, value: u64| word.load(Ordering::Acquire) == value;
         let matches = is(&slot.handle[0], handle.low)
             && is(&slot.handle[1], handle.high)
-            && is(&slot.owner_cr3, caller.memory.space().root().0)
+            && is(&slot.owner_cr3, caller.space().root().0)
             && (handle.low, handle.high) != (0, 0);
-        if matches { Ok(index) } else { Err(Status::NoSuchPal) }
+        if matches { Ok((index, incarnation)) } else { Err(Status::NoSuchPal) }
     }
 
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
     #[inline(always)]
-    fn open(&self, caller: &Caller, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
-        let slot = &self.slots[handle.low as usize % MAX_PALS];
-        let incarnation = slot.incarnation.load(Ordering::Acquire);
-        let index = self.find(caller, handle)?;
+    fn open(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
+        let (index, incarnation) = self.find(caller, handle)?;
         let pal = self.lock(index)?;
         if pal.call.incarnation == incarnation { Ok((index, pal)) } else { Err(Status::NoSuchPal) }
     }
@@ -300,7 +298,7 @@ impl Pals {
     pub fn resume(
         &self,
         hardware: &mut impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         handle: Handle,
         token: u64,
     ) -> Outcome {
@@ -312,12 +310,12 @@ impl Pals {
         let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
         let Some(mut pal) = entry.pal.try_lock() else { return Outcome::Again(token) };
-        if pal.token(index) != token || pal.owner.space.root() != caller.memory.space().root() {
+        if pal.token(index) != token || pal.owner.space.root() != caller.space().root() {
             return Outcome::status(Status::Lost);
         }
         match pal.state {
             State::Registering(_) => self.continue_registration(hardware, caller, index, &mut pal),
-            State::InCall(_) if self.find(caller, handle) == Ok(index) => {
+            State::InCall(_) if self.find(caller, handle).is_ok_and(|(found, _)| found == index) => {
                 self.continue_call(hardware, caller, index, &mut pal)
             }
             State::Wiping(_) => {
@@ -332,21 +330,19 @@ impl Pals {
     pub fn unregister(
         &self,
         hardware: &impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         handle: Handle,
         in_call_too: bool,
     ) -> Outcome {
-        let slot = &self.slots[handle.low as usize % MAX_PALS];
-        let incarnation = slot.incarnation.load(Ordering::Acquire);
-        let index = match self.find(caller, handle) {
-            Ok(index) => index,
+        let (index, incarnation) = match self.find(caller, handle) {
+            Ok(found) => found,
             Err(status) => return Outcome::status(status),
         };
         let mut locked = self.lock(index);
         if locked.is_err() && in_call_too {
             // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
             // call or continuation sees it.
-            slot.dying.store(incarnation, Ordering::Release);
+            self.slots[index].dying.store(incarnation, Ordering::Release);
             locked = self.lock(index);
         }
         let Ok(mut pal) = locked else {
@@ -367,7 +363,7 @@ impl Pals {
     }
 
     /// `PAL_INFO`.
-    pub fn pal_info(&self, caller: &Caller, handle: Handle) -> Result<abi::PalInfo, Refused> {
+    pub fn pal_info(&self, caller: &GuestMemory, handle: Handle) -> Result<abi::PalInfo, Refused> {
         let (_, pal) = self.open(caller, handle)?;
         Ok(abi::PalInfo {
             measurement: *pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok()).ok_or(Status::NoSuchPal)?,

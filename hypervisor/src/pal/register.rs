@@ -9,8 +9,7 @@ use super::{
     HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames,
 };
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
-use crate::caller::Caller;
-use crate::guest_memory::Fault;
+use crate::guest_memory::{Fault, GuestMemory};
 use crate::vmcb::Maps;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 use abi::{Handle, Status};
@@ -36,7 +35,7 @@ impl Pals {
     pub fn register(
         &self,
         hardware: &mut impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         image: Gva,
         length: u64,
         owner_page: Gva,
@@ -51,7 +50,7 @@ impl Pals {
         };
         let mut bytes = quoting.copied().unwrap_or([0; HEADER_SIZE]);
         if let Some(image) = image
-            && let Err(fault) = caller.memory.read(image, &mut bytes)
+            && let Err(fault) = caller.read(image, &mut bytes)
         {
             return fault_outcome(fault, None);
         }
@@ -62,7 +61,7 @@ impl Pals {
         if header.flags & FLAG_FPU != 0 && !self.fpu {
             return Outcome::status(Status::Unsupported);
         }
-        if let Err(fault) = caller.memory.check_writable(owner_page, 16) {
+        if let Err(fault) = caller.check_writable(owner_page, 16) {
             return fault_outcome(fault, None);
         }
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
@@ -80,7 +79,7 @@ impl Pals {
             return Outcome::Restart;
         }
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: *caller.memory.space(), page: owner_page };
+        pal.owner = OwnerPage { space: *caller.space(), page: owner_page };
         pal.last_used_ms = hardware.now_ms();
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
@@ -103,7 +102,7 @@ impl Pals {
     pub(super) fn continue_registration(
         &self,
         hardware: &mut impl Hardware,
-        caller: &Caller,
+        caller: &GuestMemory,
         index: usize,
         pal: &mut Pal,
     ) -> Outcome {
@@ -133,7 +132,7 @@ impl Pals {
     /// Takes the next page's frame (if that is not done yet) and copies and measures its part of the image.
     fn fill_page(
         &self,
-        caller: &Caller,
+        caller: &GuestMemory,
         index: usize,
         frames: &PalFrames,
         header: &Header,
@@ -153,7 +152,7 @@ impl Pals {
         match registration.image {
             Some(image) => {
                 let source = image + registration.read;
-                caller.memory.copy_in(source, &[frame], 0, length).map_err(Stop::Fault)?;
+                caller.copy_in(source, frame, length).map_err(Stop::Fault)?;
             }
             None => {
                 let rest = self.quoting.get(registration.read as usize..).unwrap_or_default();
@@ -191,7 +190,7 @@ impl Pals {
     }
 
     /// Everything is in place: the identity, the VMCB, the handle.
-    fn finish_registration(&self, caller: &Caller, index: usize, pal: &mut Pal) -> Outcome {
+    fn finish_registration(&self, caller: &GuestMemory, index: usize, pal: &mut Pal) -> Outcome {
         let top = pal.frames.stack_top - 1;
         let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
             return self.start_wipe(index, pal, Outcome::status(Status::BadImage));
@@ -201,10 +200,8 @@ impl Pals {
             return Outcome::status(Status::Lost);
         };
         let handle = self.new_handle(index);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&handle.low.to_le_bytes());
-        bytes[8..].copy_from_slice(&handle.high.to_le_bytes());
-        if let Err(fault) = caller.memory.write(pal.owner.page, &bytes) {
+        let bytes = (u128::from(handle.high) << 64 | u128::from(handle.low)).to_le_bytes();
+        if let Err(fault) = caller.write(pal.owner.page, &bytes) {
             pal.state = State::Registering(registration);
             return self.registration_fault(index, pal, fault);
         }
@@ -214,10 +211,10 @@ impl Pals {
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
         let fpu = pal.frames.fpu != Hpa(0);
-        vmcb(self.mem, &mut pal.frames).init_pal(maps, 0, fpu);
+        vmcb(self.mem, &mut pal.frames).init_pal(maps, fpu);
         let slot = &self.slots[index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
-        slot.owner_cr3.store(caller.memory.space().root().0, Ordering::Release);
+        slot.owner_cr3.store(caller.space().root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
@@ -251,15 +248,8 @@ enum Stop {
 
 /// How many bytes of the image belong into a guest-physical page.
 fn contents_of(frames: &PalFrames, header: &Header, page: u64) -> u64 {
-    let Some(mut rest) = page.checked_sub(frames.pages() - frames.section_pages()) else { return 0 };
-    for section in &header.sections {
-        let pages = section.mem_size / PAGE_SIZE;
-        if rest < pages {
-            return section.file_size.saturating_sub(rest * PAGE_SIZE).min(PAGE_SIZE);
-        }
-        rest -= pages;
-    }
-    0
+    let Some((section, number)) = frames.section_of(header, page) else { return 0 };
+    section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
 }
 
 fn header_from(bytes: &[u8; HEADER_SIZE]) -> Header {

@@ -7,6 +7,7 @@
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
 use crate::memory::DirectMap;
+use crate::tables::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use abi::image::{FLAG_FPU, Header, Section, WINDOW_BASE, kind};
 
 /// S's PML4, PDPT and PD come first.
@@ -14,13 +15,9 @@ const FIRST_PT: u64 = 3;
 const ENTRIES: u64 = 512;
 const REGION: u64 = ENTRIES * PAGE_SIZE;
 
-const P: u64 = 1 << 0;
-const W: u64 = 1 << 1;
-const U: u64 = 1 << 2;
-const A: u64 = 1 << 5;
-const D: u64 = 1 << 6;
-const NX: u64 = 1 << 63;
-const ADDR: u64 = 0x000f_ffff_ffff_f000;
+/// What every entry has, and what those of S's contents have besides: S sets neither bit.
+const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
+const PAGE: u64 = PRESENT | USER | ACCESSED | DIRTY;
 
 /// The frames of a PAL, and what the call path needs to know of its header.
 #[derive(Clone, Copy)]
@@ -97,8 +94,8 @@ impl PalFrames {
         self.nested_root = pool.take(owner)?;
         self.nested_pdpt = pool.take(owner)?;
         self.nested_pd = pool.take(owner)?;
-        mem.write_u64(self.nested_root, self.nested_pdpt.0 | P | W | U | A);
-        mem.write_u64(self.nested_pdpt, self.nested_pd.0 | P | W | U | A);
+        mem.write_u64(self.nested_root, self.nested_pdpt.0 | TABLE);
+        mem.write_u64(self.nested_pdpt, self.nested_pd.0 | TABLE);
         self.first_section_page = FIRST_PT + regions(header).count() as u64;
         self.pages = self.first_section_page + header.pages();
         if let Some(stack) = header.section(kind::STACK) {
@@ -122,14 +119,12 @@ impl PalFrames {
         page: u64,
     ) -> Option<Hpa> {
         let slot = self.nested_pd + page / ENTRIES * 8;
-        if mem.read_u64(slot) & P == 0 {
+        if mem.read_u64(slot) & PRESENT == 0 {
             let table = pool.take(owner)?;
-            mem.write_u64(slot, table.0 | P | W | U | A);
+            mem.write_u64(slot, table.0 | TABLE);
         }
         let frame = pool.take(owner)?;
-        let executable = self.section_of(header, page).is_some_and(|s| s.kind == kind::CODE);
-        let rights = if executable { 0 } else { W | NX };
-        mem.write_u64(self.nested_entry(mem, page), frame.0 | P | U | A | D | rights);
+        mem.write_u64(self.nested_entry(mem, page), frame.0 | PAGE | self.rights(header, page));
         if page < self.first_section_page {
             self.fill_table(mem, header, page, frame);
         }
@@ -138,11 +133,11 @@ impl PalFrames {
 
     /// The frame of a guest-physical page, if it was added.
     pub fn frame(&self, mem: DirectMap, page: u64) -> Option<Hpa> {
-        if page >= self.pages || mem.read_u64(self.nested_pd + page / ENTRIES * 8) & P == 0 {
+        if page >= self.pages || mem.read_u64(self.nested_pd + page / ENTRIES * 8) & PRESENT == 0 {
             return None;
         }
         let entry = mem.read_u64(self.nested_entry(mem, page));
-        (entry & P != 0).then_some(Hpa(entry & ADDR))
+        (entry & PRESENT != 0).then_some(Hpa(entry & ADDRESS))
     }
 
     /// The frame that holds byte `offset` of the parameter section.
@@ -156,7 +151,7 @@ impl PalFrames {
     /// The frame that holds S's address `addr`, and whether S may write there.
     pub fn resolve(&self, mem: DirectMap, header: &Header, addr: u64) -> Option<(Hpa, bool)> {
         let page = self.page_of(header, addr)?;
-        let writable = self.section_of(header, page)?.kind != kind::CODE;
+        let writable = self.rights(header, page) & WRITABLE != 0;
         Some((self.frame(mem, page)?, writable))
     }
 
@@ -178,8 +173,8 @@ impl PalFrames {
         if self.nested_pd != Hpa(0) {
             for index in 0..self.pages.div_ceil(ENTRIES) {
                 let entry = mem.read_u64(self.nested_pd + index * 8);
-                if entry & P != 0 {
-                    let _ = pool.wipe(owner, Hpa(entry & ADDR));
+                if entry & PRESENT != 0 {
+                    let _ = pool.wipe(owner, Hpa(entry & ADDRESS));
                 }
             }
         }
@@ -192,37 +187,44 @@ impl PalFrames {
     }
 
     fn nested_entry(&self, mem: DirectMap, page: u64) -> Hpa {
-        let table = Hpa(mem.read_u64(self.nested_pd + page / ENTRIES * 8) & ADDR);
+        let table = Hpa(mem.read_u64(self.nested_pd + page / ENTRIES * 8) & ADDRESS);
         table + page % ENTRIES * 8
+    }
+
+    /// The sections, each with its first guest-physical page.
+    fn sections<'a>(&self, header: &'a Header) -> impl Iterator<Item = (u64, &'a Section)> {
+        header.sections.iter().scan(self.first_section_page, |next, section| {
+            let first = *next;
+            *next += section.mem_size / PAGE_SIZE;
+            Some((first, section))
+        })
     }
 
     /// The guest-physical page that S's address lies in.
     fn page_of(&self, header: &Header, addr: u64) -> Option<u64> {
-        let mut page = self.first_section_page;
-        for section in &header.sections {
-            if (section.addr..section.addr + section.mem_size).contains(&addr) {
-                return Some(page + (addr - section.addr) / PAGE_SIZE);
-            }
-            page += section.mem_size / PAGE_SIZE;
-        }
-        None
+        let holds = |section: &Section| (section.addr..section.addr + section.mem_size).contains(&addr);
+        let (first, section) = self.sections(header).find(|(_, section)| holds(section))?;
+        Some(first + (addr - section.addr) / PAGE_SIZE)
     }
 
-    /// The section that a guest-physical page belongs to.
-    fn section_of<'a>(&self, header: &'a Header, page: u64) -> Option<&'a Section> {
-        let mut rest = page.checked_sub(self.first_section_page)?;
-        header.sections.iter().find(|section| {
-            let pages = section.mem_size / PAGE_SIZE;
-            let here = rest < pages;
-            rest = rest.saturating_sub(pages);
-            here
+    /// The section that a guest-physical page belongs to, and which page of it that is.
+    pub fn section_of<'a>(&self, header: &'a Header, page: u64) -> Option<(&'a Section, u64)> {
+        self.sections(header).find_map(|(first, section)| {
+            let number = page.checked_sub(first)?;
+            (number < section.mem_size / PAGE_SIZE).then_some((section, number))
         })
+    }
+
+    /// Code is executed, all else is written: never both.
+    fn rights(&self, header: &Header, page: u64) -> u64 {
+        let code = self.section_of(header, page).is_some_and(|(section, _)| section.kind == kind::CODE);
+        if code { 0 } else { WRITABLE | NO_EXECUTE }
     }
 
     /// Writes S's own page table number `page`.
     fn fill_table(&self, mem: DirectMap, header: &Header, page: u64, frame: Hpa) {
         let link = |index: u64, target: u64| {
-            mem.write_u64(frame + index % ENTRIES * 8, (target * PAGE_SIZE) | P | W | U | A);
+            mem.write_u64(frame + index % ENTRIES * 8, (target * PAGE_SIZE) | TABLE);
         };
         match page {
             0 => link(WINDOW_BASE >> 39, 1),
@@ -234,26 +236,13 @@ impl PalFrames {
             }
             _ => {
                 let Some(region) = regions(header).nth((page - FIRST_PT) as usize) else { return };
-                self.fill_leaves(mem, header, region, frame);
+                for index in 0..ENTRIES {
+                    if let Some(page) = self.page_of(header, region + index * PAGE_SIZE) {
+                        let entry = (page * PAGE_SIZE) | PAGE | self.rights(header, page);
+                        mem.write_u64(frame + index * 8, entry);
+                    }
+                }
             }
-        }
-    }
-
-    /// Maps the pages of all sections that lie in this 2 MiB region.
-    fn fill_leaves(&self, mem: DirectMap, header: &Header, region: u64, frame: Hpa) {
-        let mut page = self.first_section_page;
-        for section in &header.sections {
-            let rights = if section.kind == kind::CODE { 0 } else { W | NX };
-            let start = section.addr.max(region);
-            let end = (section.addr + section.mem_size).min(region + REGION);
-            for addr in (start..end.max(start)).step_by(PAGE_SIZE as usize) {
-                let target = page + (addr - section.addr) / PAGE_SIZE;
-                mem.write_u64(
-                    frame + (addr - region) / PAGE_SIZE * 8,
-                    (target * PAGE_SIZE) | P | U | A | D | rights,
-                );
-            }
-            page += section.mem_size / PAGE_SIZE;
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn check(bytes: &[u8]) {
                 break;
             }
             leave(machine, &mut input);
-            if one(machine, input.u64()) != Next::Resume {
+            if one(machine, input.u64()) != Ok(()) {
                 break;
             }
         }
@@ -174,7 +174,7 @@ fn one(machine: &mut Machine, seed: u64) -> Next {
     assert_eq!(Fixed::of(cpu), fixed);
     assert_eq!(cpu.os.control.msrpm, if processor.profiles { PROFILING } else { msrpm }, "MSR map");
     assert!(cpu.os.save.efer >> 12 & 1 == 1, "EFER.SVME");
-    if next == Next::Resume {
+    if next == Ok(()) {
         goes_on(cpu, rip);
     }
     let code = cpu.os.exit_code();
@@ -221,40 +221,17 @@ fn goes_on(cpu: &Cpu, before: u64) {
 #[derive(Debug, PartialEq, Eq)]
 struct Fixed {
     intercepts: [u32; 6],
-    control: [u64; 6],
-    save: [u64; 8],
+    control: [u64; 5],
+    save: [u64; 7],
 }
 
 impl Fixed {
     fn of(cpu: &Cpu) -> Self {
         let (control, save) = (&cpu.os.control, &cpu.os.save);
         Self {
-            intercepts: [
-                control.intercept_cr,
-                control.intercept_dr,
-                control.intercept_exceptions,
-                control.intercept_1,
-                control.intercept_2,
-                control.intercept_3,
-            ],
-            control: [
-                control.iopm,
-                control.asid.into(),
-                control.v_intr,
-                control.nested,
-                control.nested_cr3,
-                control.lbr_virtualization,
-            ],
-            save: [
-                save.cr0,
-                save.cr3,
-                save.cr4,
-                save.cpl.into(),
-                save.cs.base,
-                save.dr7,
-                save.lstar,
-                save.g_pat,
-            ],
+            intercepts: control.intercepts,
+            control: [control.iopm, control.asid.into(), control.v_intr, control.nested, control.nested_cr3],
+            save: [save.cr0, save.cr3, save.cr4, save.cpl.into(), save.cs.base, save.dr7, save.g_pat],
         }
     }
 }
@@ -316,29 +293,19 @@ impl Processor for Model {
     fn tsc(&self) -> u64 {
         self.seed
     }
-    fn lapic_read(&self, offset: u32) -> u32 {
-        assert!(offset < 0x1000 && offset.is_multiple_of(16), "{offset:#x}");
-        self.anything(offset)
+    fn apic_read(&self, at: Hpa) -> u32 {
+        let page = if at.page().0 == LAPIC { 0 } else { 0x1_0000 };
+        assert!(page == 0 || at.page().0 == IO_APIC, "{at:#x}");
+        assert!(at.0.is_multiple_of(16), "{at:#x}");
+        self.anything(at.page_offset() as u32 | page)
     }
-    /// APM vol. 2, 16.5: message types 2 (SMI), 3 (remote read), 5 (INIT), 6 (start-up); a masked local vector sends nothing.
-    fn lapic_write(&self, offset: u32, value: u32) {
-        assert!(offset < 0x1000 && offset.is_multiple_of(16), "{offset:#x}");
-        let command = offset == 0x300;
-        let local = matches!(offset, 0x320..=0x370 | 0x500..=0x530);
-        let dangerous = matches!(value >> 8 & 7, 2 | 3 | 5 | 6);
-        assert!(!(command && dangerous), "IPI {value:#x}");
-        assert!(!(local && dangerous && value >> 16 & 1 == 0), "local vector {value:#x}");
-        assert!(!matches!(offset, 0x20 | 0x30), "the APIC's identity");
-    }
-    fn io_apic_read(&self, offset: u32) -> u32 {
-        self.anything(offset | 0x1_0000)
-    }
-    /// 82093AA: the low halves of the redirection entries; message types 2 (SMI), 5 (INIT).
-    fn io_apic_write(&self, offset: u32, value: u32) {
-        assert!(matches!(offset, 0 | 0x10 | 0x40), "{offset:#x}");
-        let selected = self.io_apic_read(0) & 0xff;
-        let entry = offset == 0x10 && selected >= 0x10 && selected.is_multiple_of(2);
-        assert!(!entry || value >> 16 & 1 == 1 || !matches!(value >> 8 & 7, 2 | 3 | 5 | 6), "{value:#x}");
+    fn apic_write(&self, at: Hpa, value: u32) {
+        let offset = at.page_offset() as u32;
+        match at.page().0 {
+            LAPIC => lapic_write(offset, value),
+            IO_APIC => io_apic_write(offset, value, self.apic_read(Hpa(IO_APIC))),
+            _ => panic!("{at:#x}"),
+        }
     }
     fn write_back_caches(&self) {}
     fn pkru(&self) -> u32 {
@@ -360,4 +327,23 @@ impl Processor for Model {
     fn take_machine_check(&mut self) -> bool {
         false
     }
+}
+
+/// APM vol. 2, 16.5: message types 2 (SMI), 3 (remote read), 5 (INIT), 6 (start-up); a masked local vector sends nothing.
+fn lapic_write(offset: u32, value: u32) {
+    assert!(offset.is_multiple_of(16), "{offset:#x}");
+    let command = offset == 0x300;
+    let local = matches!(offset, 0x320..=0x370 | 0x500..=0x530);
+    let dangerous = matches!(value >> 8 & 7, 2 | 3 | 5 | 6);
+    assert!(!(command && dangerous), "IPI {value:#x}");
+    assert!(!(local && dangerous && value >> 16 & 1 == 0), "local vector {value:#x}");
+    assert!(!matches!(offset, 0x20 | 0x30), "the APIC's identity");
+}
+
+/// 82093AA: the low halves of the redirection entries; message types 2 (SMI), 5 (INIT).
+fn io_apic_write(offset: u32, value: u32, selected: u32) {
+    assert!(matches!(offset, 0 | 0x10 | 0x40), "{offset:#x}");
+    let selected = selected & 0xff;
+    let entry = offset == 0x10 && selected >= 0x10 && selected.is_multiple_of(2);
+    assert!(!entry || value >> 16 & 1 == 1 || !matches!(value >> 8 & 7, 2 | 3 | 5 | 6), "{value:#x}");
 }

@@ -9,11 +9,10 @@ use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
-use hypervisor::exit::{self, Next, Processor};
+use hypervisor::exit::{self, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::Ports;
-use hypervisor::npt;
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::profiling::{Msrs, Profiling};
 use hypervisor::vmcb::{Vmcb, tlb};
@@ -191,20 +190,12 @@ impl Processor for ThisProcessor<'_> {
         tsc()
     }
 
-    fn lapic_write(&self, offset: u32, value: u32) {
-        self.hv.pals.mem.write_u32(npt::LAPIC + u64::from(offset), value);
+    fn apic_read(&self, at: Hpa) -> u32 {
+        self.hv.pals.mem.read_u32(at)
     }
 
-    fn lapic_read(&self, offset: u32) -> u32 {
-        self.hv.pals.mem.read_u32(npt::LAPIC + u64::from(offset))
-    }
-
-    fn io_apic_read(&self, offset: u32) -> u32 {
-        self.hv.pals.mem.read_u32(npt::IO_APIC + u64::from(offset))
-    }
-
-    fn io_apic_write(&self, offset: u32, value: u32) {
-        self.hv.pals.mem.write_u32(npt::IO_APIC + u64::from(offset), value);
+    fn apic_write(&self, at: Hpa, value: u32) {
+        self.hv.pals.mem.write_u32(at, value);
     }
 
     fn write_back_caches(&self) {
@@ -260,7 +251,7 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         unsafe { svm::enter(cpu.os_hpa, &mut cpu.os, &mut cpu.regs) };
         processor.held_since = tsc();
         cpu.os.control.tlb_control = tlb::KEEP;
-        if let Next::Shutdown(reason) = exit::handle(hv, cpu, &mut processor) {
+        if let Err(reason) = exit::handle(hv, cpu, &mut processor) {
             return reason;
         }
         processor.let_in();

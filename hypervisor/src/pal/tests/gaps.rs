@@ -34,9 +34,9 @@ impl Hardware for Driver<'_> {
 }
 
 impl Machine {
-    pub fn caller(&self, root: u64) -> Caller<'static> {
+    pub fn caller(&self, root: u64) -> GuestMemory<'static> {
         let space = Space::new(1 << 31 | 1 << 16, root, 0x20, 0xd01, 0, 40).unwrap();
-        Caller::new(self.memory.map(), &self.pals.ram, space)
+        GuestMemory::new(self.memory.map(), &self.pals.ram, space)
     }
 
     /// A call whose S returns when `s` does, unless it left another exit code.
@@ -236,7 +236,7 @@ fn half_a_handle_is_none() {
     assert!(m.pals.find(&m.caller(0), none).is_err(), "a free slot has no handle, not even this");
     let handle = m.register(OWNER);
     let caller = m.caller(m.cr3);
-    let find = |caller: &Caller, low, high| m.pals.find(caller, Handle { low, high });
+    let find = |caller: &GuestMemory, low, high| m.pals.find(caller, Handle { low, high });
     assert!(find(&caller, handle.low, handle.high).is_ok());
     assert!(find(&caller, handle.low ^ MAX_PALS as u64, handle.high).is_err());
     assert!(find(&caller, handle.low, handle.high ^ 1).is_err());

@@ -11,7 +11,7 @@ fn the_measurement_is_the_images() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
     let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-    let caller = Caller::new(m.memory.map(), &m.pals.ram, space);
+    let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
     let mut expected = utpm::Measurement::new();
     expected.update(&image_bytes(&header()));
     let info = m.pals.pal_info(&caller, handle).unwrap();

@@ -145,7 +145,7 @@ impl Machine {
         let mut hardware = (&mut self.acts, &mut self.runs, self.now, memory, pals);
         f(&mut |op| {
             let space = Space::new(1 << 31 | 1 << 16, cr3 + op.cr3_offset, 0x20, 0xd01, 0, 40).unwrap();
-            let caller = Caller::new(memory, &pals.ram, space);
+            let caller = GuestMemory::new(memory, &pals.ram, space);
             // R10 and R11 stay as they are through a call's continuations.
             if let What::Call(handle, ..) = op.call {
                 *registers = handle;

@@ -65,7 +65,7 @@ fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
     for left in 0..5 {
         let m = Machine::new();
         let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-        let caller = Caller::new(m.memory.map(), &m.pals.ram, space);
+        let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
         let mut hardware = Late { pals: m.pals, left };
         let outcome = m.pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(OWNER));
         assert_eq!(outcome, Outcome::status(Status::NoMemory), "{left} left");

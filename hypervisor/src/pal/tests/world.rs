@@ -307,9 +307,9 @@ impl World {
         app % self.shape.spaces
     }
 
-    pub fn caller(&self, space: usize) -> Caller<'_> {
+    pub fn caller(&self, space: usize) -> GuestMemory<'_> {
         let space = Space::new(1 << 31 | 1 << 16, root(space), 0x20, 0xd01, 0, 40).unwrap();
-        Caller::new(self.mem(), &self.pals.ram, space)
+        GuestMemory::new(self.mem(), &self.pals.ram, space)
     }
 
     /// What the owner page holds.
