@@ -2,11 +2,11 @@
 
 use crate::addr::Gva;
 use crate::cpu::Cpu;
-use crate::gprs::Gprs;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::pal::{Hardware, Outcome, fault_outcome};
 use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
+use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Handle, Status, TOKEN_BIT, number};
 
 /// Bytes of a VMMCALL.
@@ -56,15 +56,29 @@ fn dispatch_others(
     handle: Handle,
 ) -> Outcome {
     let regs = &cpu.regs;
-    let Ok(call) = u16::try_from(cpu.os.save.rax) else { return Outcome::status(Status::UnknownCall) };
+    let rax = cpu.os.save.rax;
+    if rax & !ENTRY == u64::from(number::CALL_ATTESTED) {
+        return hv.pals.call_attested(hardware, caller, handle, (rax >> 16) as u16, regs);
+    }
+    let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
         number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
         number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),
-        number::ROOT_SAVE => give_blob(caller, hv.root_blob.bytes(), regs),
-        number::KEY_BLOB => give_blob(caller, hv.key_blob.bytes(), regs),
+        number::ROOT_SAVE => give_blob(caller, hv.root_blob.bytes(), Gva(regs.rdi), regs.rsi),
+        number::CALL_REPORT => match hv.pals.call_report(hardware, caller, handle, regs.rdi) {
+            Ok((call, report)) => {
+                let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
+                let end = AttestedCall::SIZE + report.bytes().len();
+                bytes[..AttestedCall::SIZE].copy_from_slice(&call);
+                bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
+                give_blob(caller, &bytes[..end], Gva(regs.rsi), regs.rdx)
+            }
+            Err(status) => Outcome::status(status),
+        },
+        number::KEY_BLOB => give_blob(caller, hv.key_blob.bytes(), Gva(regs.rdi), regs.rsi),
         number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
             Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
             Err(status) => Outcome::status(status),
@@ -73,12 +87,12 @@ fn dispatch_others(
     }
 }
 
-/// Writes a blob to be saved, if there is one, whole.
-fn give_blob(caller: &GuestMemory, blob: &[u8], regs: &Gprs) -> Outcome {
+/// Writes a blob, if there is one, whole.
+fn give_blob(caller: &GuestMemory, blob: &[u8], buffer: Gva, room: u64) -> Outcome {
     match blob {
         [] => Outcome::status(Status::Unsupported),
-        blob if regs.rsi < blob.len() as u64 => Outcome::status(Status::TooLarge),
-        blob => give(caller, blob, Gva(regs.rdi), regs.rsi),
+        blob if room < blob.len() as u64 => Outcome::status(Status::TooLarge),
+        blob => give(caller, blob, buffer, room),
     }
 }
 

@@ -3,7 +3,7 @@
 //! The runtime writes a [`Report`] and authenticates it with a key that lives as long as the launch; the quoting PAL signs what is
 //! [`genuine`] and nothing else. So an identity key signs only structures that the runtime has built. The report is public.
 
-use abi::quote::{MAX_NONCE, MAX_REPORT, key};
+use abi::quote::{AttestedCall, MAX_NONCE, MAX_REPORT, key};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -104,6 +104,17 @@ pub fn genuine<'a>(report_key: &ReportKey, report: &'a [u8]) -> Option<(u8, &'a 
     let (tag, content) = report.split_at_checked(TAG)?;
     mac(report_key, content).verify_slice(tag).ok()?;
     content.split_first().map(|(key, structure)| (*key, structure))
+}
+
+/// What an attested call's quote says, after its tag ([`AttestedCall`]).
+pub fn call_digest(entry: u16, signature: &[u8; 6], nonce: &[u8; 32], call: &AttestedCall) -> [u8; 32] {
+    let AttestedCall { input_hash, output_hash, number, chain } = call;
+    let (version, entry, number) = (abi::VERSION.to_be_bytes(), entry.to_be_bytes(), number.to_be_bytes());
+    let fields: [&[u8]; 8] = [&version, &entry, signature, nonce, input_hash, output_hash, &number, chain];
+    let add = |hash: Sha256, field: &&[u8]| {
+        hash.chain_update((field.len() as u16).to_be_bytes()).chain_update(field)
+    };
+    fields.iter().fold(Sha256::new(), add).finalize().into()
 }
 
 fn mac(key: &ReportKey, content: &[u8]) -> Hmac<Sha256> {

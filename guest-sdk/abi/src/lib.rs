@@ -71,6 +71,13 @@ pub mod number {
     /// `KEY_BLOB(RDI buffer, RSI length)`: writes the key blob of the quoting PAL as the loader handed it in. RAX = bytes written;
     /// [`crate::Status::Unsupported`] if there was none that is good.
     pub const KEY_BLOB: u16 = 9;
+    /// `CALL_ATTESTED(handle; arguments of S)`: [`CALL`] whose input and output TrustVisor hashes, with a nonce in R12 to R15 (R12 is its
+    /// first 8 bytes, little-endian).
+    pub const CALL_ATTESTED: u16 = 10;
+    /// `CALL_REPORT(handle; RDI PCRs and key, RSI buffer, RDX room)`: writes the last [`crate::quote::AttestedCall`] of the PAL and a report
+    /// on it, for the PCRs and the key as [`QUOTE`] takes them. RAX = bytes written; [`crate::Status::Unsupported`] if there was no such
+    /// call, or there is no such key.
+    pub const CALL_REPORT: u16 = 11;
 
     /// From S: `PCR_READ(RDI index, RSI pointer to a` [`crate::Digests`]`)`.
     pub const PCR_READ: u16 = 0x81;

@@ -30,6 +30,39 @@ pub const MAX_REPORT: usize = 256;
 /// Bytes of a key blob: sealed digests of the public key, and its primes.
 pub const KEY_BLOB: usize = super::seal::OVERHEAD + size_of::<super::Digests>() + 2 * 128;
 
+/// An attested call, as [`crate::number::CALL_REPORT`] tells it before the report.
+///
+/// The report's extraData is [`TAG_CALL`] and SHA-256 of eight fields, each after its length (16 bits, big-endian): version of the ABI
+/// (32 bits, big-endian), entry (16 bits, big-endian), signature of the entry (6 bytes), nonce (32 bytes), `input_hash`, `output_hash`,
+/// `number` (64 bits, big-endian), `chain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttestedCall {
+    /// SHA-256 of the six argument registers (8 bytes each, little-endian, unused ones and the addresses of buffers 0), then the contents of
+    /// in and in-out buffers.
+    pub input_hash: [u8; 32],
+    /// SHA-256 of S's value (8 bytes, little-endian), then the contents of out and in-out buffers.
+    pub output_hash: [u8; 32],
+    /// How many calls of this PAL there have been, this one included, attested or not.
+    pub number: u64,
+    /// What came before: 32 zero bytes, or SHA-256 of the chain of the attested call before and of its digest (what followed the tag).
+    pub chain: [u8; 32],
+}
+
+impl AttestedCall {
+    /// Bytes, in the order of the fields; `number` little-endian.
+    pub const SIZE: usize = 104;
+
+    /// As bytes.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..32].copy_from_slice(&self.input_hash);
+        bytes[32..64].copy_from_slice(&self.output_hash);
+        bytes[64..72].copy_from_slice(&self.number.to_le_bytes());
+        bytes[72..].copy_from_slice(&self.chain);
+        bytes
+    }
+}
+
 /// The identity keys, and what they sign.
 pub mod key {
     /// RSA-2048, RSASSA-PKCS1-v1_5 with SHA-256: TPM 2.0.

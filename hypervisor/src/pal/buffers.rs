@@ -3,7 +3,7 @@
 //! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
 
 use super::call::{Progress, Step};
-use super::{MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
+use super::{HASH_SLICE, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
@@ -38,9 +38,11 @@ impl Pals {
         mut progress: Progress,
         budget: &mut u64,
     ) -> Result<bool, Fault> {
+        let hashes = matches!(progress.step, Step::HashInput | Step::HashOutput);
+        let cost = if hashes { SLICE / HASH_SLICE } else { 1 };
         while let Some(buffer) = pal.call.buffers().get(usize::from(progress.buffer)).copied() {
             let wanted = match progress.step {
-                Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
+                Step::Fetch | Step::HashInput => matches!(buffer.kind, arg::IN | arg::IN_OUT),
                 _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),
             };
             if !wanted || progress.offset == buffer.length {
@@ -49,7 +51,7 @@ impl Pals {
             }
             // If it stops here, this is where it goes on. The faults so far were for this very spot, or the spot has moved.
             pal.state = State::InCall(progress);
-            if *budget == 0 {
+            if *budget < cost {
                 return Ok(false);
             }
             // One piece: up to the next page boundary on either side.
@@ -58,11 +60,14 @@ impl Pals {
             let piece = (buffer.length - progress.offset)
                 .min(PAGE_SIZE - param % PAGE_SIZE)
                 .min(PAGE_SIZE - gva.page_offset() as u64)
-                .min(*budget);
-            self.move_piece(caller, pal, progress.step, gva, param, piece)?;
+                .min(*budget / cost);
+            match progress.step {
+                Step::HashInput | Step::HashOutput => self.hash_piece(pal, param, piece),
+                step => self.move_piece(caller, pal, step, gva, param, piece)?,
+            }
             progress.offset += piece;
             progress.faults = 0;
-            *budget -= piece;
+            *budget -= piece * cost;
         }
         Ok(true)
     }
@@ -107,6 +112,7 @@ impl Pals {
             return fault_outcome(fault, Some(pal.next_token(index)));
         }
         pal.state = State::Idle;
+        pal.attestation.stop();
         pal.tokens += 1;
         match fault {
             Fault::Page { gva, .. } if stuck => Outcome::Done(gva.0, Status::NoProgress),

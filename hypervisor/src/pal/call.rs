@@ -17,6 +17,7 @@ use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
 use abi::{Handle, Status};
 use core::mem::{offset_of, size_of};
+use spin::MutexGuard;
 
 /// What a call does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,12 @@ pub(super) enum Step {
     Fetch,
     /// See that out and in-out buffers can be written, so that S does not run in vain.
     Probe,
+    /// An attested call: hash S's input.
+    HashInput,
     /// Run S.
     Run,
+    /// An attested call: hash S's output.
+    HashOutput,
     /// S has returned: see once more, now for all buffers, that the results can be written.
     ProbeAgain,
     /// Copy results to the caller.
@@ -45,7 +50,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn at(step: Step) -> State {
+    pub(super) fn at(step: Step) -> State {
         State::InCall(Self { step, buffer: 0, offset: 0, faults: 0 })
     }
 }
@@ -95,27 +100,10 @@ impl Pals {
         entry: u16,
         args: &Gprs,
     ) -> Outcome {
-        // 1. The caller's own PAL, which nobody else has now.
-        let (index, mut pal) = match self.open(caller, handle) {
-            Ok(opened) => opened,
-            Err(status) => return Outcome::status(status),
+        let (index, mut pal) = match self.begin(hardware, caller, handle, entry, args) {
+            Ok(begun) => begun,
+            Err(outcome) => return outcome,
         };
-        // 2. Nobody wants it gone, and it is not in a call.
-        if self.is_dying(index, &pal) {
-            let gone = Outcome::status(Status::NoSuchPal);
-            return self.start_wipe_for_caller(hardware, index, &mut pal, gone);
-        }
-        match pal.state {
-            State::Idle => {}
-            State::InCall(_) => return Outcome::status(Status::Busy),
-            _ => return Outcome::status(Status::NoSuchPal),
-        }
-        // 3. The arguments, once.
-        if let Err(status) = self.capture(&mut pal, entry, args) {
-            return Outcome::status(status);
-        }
-        pal.suspect_since_ms = None;
-        pal.last_used_ms = hardware.now_ms();
         // 4. Without buffers, S runs. With buffers, one step after another.
         if pal.call.count != 0 || pal.param_used != 0 {
             pal.state = Progress::at(Step::Zero);
@@ -126,6 +114,35 @@ impl Pals {
             Ok(()) => finish(&mut pal),
             Err(outcome) => outcome,
         }
+    }
+
+    /// What every call begins with.
+    #[inline(always)]
+    pub(super) fn begin(
+        &self,
+        hardware: &mut impl Hardware,
+        caller: &GuestMemory,
+        handle: Handle,
+        entry: u16,
+        args: &Gprs,
+    ) -> Result<(usize, MutexGuard<'_, Pal>), Outcome> {
+        // 1. The caller's own PAL, which nobody else has now.
+        let (index, mut pal) = self.open(caller, handle).map_err(Outcome::status)?;
+        // 2. Nobody wants it gone, and it is not in a call.
+        if self.is_dying(index, &pal) {
+            let gone = Outcome::status(Status::NoSuchPal);
+            return Err(self.start_wipe_for_caller(hardware, index, &mut pal, gone));
+        }
+        match pal.state {
+            State::Idle => {}
+            State::InCall(_) => return Err(Outcome::status(Status::Busy)),
+            _ => return Err(Outcome::status(Status::NoSuchPal)),
+        }
+        // 3. The arguments, once.
+        self.capture(&mut pal, entry, args).map_err(Outcome::status)?;
+        pal.suspect_since_ms = None;
+        pal.last_used_ms = hardware.now_ms();
+        Ok((index, pal))
     }
 
     /// Looks the entry up, puts its arguments into S's registers, and lays its buffers out in the parameter section.
@@ -181,16 +198,26 @@ impl Pals {
                 Err(fault) => return self.call_fault(index, pal, fault),
             }
             let has_buffers = pal.call.count > 0;
+            let attested = pal.attestation.is_running();
             let next = match progress.step {
                 Step::Zero if has_buffers => Step::Fetch,
                 Step::Fetch => Step::Probe,
-                Step::Zero | Step::Probe => {
+                Step::Zero | Step::Probe if attested => Step::HashInput,
+                Step::Zero | Step::Probe | Step::HashInput => {
+                    pal.attestation.end_input();
                     self.start(pal);
                     continue;
                 }
-                Step::Run if has_buffers => Step::ProbeAgain,
+                Step::Run if attested => {
+                    pal.attestation.update(&pal.call.value.to_le_bytes());
+                    Step::HashOutput
+                }
+                Step::Run | Step::HashOutput if has_buffers => Step::ProbeAgain,
                 Step::ProbeAgain => Step::Deliver,
-                Step::Run | Step::Deliver => return finish(pal),
+                Step::Run | Step::HashOutput | Step::Deliver => {
+                    pal.attestation.end_output(pal.calls);
+                    return finish(pal);
+                }
             };
             pal.state = Progress::at(next);
         }

@@ -21,6 +21,7 @@
 //! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back, with
 //! [`buffers`] and S's own hypercalls ([`service`]), [`collect`] finds PALs whose owner died.
 
+mod attested;
 mod buffers;
 pub mod call;
 pub mod collect;
@@ -52,7 +53,7 @@ const COLLECT_SLOT: u64 = 0;
 
 /// How many bytes one stay in the hypervisor copies or zeroes before it lets interrupts in.
 pub const SLICE: u64 = 64 << 10;
-/// How many bytes one stay hashes; hashing in software is slower than copying.
+/// How many bytes one stay hashes; hashing in software is slower than copying. Divides [`SLICE`].
 pub const HASH_SLICE: u64 = 4 << 10;
 /// Page faults on one spot of a call that bring it no further.
 const MAX_FAULTS: u8 = 3;
@@ -101,10 +102,12 @@ pub struct Runnable {
 pub type Random = random::Random<fn() -> Option<u64>>;
 
 /// What the micro-TPM works with.
-pub struct Secrets {
+pub struct MicroTpm {
     pub random: Random,
     pub root: Option<Root>,
     pub identity: Option<Identity>,
+    /// The image of the quoting PAL.
+    pub quoting: &'static [u8],
 }
 
 /// All PALs and what they are made of.
@@ -169,6 +172,7 @@ pub struct Pal {
     /// Its image is the runtime's own, that of the quoting PAL.
     quoting: bool,
     call: call::Call,
+    attestation: attested::Attestation,
     /// Bytes of the parameter section that the last call used.
     param_used: u64,
     calls: u64,
@@ -205,6 +209,7 @@ impl Pal {
             pcrs: None,
             quoting: false,
             call: call::Call::none(),
+            attestation: attested::Attestation::none(),
             param_used: 0,
             calls: 0,
             last_used_ms: 0,
@@ -236,8 +241,7 @@ impl Pals {
         mem: DirectMap,
         ram: RamMap,
         pool: Frames,
-        secrets: Secrets,
-        quoting: &'static [u8],
+        secrets: MicroTpm,
         maps: Maps,
         fpu: bool,
         slots: &'static Slots,
@@ -249,7 +253,7 @@ impl Pals {
             random: Mutex::new(secrets.random),
             root: secrets.root,
             identity: secrets.identity,
-            quoting,
+            quoting: secrets.quoting,
             maps,
             fpu,
             slots,

@@ -10,7 +10,7 @@ use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
 use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
 use core::mem::size_of;
-use utpm::quote::Moment;
+use utpm::quote::{Moment, Report};
 use utpm::seal::{Blob, seal, unseal};
 use zeroize::Zeroizing;
 
@@ -103,22 +103,32 @@ impl Pals {
         self.write(pal, header, at, bytes)
     }
 
-    /// A report on S for the quoting PAL.
-    fn quote(&self, pal: &Pal, header: &Header, now_ms: u64) -> Answer {
-        let [what, nonce_at, length, at, room, _] = pal.regs.arguments();
+    /// A report on the PCRs of bits 7:0 of `what`, for the key of bits 15:8.
+    pub(super) fn report(
+        &self,
+        pal: &Pal,
+        what: u64,
+        tagged: (u8, &[u8]),
+        now_ms: u64,
+    ) -> Result<Report, Status> {
         let identity = self.identity.as_ref().ok_or(Status::Unsupported)?;
-        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_NONCE);
-        let mut nonce = [0; MAX_NONCE];
-        let nonce = &mut nonce[..length.ok_or(Status::BadArgument)?];
-        self.read(pal, header, nonce_at, nonce)?;
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let [select, kind, rest @ ..] = what.to_le_bytes();
         if rest != [0; 6] || select & 1 == 0 {
             return Err(Status::BadArgument);
         }
         let moment = Moment { clock: now_ms, boot: 0, release: RELEASE };
-        let report = identity.report(kind, pcrs, select, (TAG_QUOTE, nonce), moment);
-        let report = report.map_err(|_| Status::Unsupported)?;
+        identity.report(kind, pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
+    }
+
+    /// A report on S for the quoting PAL.
+    fn quote(&self, pal: &Pal, header: &Header, now_ms: u64) -> Answer {
+        let [what, nonce_at, length, at, room, _] = pal.regs.arguments();
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_NONCE);
+        let mut nonce = [0; MAX_NONCE];
+        let nonce = &mut nonce[..length.ok_or(Status::BadArgument)?];
+        self.read(pal, header, nonce_at, nonce)?;
+        let report = self.report(pal, what, (TAG_QUOTE, nonce), now_ms)?;
         let bytes = report.bytes();
         if (bytes.len() as u64) > room {
             return Err(Status::TooLarge);

@@ -13,7 +13,7 @@ use hypervisor::hypercall;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::launch::GuestStart;
 use hypervisor::memory::DirectMap;
-use hypervisor::pal::{Hardware, Pals, Random, Secrets, Slots, free_slots};
+use hypervisor::pal::{Hardware, MicroTpm, Pals, Random, Slots, free_slots};
 use hypervisor::tpm::root::Blob;
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
 use utpm::Root;
@@ -69,9 +69,9 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     WORD.store(1, Ordering::Relaxed);
     let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
     let random = Random::seeded(words, &[]).expect("the words differ");
-    let secrets = Secrets { random, root: Some(Root::new(&[1; Root::SIZE])), identity: None };
+    let secrets = MicroTpm { random, root: Some(Root::new(&[1; Root::SIZE])), identity: None, quoting: &[] };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
-    Pals::new(memory.map(), ram_map(), frames, secrets, &[], maps, true, slots)
+    Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)
 }
 
 fn facts() -> Info {

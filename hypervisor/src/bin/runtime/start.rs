@@ -158,7 +158,7 @@ fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
         ..Info::default()
     };
     tpm::with_secrets(handover, mem, clock, |secrets, root, blobs, extends| {
-        let pals = Pals::new(mem, ram, frames, secrets, tpm::QUOTING_PAL, pal_maps, features.fpu, &SLOTS);
+        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let facts = Info { root: root as u32, extends, ..facts };
         HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;

@@ -11,7 +11,7 @@ use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, tpm_family};
 use hypervisor::memory::DirectMap;
 use hypervisor::npt;
-use hypervisor::pal::{Random, Secrets};
+use hypervisor::pal::{MicroTpm, Random};
 use hypervisor::serial;
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::mmio::Mmio;
@@ -22,7 +22,7 @@ use utpm::{Identity, Measurement, Root};
 use zeroize::Zeroizing;
 
 /// The image of the quoting PAL.
-pub static QUOTING_PAL: &[u8] = include_bytes!(env!("QUOTING_PAL"));
+static QUOTING_PAL: &[u8] = include_bytes!(env!("QUOTING_PAL"));
 
 /// What is to be saved for the next launch.
 pub struct Blobs {
@@ -49,7 +49,7 @@ pub fn with_secrets(
     handover: &Handover,
     mem: DirectMap,
     clock: TscClock,
-    publish: impl FnOnce(Secrets, RootState, Blobs, Extends),
+    publish: impl FnOnce(MicroTpm, RootState, Blobs, Extends),
 ) -> Result<(), Refusal> {
     let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
     let (mut secrets, root) = secrets(handover, mem, clock, &mut blobs.root)?;
@@ -62,7 +62,7 @@ pub fn with_secrets(
 }
 
 /// The identity keys of this launch; a saved one that is good is kept.
-fn identify(handover: &Handover, secrets: &mut Secrets, key: &mut Blob) {
+fn identify(handover: &Handover, secrets: &mut MicroTpm, key: &mut Blob) {
     let Some(root) = &secrets.root else { return };
     let mut report_key = Zeroizing::new([0; 32]);
     secrets.random.fill(&mut *report_key);
@@ -83,7 +83,7 @@ fn secrets(
     mem: DirectMap,
     clock: TscClock,
     blob: &mut Blob,
-) -> Result<(Secrets, RootState), Refusal> {
+) -> Result<(MicroTpm, RootState), Refusal> {
     let mut tpm = match handover.tpm_family {
         tpm_family::NONE => None,
         _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
@@ -112,7 +112,7 @@ fn secrets(
         tpm.close().map_err(Refusal::Tpm)?;
     }
     let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
-    Ok((Secrets { random, root, identity: None }, state))
+    Ok((MicroTpm { random, root, identity: None, quoting: QUOTING_PAL }, state))
 }
 
 /// PCR 19: the public keys of the identity, then the separator.

@@ -52,8 +52,30 @@ impl Machine {
         self.pals.call(&mut driver, &caller, handle, entry, &Gprs::with_arguments(args))
     }
 
+    /// The same as an attested call.
+    pub(super) fn run_attested(
+        &mut self,
+        handle: Handle,
+        (entry, args): (u16, [u64; 6]),
+        nonce: [u8; 32],
+        mut s: impl FnMut(&mut Vmcb, &mut Gprs),
+    ) -> Outcome {
+        let caller = self.caller(self.cr3);
+        let mut driver = Driver { mem: self.memory.map(), s: &mut s };
+        self.pals.call_attested(&mut driver, &caller, handle, entry, &with_nonce(args, nonce))
+    }
+
+    /// Its report.
+    pub(super) fn report(&mut self, handle: Handle, what: u64) -> Result<(Vec<u8>, Vec<u8>), Status> {
+        let caller = self.caller(self.cr3);
+        let mem = self.memory.map();
+        let driver = Driver { mem, s: &mut |_, _| {} };
+        let (call, report) = self.pals.call_report(&driver, &caller, handle, what)?;
+        Ok((call.to_vec(), report.bytes().to_vec()))
+    }
+
     /// Registers an image with these entries.
-    fn register_with(&mut self, entries: &[[u8; 6]]) -> Handle {
+    pub(super) fn register_with(&mut self, entries: &[[u8; 6]]) -> Handle {
         let mut header: Header = header();
         header.entries = [Entry::default(); image::MAX_ENTRIES];
         header.entry_count = entries.len() as u16;

@@ -158,6 +158,11 @@ impl Machine {
                 What::Call(handle, entry, args) => {
                     pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
                 }
+                What::CallAttested(handle, entry, args) => {
+                    *registers = handle;
+                    let args = with_nonce(args, [4; 32]);
+                    pals.call_attested(&mut hardware, &caller, handle, entry, &args)
+                }
                 What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
                 What::Unregister(handle, abort) => pals.unregister(&hardware, &caller, handle, abort),
                 What::Collect => pals.collect(&mut hardware),
@@ -210,11 +215,18 @@ impl Machine {
     }
 }
 
+/// The registers of an attested call.
+pub fn with_nonce(args: [u64; 6], nonce: [u8; 32]) -> Gprs {
+    let word = |i: usize| u64::from_le_bytes(*nonce[8 * i..].first_chunk().unwrap());
+    Gprs { r12: word(0), r13: word(1), r14: word(2), r15: word(3), ..Gprs::with_arguments(args) }
+}
+
 #[derive(Clone, Copy)]
 pub enum What {
     Register(u64),
     RegisterQuoting,
     Call(Handle, u16, [u64; 6]),
+    CallAttested(Handle, u16, [u64; 6]),
     Resume(u64),
     Unregister(Handle, bool),
     Collect,

@@ -13,6 +13,7 @@ use crate::memory::{Run, TestMemory};
 use abi::Info;
 use std::cell::Cell;
 
+mod attested;
 mod buffers;
 mod deaths;
 mod endings;
@@ -53,9 +54,9 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let slots = Box::leak(Box::new(free_slots()));
     let root = Root::new(&[1; Root::SIZE]);
     let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
-    let secrets = Secrets { random: random(), root: Some(root), identity: Some(identity) };
     let quoting = machine::image_bytes(&machine::header()).leak();
-    Pals::new(memory.map(), ram, frames, secrets, quoting, maps, true, slots)
+    let secrets = MicroTpm { random: random(), root: Some(root), identity: Some(identity), quoting };
+    Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)
 }
 
 /// The same numbers for every machine.

@@ -1,0 +1,129 @@
+//! Attested calls: TrustVisor itself hashes what S is given and what it answers, in S's own memory, and reports it when asked, so that
+//! a verifier has to believe nothing of what S says about itself. Format: [`abi::quote`].
+//!
+//! The hashes are taken in steps of their own ([`Step::HashInput`], [`Step::HashOutput`]), when the input cannot change any more and
+//! before the output leaves.
+
+use super::call::{Progress, Step};
+use super::{Hardware, Outcome, Pal, Pals};
+use crate::addr::PAGE_SIZE;
+use crate::gprs::Gprs;
+use crate::guest_memory::GuestMemory;
+use abi::image::{MAX_ARGS, arg};
+use abi::quote::{AttestedCall, TAG_CALL};
+use abi::{Handle, Status};
+use core::mem::take;
+use sha2::{Digest, Sha256};
+use utpm::quote::call_digest;
+
+/// What is attested of a PAL's calls.
+pub struct Attestation {
+    running: Option<Running>,
+    /// The last call that was attested, and its digest.
+    last: Option<(AttestedCall, [u8; 32])>,
+    chain: [u8; 32],
+}
+
+/// An attested call under way.
+struct Running {
+    entry: u16,
+    kinds: [u8; MAX_ARGS],
+    nonce: [u8; 32],
+    hash: Sha256,
+    input: [u8; 32],
+}
+
+impl Attestation {
+    pub const fn none() -> Self {
+        Self { running: None, last: None, chain: [0; 32] }
+    }
+
+    /// Whether the call under way is attested.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The call is as if it had never begun.
+    pub(super) fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// The next bytes of a buffer.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        if let Some(running) = &mut self.running {
+            running.hash.update(bytes);
+        }
+    }
+
+    /// All of the input is hashed.
+    pub(super) fn end_input(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.input = take(&mut running.hash).finalize().into();
+        }
+    }
+
+    /// All of the output is hashed: this was call `number` of the PAL.
+    pub(super) fn end_output(&mut self, number: u64) {
+        let Some(running) = self.running.take() else { return };
+        let output_hash = running.hash.finalize().into();
+        let call = AttestedCall { input_hash: running.input, output_hash, number, chain: self.chain };
+        let digest = call_digest(running.entry, &running.kinds, &running.nonce, &call);
+        self.chain = Sha256::new().chain_update(self.chain).chain_update(digest).finalize().into();
+        self.last = Some((call, digest));
+    }
+}
+
+impl Pals {
+    /// `CALL_ATTESTED`.
+    pub fn call_attested(
+        &self,
+        hardware: &mut impl Hardware,
+        caller: &GuestMemory,
+        handle: Handle,
+        entry: u16,
+        args: &Gprs,
+    ) -> Outcome {
+        let (index, mut pal) = match self.begin(hardware, caller, handle, entry, args) {
+            Ok(begun) => begun,
+            Err(outcome) => return outcome,
+        };
+        let kinds = self.header(&pal).entries[usize::from(entry)].args;
+        let mut nonce = [0; 32];
+        for (part, word) in nonce.chunks_mut(8).zip([args.r12, args.r13, args.r14, args.r15]) {
+            part.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut hash = Sha256::new();
+        for (value, kind) in pal.regs.arguments().into_iter().zip(kinds) {
+            let address = matches!(kind, arg::IN | arg::OUT | arg::IN_OUT);
+            hash.update(if address { 0 } else { value }.to_le_bytes());
+        }
+        pal.attestation.running = Some(Running { entry, kinds, nonce, hash, input: [0; 32] });
+        pal.state = Progress::at(Step::Zero);
+        self.continue_call(hardware, caller, index, &mut pal)
+    }
+
+    /// Hashes a piece of a buffer, which lies in one page of the parameter section.
+    pub(super) fn hash_piece(&self, pal: &mut Pal, param: u64, length: u64) {
+        let mut block = [0; 512];
+        let Some(frame) = pal.frames.param_frame(self.mem, param) else { return };
+        for done in (0..length).step_by(block.len()) {
+            let part = &mut block[..(length - done).min(512) as usize];
+            self.mem.copy_from(frame + param % PAGE_SIZE + done, part);
+            pal.attestation.update(part);
+        }
+    }
+
+    /// `CALL_REPORT`: the last attested call of this PAL, and a report on it.
+    pub fn call_report(
+        &self,
+        hardware: &impl Hardware,
+        caller: &GuestMemory,
+        handle: Handle,
+        what: u64,
+    ) -> Result<([u8; AttestedCall::SIZE], utpm::quote::Report), Status> {
+        let (_, pal) = self.open(caller, handle)?;
+        let (call, digest) = pal.attestation.last.ok_or(Status::Unsupported)?;
+        let report = self.report(&pal, what, (TAG_CALL, &digest), hardware.now_ms())?;
+        Ok((call.to_bytes(), report))
+    }
+}
