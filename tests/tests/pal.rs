@@ -43,6 +43,7 @@ in_the_guest! {
     functions_of_s_are_called_as_ordinary_functions: "calls registers pcrs";
     what_s_seals_opens_for_whom_it_is_for: "sealed";
     quotes_are_of_reports_alone: "quotes";
+    attested_calls_say_what_went_in_and_out: "attested-calls";
     several_pals_live_at_once: "several";
     a_full_pool_is_a_status: "full-pool";
     a_forked_child_and_a_stranger_get_a_status: "fork stranger";

@@ -26,8 +26,22 @@ pub fn presence() -> Result<u32, Error> {
 /// # Safety
 /// [`presence`] answered a version. Every address among the arguments that this call reads is memory the caller may read,
 /// and what it writes is memory the caller may write and has no other reference to.
-#[inline(never)]
 pub unsafe fn hypercall(call: u64, handle: Handle, arguments: [u64; 6]) -> (u64, u64) {
+    // SAFETY: by the contract; no other call looks at the nonce's registers.
+    unsafe { hypercall_with_nonce(call, handle, arguments, [0; 4]) }
+}
+
+/// The same with a nonce, for [`abi::number::CALL_ATTESTED`].
+///
+/// # Safety
+/// As of [`hypercall`].
+#[inline(never)]
+pub(crate) unsafe fn hypercall_with_nonce(
+    call: u64,
+    handle: Handle,
+    arguments: [u64; 6],
+    nonce: [u64; 4],
+) -> (u64, u64) {
     let [rdi, rsi, rdx, rcx, r8, r9] = arguments;
     let (value, status);
     // SAFETY: by the contract; VMMCALL changes RAX, RDX and the memory named by the arguments, nothing else.
@@ -43,6 +57,10 @@ pub unsafe fn hypercall(call: u64, handle: Handle, arguments: [u64; 6]) -> (u64,
             in("r9") r9,
             in("r10") handle.low,
             in("r11") handle.high,
+            in("r12") nonce[0],
+            in("r13") nonce[1],
+            in("r14") nonce[2],
+            in("r15") nonce[3],
             options(nostack, preserves_flags),
         );
     }

@@ -1,8 +1,9 @@
 //! A registered PAL.
 
-use crate::hypercall::{NO_HANDLE, hypercall, presence};
+use crate::hypercall::{NO_HANDLE, hypercall, hypercall_with_nonce, presence};
 use crate::owner_page::OwnerPage;
 use crate::{Error, image};
+use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Handle, PalInfo, Status, image::MAX_ARGS, number};
 use std::mem::MaybeUninit;
 use trustvisor_pal::args::Registers;
@@ -48,6 +49,38 @@ impl Pal {
         // which is what they were made as: every address is a live buffer that `arguments` borrows, for
         // writing where it is written.
         Error::check(unsafe { hypercall(call, self.handle(), arguments.values()) })
+    }
+
+    /// Calls the entry of this index and has TrustVisor hash what S is given and what it answers: [`Pal::call_report`] then says so to a
+    /// verifier, whose `nonce` it is. The verifier needs the arguments and the results to compute the same hashes.
+    pub fn call_attested(
+        &self,
+        entry: u16,
+        arguments: Registers<'_>,
+        nonce: &[u8; 32],
+    ) -> Result<u64, Error> {
+        if self.signatures.get(usize::from(entry)) != Some(&arguments.kinds()) {
+            return Err(Error::Signature(entry));
+        }
+        let call = u64::from(number::CALL_ATTESTED) | u64::from(entry) << 16;
+        let word = |i: usize| nonce[8 * i..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+        let nonce = [word(0), word(1), word(2), word(3)];
+        // SAFETY: as in `call`.
+        Error::check(unsafe { hypercall_with_nonce(call, self.handle(), arguments.values(), nonce) })
+    }
+
+    /// The last attested call, and a report on it for [`crate::Quoting::sign`]: on the PCRs whose bits are set in `pcrs` (bit 0 must be), for
+    /// the [`abi::quote::key`] that is to sign.
+    pub fn call_report(&self, pcrs: u8, key: u8) -> Result<(AttestedCall, Vec<u8>), Error> {
+        let mut bytes = vec![0; AttestedCall::SIZE + MAX_REPORT];
+        let what = u64::from(pcrs) | u64::from(key) << 8;
+        let arguments = [what, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0, 0];
+        // SAFETY: registered, so TrustVisor is there; the buffer is ours and as long as said.
+        let length =
+            Error::check(unsafe { hypercall(number::CALL_REPORT.into(), self.handle(), arguments) })?;
+        bytes.truncate(length as usize);
+        let (call, report) = bytes.split_first_chunk().ok_or(Error::Quoting)?;
+        Ok((AttestedCall::from_bytes(call), report.to_vec()))
     }
 
     /// Whether the image's entries are these.

@@ -53,6 +53,7 @@ const TESTS: &[(&str, Test)] = &[
     ("pcrs", calls::pcrs),
     ("sealed", sealed::run),
     ("quotes", quotes::run),
+    ("attested-calls", quotes::calls),
     ("quote-p256", quotes::print_p256),
     ("quote-rsa", quotes::print_rsa),
     ("quote-rsa-sha1", quotes::print_rsa_sha1),

@@ -1,11 +1,15 @@
 //! Quotes, as an application has them made: S's report, and the quoting PAL.
 
-use crate::support::{IMAGE, TestPal, random, register};
+use crate::support::{IMAGE, TestPal, header, random, register};
 use anyhow::ensure;
-use trustvisor::abi::Status;
-use trustvisor::abi::quote::{KEY_BLOB, MAX_NONCE, MAX_REPORT, TAG_QUOTE, key};
+use sha2::{Digest, Sha256};
+use trustvisor::abi::quote::{AttestedCall, KEY_BLOB, MAX_NONCE, MAX_REPORT, TAG_CALL, TAG_QUOTE, key};
+use trustvisor::abi::{Status, VERSION};
+use trustvisor::args::{Argument, Registers};
 use trustvisor::{Error, Out, Quoting, image};
 
+/// Index of S's entry.
+const REVERSE: u16 = 5;
 /// What S answers where there is no report.
 const FAILED: u64 = 0x100_0000;
 
@@ -53,6 +57,56 @@ pub fn run() -> anyhow::Result<()> {
     ensure!(keys.last().is_some_and(|key| key.len() == 88), "no P-256 key");
     s.unregister()?;
     Ok(())
+}
+
+/// The digest that the report of the last attested call is on, and what TrustVisor says of the call.
+fn attested(s: &TestPal, quoting: &Quoting) -> anyhow::Result<(Vec<u8>, AttestedCall)> {
+    let (call, report) = s.pal().call_report(1, key::P256)?;
+    let (quoted, signature) = quoting.sign(&report)?;
+    ensure!(quoted[42..45] == [0, 33, TAG_CALL] && signature.len() == 72, "no quote of a call");
+    Ok((quoted[45..77].to_vec(), call))
+}
+
+/// S reverses a long buffer while the timer interrupts; the hashes are the application's own of what it gave and got.
+pub fn calls() -> anyhow::Result<()> {
+    let (s, quoting) = (register()?, Quoting::register()?);
+    let none = s.pal().call_report(1, key::P256);
+    ensure!(none.is_err_and(|error| error.status() == Some(Status::Unsupported)), "attested nothing");
+    let before: Vec<u8> = (0..40_000u32).map(|i| (i / 3) as u8).collect();
+    let mut chain = [0; 32];
+    for round in 1..=3u8 {
+        let mut data = before.clone();
+        let mut registers = Registers::default();
+        data.as_mut_slice().put(&mut registers);
+        let value = s.pal().call_attested(REVERSE, registers, &[round; 32])?;
+        ensure!(data.iter().eq(before.iter().rev()), "not reversed");
+        let words = [0, before.len() as u64, 0, 0, 0, 0].map(u64::to_le_bytes);
+        let input_hash = sha256(&[words.as_flattened(), &before]);
+        let output_hash = sha256(&[&value.to_le_bytes(), &data]);
+        let (digest, call) = attested(&s, &quoting)?;
+        let expected = AttestedCall { input_hash, output_hash, number: round.into(), chain };
+        ensure!(call == expected, "TrustVisor says {call:?} of round {round}");
+        let signature = header().entries[usize::from(REVERSE)].args;
+        let fields: [&[u8]; 8] = [
+            &VERSION.to_be_bytes(),
+            &REVERSE.to_be_bytes(),
+            &signature,
+            &[round; 32],
+            &call.input_hash,
+            &call.output_hash,
+            &call.number.to_be_bytes(),
+            &call.chain,
+        ];
+        let prefixed = fields.map(|field| [&(field.len() as u16).to_be_bytes()[..], field].concat());
+        ensure!(digest == sha256(&prefixed.each_ref().map(Vec::as_slice)), "another digest of round {round}");
+        chain = sha256(&[&chain, &digest]);
+    }
+    s.unregister()?;
+    Ok(())
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
 }
 
 /// Prints a quote and what is needed to check it.
