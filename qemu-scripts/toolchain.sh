@@ -5,7 +5,7 @@
 TOOLCHAIN_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld-22 gcc libc6-dev"
 # QEMU, the TPM, a reader of event logs, the boot medium, the guest's userland, what its kernel modules are built with, and
 # libFuzzer's compiler.
-MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools tpm2-tools grub-pc-bin grub-common xorriso mtools busybox-static
+MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools tpm2-tools openssl grub-pc-bin grub-common xorriso mtools busybox-static
     linux-headers-cloud-amd64 make g++"
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }

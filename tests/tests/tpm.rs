@@ -3,13 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use abi::quote::KEY_BLOB;
 use anyhow::{Context, Result, ensure};
 use machine::{Boot, Family, Machine, manufacture};
 use tempfile::TempDir;
 use trustvisor_tests::{SOON, built, pcr_in_guest};
 
 const PAGE: usize = 4096;
+/// Until an RSA key is made.
+const LATE: Duration = Duration::from_secs(240);
+
+#[path = "tpm/evidence.rs"]
+mod evidence;
 
 /// A machine's disk and TPM, which outlive a boot.
 struct Computer {
@@ -54,7 +61,8 @@ impl Computer {
     fn seal(&mut self, machine: &Machine) -> Result<String> {
         let secret = word_after(&machine.succeed("tvtest seal-for-later", SOON)?, "tvtest: sealed ")?;
         self.blob = length(machine, "/tmp/blob")?;
-        machine.succeed("trustvisor root save /tmp/root", SOON)?;
+        // With an RSA key of two primes, which have to be found.
+        machine.succeed("trustvisor root save /tmp/root", LATE)?;
         let root = length(machine, "/tmp/root")?;
         for (file, page) in [("blob", 0), ("root", 1)] {
             let copy =
@@ -105,9 +113,11 @@ fn what_is_sealed_outlives_a_reboot_and_nothing_else_opens_it() -> Result<()> {
 
     // A flipped bit in what only the TPM can judge, and in what can be judged before.
     let private = 8 + 2 + 40;
-    for (at, state) in
-        [(private, "damaged or another TPM's"), (0, "no saved root"), (root.len() - 1, "was not made by")]
-    {
+    for (at, state) in [
+        (private, "damaged or another TPM's"),
+        (0, "no saved root"),
+        (root.len() - KEY_BLOB - 1, "was not made by"),
+    ] {
         computer.root.clone_from(&root);
         computer.root[at] ^= 1;
         let machine = computer.start(computer.boot()?, state)?;

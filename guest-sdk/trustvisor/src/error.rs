@@ -33,6 +33,12 @@ pub enum Error {
         /// What it answered in RAX.
         detail: u64,
     },
+    /// The hardware TPM's device cannot be used.
+    #[error("the TPM's device: {0}")]
+    Device(#[source] std::io::Error),
+    /// The hardware TPM answers with this error code, or (0) with what is no answer.
+    #[error("the TPM answers with error {0:#x}")]
+    Tpm(u32),
     /// The quoting PAL refused: it is no report of this launch, or there is no such key.
     #[error("the quoting PAL does not sign this")]
     Quoting,

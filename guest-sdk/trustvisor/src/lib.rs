@@ -27,6 +27,7 @@
 
 mod error;
 pub mod event_log;
+mod evidence;
 mod hypercall;
 pub mod image;
 mod info;
@@ -34,6 +35,7 @@ mod owner_page;
 mod pal;
 mod quoting;
 mod stubs;
+mod tpm;
 
 pub use abi;
 pub use error::Error;
@@ -42,6 +44,7 @@ pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use quoting::{Quoting, saved_key};
+pub use tpm::{HardwareQuote, hardware_quote};
 pub use trustvisor_pal::Out;
 #[doc(hidden)]
 pub use trustvisor_pal::args;

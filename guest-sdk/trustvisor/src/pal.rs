@@ -83,6 +83,11 @@ impl Pal {
         Ok((AttestedCall::from_bytes(call), report.to_vec()))
     }
 
+    /// The signature of an entry, an [`abi::image::arg`] for each register.
+    pub fn signature(&self, entry: u16) -> Result<[u8; MAX_ARGS], Error> {
+        self.signatures.get(usize::from(entry)).copied().ok_or(Error::Signature(entry))
+    }
+
     /// Whether the image's entries are these.
     pub fn has_signatures(&self, signatures: &[[u8; MAX_ARGS]]) -> Result<(), Error> {
         let differs = |i: &usize| self.signatures.get(*i) != signatures.get(*i);

@@ -1,8 +1,9 @@
 //! Quotes, as an application has them made: S's report, and the quoting PAL.
 
 use crate::support::{IMAGE, TestPal, header, random, register};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
+use std::fs;
 use trustvisor::abi::quote::{AttestedCall, KEY_BLOB, MAX_NONCE, MAX_REPORT, TAG_CALL, TAG_QUOTE, key};
 use trustvisor::abi::{Status, VERSION};
 use trustvisor::args::{Argument, Registers};
@@ -109,34 +110,37 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
 }
 
-/// Prints a quote and what is needed to check it.
-fn print(key: u8) -> anyhow::Result<()> {
+/// Evidence for a verifier outside: a call with its nonce, and a quote.
+pub fn evidence() -> anyhow::Result<()> {
     let (s, quoting) = (register()?, Quoting::register()?);
-    let nonce = random().unwrap_or(7).to_be_bytes();
-    ensure!(s.pcr_extend(2, &[0x33; 52])? == 0, "PCR 2");
-    let (quoted, signature) = quoting.sign(&report(&s, 0b101, key, &nonce)?)?;
-    println!("tvtest: nonce {}", hex(&[&[TAG_QUOTE][..], &nonce].concat()));
-    println!("tvtest: quoted {}", hex(&quoted));
-    println!("tvtest: signature {}", hex(&signature));
-    for (index, public) in quoting.public_keys()?.iter().enumerate() {
-        println!("tvtest: public{index} {}", hex(public));
+    let nonce: [u8; 32] = *fs::read("/tmp/nonce")?.first_chunk().context("a nonce of 32 bytes")?;
+    let mut data = b"Output = S(Input)".to_vec();
+    let mut registers = Registers::default();
+    data.as_mut_slice().put(&mut registers);
+    s.pal().call_attested(REVERSE, registers, &nonce)?;
+    ensure!(data == b")tupnI(S = tuptuO", "not reversed");
+    fs::write("/tmp/call.json", s.pal().call_evidence(&quoting, REVERSE, &nonce)?)?;
+    for (name, key) in [("p256", key::P256), ("rsa", key::RSA)] {
+        if key == key::P256 || trustvisor::saved_key().is_ok() {
+            let evidence = s.pal().evidence(&quoting, &report(&s, 1, key, &nonce)?, &nonce)?;
+            fs::write(format!("/tmp/{name}.json"), evidence)?;
+        }
     }
-    let identity = image::measure(IMAGE);
-    println!("tvtest: identity {} {}", hex(&identity.sha1), hex(&identity.sha256));
     s.unregister()?;
     Ok(())
 }
 
-pub fn print_p256() -> anyhow::Result<()> {
-    print(key::P256)
-}
-
-pub fn print_rsa() -> anyhow::Result<()> {
-    print(key::RSA)
-}
-
-pub fn print_rsa_sha1() -> anyhow::Result<()> {
-    print(key::RSA_SHA1)
+/// Prints a quote of the 1.2 form and what is needed to check it.
+pub fn print_1_2() -> anyhow::Result<()> {
+    let (s, quoting) = (register()?, Quoting::register()?);
+    ensure!(s.pcr_extend(2, &[0x33; 52])? == 0, "PCR 2");
+    let (quoted, signature) = quoting.sign(&report(&s, 0b101, key::RSA_SHA1, b"nonce of 1.2")?)?;
+    println!("tvtest: quoted {}", hex(&quoted));
+    println!("tvtest: signature {}", hex(&signature));
+    println!("tvtest: public {}", hex(&quoting.public_keys()?[0]));
+    println!("tvtest: identity {}", hex(&image::measure(IMAGE).sha1));
+    s.unregister()?;
+    Ok(())
 }
 
 /// A key of its own each time.

@@ -1,0 +1,128 @@
+//! Evidence: all that a verifier far away needs to believe a quote or an attested call, in one file. `trustvisor-verify` checks it.
+
+use crate::tpm::{HardwareQuote, hardware_quote};
+use crate::{Error, Pal, Quoting, event_log};
+use abi::quote::{AttestedCall, key};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// A quote, not yet tied to the machine.
+struct Quote {
+    quoted: Vec<u8>,
+    signature: Vec<u8>,
+    /// The selected micro-PCRs (SHA-256 bank), in ascending order.
+    pcrs: Vec<(u8, [u8; 32])>,
+    call: Option<Call>,
+}
+
+struct Call {
+    entry: u16,
+    signature: [u8; 6],
+    nonce: [u8; 32],
+    call: AttestedCall,
+}
+
+impl Pal {
+    /// Evidence for the last attested call, which was of this entry and with this nonce.
+    pub fn call_evidence(&self, quoting: &Quoting, entry: u16, nonce: &[u8; 32]) -> Result<String, Error> {
+        let (call, report) = self.call_report(1, key::P256)?;
+        let (quoted, signature) = quoting.sign(&report)?;
+        let pcrs = vec![(0, self.info()?.measurement.sha256)];
+        let call = Call { entry, signature: self.signature(entry)?, nonce: *nonce, call };
+        evidence(quoting, &Quote { quoted, signature, pcrs, call: Some(call) }, nonce)
+    }
+
+    /// Evidence for a report of S on its identity alone ([`key::RSA`] or [`key::P256`]), with this nonce.
+    pub fn evidence(&self, quoting: &Quoting, report: &[u8], nonce: &[u8]) -> Result<String, Error> {
+        let (quoted, signature) = quoting.sign(report)?;
+        let pcrs = vec![(0, self.info()?.measurement.sha256)];
+        evidence(quoting, &Quote { quoted, signature, pcrs, call: None }, nonce)
+    }
+}
+
+/// Has the hardware TPM quote the launch for this nonce and this quote, and puts all together.
+fn evidence(quoting: &Quoting, quote: &Quote, nonce: &[u8]) -> Result<String, Error> {
+    let micro = Sha256::digest(&quote.quoted);
+    let extra = Sha256::new().chain_update(b"TV-HW-1").chain_update(nonce).chain_update(micro).finalize();
+    let hardware = hardware_quote(&extra)?;
+    Ok(format(&event_log()?, &hardware, &quoting.public_keys()?, quote))
+}
+
+/// The canonical file: these keys in this order.
+fn format(event_log: &[u8], hardware: &HardwareQuote, identity: &[Vec<u8>], quote: &Quote) -> String {
+    let identity: Vec<_> = identity.iter().map(|key| format!("\"{}\"", base64(key))).collect();
+    let pcrs: Vec<_> =
+        quote.pcrs.iter().map(|(pcr, value)| format!("\"{pcr}\": \"{}\"", hex(value))).collect();
+    let call = quote.call.as_ref().map_or("null".into(), format_call);
+    format!(
+        "{{\n  \"version\": 1,\n  \"tpm\": \"2.0\",\n  \"event_log\": \"{}\",\n  \"hardware\": {{ \"quoted\": \"{}\", \
+         \"signature\": \"{}\", \"key\": \"{}\", \"certificate\": null }},\n  \"identity\": [{}],\n  \"quote\": {{ \
+         \"form\": \"2.0\", \"quoted\": \"{}\", \"signature\": \"{}\" }},\n  \"pcrs\": {{ {} }},\n  \"call\": {call}\n}}\n",
+        base64(event_log),
+        base64(&hardware.quoted),
+        base64(&hardware.signature),
+        base64(&hardware.key),
+        identity.join(", "),
+        base64(&quote.quoted),
+        base64(&quote.signature),
+        pcrs.join(", "),
+    )
+}
+
+fn format_call(call: &Call) -> String {
+    let Call { entry, signature, nonce, call } = call;
+    format!(
+        "{{ \"abi\": {}, \"entry\": {entry}, \"signature\": \"{}\", \"nonce\": \"{}\", \"input_hash\": \"{}\", \
+         \"output_hash\": \"{}\", \"number\": {}, \"chain\": \"{}\", \"input\": null, \"output\": null }}",
+        abi::VERSION,
+        hex(signature),
+        hex(nonce),
+        hex(&call.input_hash),
+        hex(&call.output_hash),
+        call.number,
+        hex(&call.chain),
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// RFC 4648, 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for part in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(part.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * i) & 63) as usize];
+            text.push(if i <= part.len() { digit.into() } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4648, 10.
+    #[test]
+    fn base64_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+}

@@ -1,0 +1,188 @@
+//! From S in the guest to a verifier outside: the whole chain, and the stock tools' word on its parts.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use machine::Machine;
+use serde_json::Value;
+use sha1::{Digest, Sha1};
+use trustvisor_tests::SOON;
+use trustvisor_verify::{Challenge, Evidence, Policy, verify};
+
+use super::{Computer, LATE, from_hex, word_after};
+
+const NONCE: [u8; 32] = [0x5a; 32];
+/// The index of S's `reverse`.
+const ENTRY: u16 = 5;
+
+/// A machine whose RSA identity key was saved in an earlier boot answers a nonce.
+#[test]
+fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
+    let mut computer = Computer::new()?;
+    let machine = computer.start(computer.boot()?, "none was handed in")?;
+    computer.seal(&machine)?;
+    // The key is made once: it stays what it was.
+    machine.succeed(
+        "cp /tmp/root /tmp/first && trustvisor root save /tmp/root && cmp /tmp/first /tmp/root",
+        LATE,
+    )?;
+    drop(machine);
+    let machine = computer.start(computer.boot()?, "the saved one, opened")?;
+    machine.succeed("trustvisor root save /tmp/root", SOON)?;
+    ensure!(super::length(&machine, "/tmp/root")? == computer.root.len(), "another key");
+
+    let octal: String = NONCE.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    machine.succeed(&format!("printf '{octal}' >/tmp/nonce && tvtest evidence"), SOON)?;
+    let measurement =
+        word_after(&machine.succeed("tvtest quote-1.2 | tee /tmp/quote12", SOON)?, "tvtest: identity ")?;
+    let call = file(&machine, "call.json")?;
+    let quotes = [("rsa", 0), ("p256", 1)].map(|(name, key)| (file(&machine, &format!("{name}.json")), key));
+    checks_1_2(&machine, &measurement)?;
+
+    let policy = policy(&call, Some(("reverse", ENTRY)))?;
+    let challenge = Challenge::new(NONCE)?;
+    let verified = verify(&Policy::parse(&policy)?, &Evidence::parse(call.as_bytes())?, &challenge)?;
+    println!("{verified:?}");
+    // For another nonce, another output, another entry, another release, another machine: not believed.
+    fails(&policy, &call, &Challenge::new([1; 32])?)?;
+    let mut other = challenge.clone();
+    other.output = Some(trustvisor_verify::output(0, &[b"Output = S(Input)"]));
+    fails(&policy, &call, &other)?;
+    let mut right = challenge.clone();
+    right.output = Some(trustvisor_verify::output(0, &[b")tupnI(S = tuptuO"]));
+    verify(&Policy::parse(&policy)?, &Evidence::parse(call.as_bytes())?, &right)?;
+    let mut other = challenge.clone();
+    other.entry = Some(ENTRY + 1);
+    fails(&policy, &call, &other)?;
+    let json: Value = serde_json::from_str(&call)?;
+    let release = fs::read_to_string(machine::root().join("build/release.toml"))?;
+    let runtime = release.split_once("runtime").and_then(|(_, rest)| rest.split_once("sha256 = \""));
+    let runtime = &runtime.context("no runtime")?.1[..64];
+    for digest in [runtime, &name(&json)?, json["pcrs"]["0"].as_str().context("no PCR 0")?] {
+        fails(&policy.replace(digest, &"0".repeat(digest.len())), &call, &challenge)?;
+    }
+
+    for (quote, key) in quotes {
+        let quote = quote?;
+        let policy = self::policy(&quote, None)?;
+        verify(&Policy::parse(&policy)?, &Evidence::parse(quote.as_bytes())?, &challenge)?;
+        // A quote is no call, and a call no quote.
+        fails(&policy, &call, &challenge)?;
+        checkquote(&quote, key)?;
+    }
+    Ok(())
+}
+
+fn file(machine: &Machine, name: &str) -> Result<String> {
+    let lines = machine.succeed(&format!("xxd -p /tmp/{name}"), SOON)?;
+    Ok(String::from_utf8(from_hex(&lines.concat())?)?)
+}
+
+/// Believes this build, this machine's TPM and S.
+fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<String> {
+    let json: Value = serde_json::from_str(evidence)?;
+    let name = name(&json)?;
+    let measurement = json["pcrs"]["0"].as_str().context("no PCR 0")?;
+    let release = fs::read_to_string(machine::root().join("build/release.toml"))?;
+    let mut policy = format!(
+        "tpm = \"2.0\"\nminimum_security_version = 1\noptions = [\"dma=unprotected\\ntpm=required\\n\"]\n\
+         [[hardware_key]]\nmachine = \"this one\"\nname = \"{name}\"\n{release}\n[[pal]]\nname = \"S\"\n\
+         measurement = {{ sha256 = \"{measurement}\" }}\n"
+    );
+    if let Some((name, number)) = entry {
+        policy += &format!(
+            "[[pal.entry]]\nnumber = {number}\nname = \"{name}\"\nsignature = [\"in-out\", \"length\"]\n"
+        );
+    }
+    Ok(policy)
+}
+
+/// Of the attestation key, as enrolment would tell it.
+fn name(evidence: &Value) -> Result<String> {
+    let key = base64(&evidence["hardware"]["key"])?;
+    Ok(hex(&[&[0, 0x0b][..], &sha2::Sha256::digest(&key)].concat()))
+}
+
+fn fails(policy: &str, evidence: &str, challenge: &Challenge) -> Result<()> {
+    match verify(&Policy::parse(policy)?, &Evidence::parse(evidence.as_bytes())?, challenge) {
+        Ok(_) => bail!("believed"),
+        Err(failure) => {
+            println!("{failure}");
+            Ok(())
+        }
+    }
+}
+
+/// `tpm2_checkquote` verifies the hardware quote and the micro-quote, with nonce, PCR values and hash given.
+fn checkquote(evidence: &str, key: usize) -> Result<()> {
+    let json: Value = serde_json::from_str(evidence)?;
+    let quoted = base64(&json["quote"]["quoted"])?;
+    let pcr0 = from_hex(json["pcrs"]["0"].as_str().context("no PCR 0")?)?;
+    let over = [&[1][..], &NONCE].concat();
+    let signature = base64(&json["quote"]["signature"])?;
+    tool(&base64(&json["identity"][key])?, &quoted, &signature, Some((&pcr0, "sha256:0")), &over)?;
+    let extra = sha2::Sha256::new().chain_update(b"TV-HW-1").chain_update(NONCE);
+    let extra = extra.chain_update(sha2::Sha256::digest(&quoted)).finalize();
+    let hardware = |name| base64(&json["hardware"][name]);
+    tool(&hardware("key")?, &hardware("quoted")?, &hardware("signature")?, None, &extra)
+}
+
+fn tool(key: &[u8], quoted: &[u8], signature: &[u8], pcrs: Option<(&[u8], &str)>, over: &[u8]) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let public = [&(key.len() as u16).to_be_bytes()[..], key].concat();
+    for (name, bytes) in [("key", &public[..]), ("quoted", quoted), ("signature", signature)] {
+        fs::write(path(name), bytes)?;
+    }
+    let mut command = Command::new("tpm2_checkquote");
+    command.current_dir(folder.path());
+    command.args(["-u", "key", "-m", "quoted", "-s", "signature", "-g", "sha256", "-q", &hex(over)]);
+    if let Some((values, selection)) = pcrs {
+        fs::write(path("values"), values)?;
+        command.args(["-f", "values", "-l", selection]);
+    }
+    run(command)
+}
+
+/// openssl's word on a quote of the 1.2 form, whose structure is written here once more from the specification (TPM Main 1.2
+/// part 2, 5.4.1 and 11.3).
+fn checks_1_2(machine: &Machine, identity: &str) -> Result<()> {
+    let lines = machine.succeed("cat /tmp/quote12", SOON)?;
+    let bytes = |what: &str| from_hex(&word_after(&lines, &format!("tvtest: {what} "))?);
+    let (quoted, signature, public) = (bytes("quoted")?, bytes("signature")?, bytes("public")?);
+    let pcr2 = Sha1::digest([[0; 20], [0x33; 20]].concat());
+    let composite = [&[0, 3, 0b101, 0, 0, 0, 0, 0, 40][..], &from_hex(identity)?, &pcr2].concat();
+    let external = Sha1::digest([&[1][..], b"nonce of 1.2"].concat());
+    let expected = [&[1, 1, 0, 0][..], b"QUOT", &Sha1::digest(composite), &external].concat();
+    ensure!(quoted == expected, "quoted {}", hex(&quoted));
+    ensure!(signature[..6] == [0, 0x14, 0, 4, 1, 0], "signature {}", hex(&signature));
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    // SubjectPublicKeyInfo of an RSA-2048 key with exponent 65537 (RFC 8017, A.1.1; RFC 3279, 2.3.1).
+    let head = "30820122300d06092a864886f70d01010105000382010f003082010a0282010100";
+    let key = [&from_hex(head)?[..], &public[24..], &[2, 3, 1, 0, 1]].concat();
+    for (name, bytes) in [("key", &key[..]), ("quoted", &quoted), ("signature", &signature[6..])] {
+        fs::write(path(name), bytes)?;
+    }
+    let mut command = Command::new("openssl");
+    command.current_dir(folder.path()).args(["dgst", "-sha1", "-keyform", "DER", "-verify", "key"]);
+    command.args(["-signature", "signature", "quoted"]);
+    run(command)
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    ensure!(output.status.success(), "{command:?}: {said:?}");
+    Ok(())
+}
+
+fn base64(value: &Value) -> Result<Vec<u8>> {
+    use base64ct::{Base64, Encoding};
+    Ok(Base64::decode_vec(value.as_str().context("no text")?).map_err(|error| anyhow::anyhow!("{error}"))?)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
