@@ -1,0 +1,10 @@
+//! A machine in software that tells the truth, everything that can be changed about what it says, and real TPMs.
+
+mod changes;
+mod credential;
+mod forgeries;
+
+pub(crate) mod keys;
+mod parsing;
+mod truth;
+pub(crate) mod world;
