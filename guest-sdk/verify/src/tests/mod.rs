@@ -1,10 +1,12 @@
 //! A machine in software that tells the truth, everything that can be changed about what it says, and real TPMs.
 
+mod certificates;
 mod changes;
 mod credential;
 mod forgeries;
 
 pub(crate) mod keys;
 mod parsing;
+mod swtpm;
 mod truth;
 pub(crate) mod world;
