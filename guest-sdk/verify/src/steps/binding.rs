@@ -36,9 +36,6 @@ pub enum BindingError {
         /// In hexadecimal.
         expected: String,
     },
-    /// An attested call in the 1.2 form.
-    #[error("attested calls have the 2.0 form")]
-    Form,
     /// The call's numbers are not those that the quote is over.
     #[error("the quote carries {found}, not {expected} (the call given)")]
     Digest {
@@ -100,25 +97,26 @@ fn demands_a_call(challenge: &Challenge) -> bool {
 }
 
 fn is_for_the_nonce(evidence: &Evidence, micro: &Micro, challenge: &Challenge) -> Result<(), BindingError> {
-    let tagged = [&[TAG_QUOTE][..], &challenge.nonce].concat();
-    let expected = match evidence.quote.form {
-        Family::V12 => Hash::Sha1.of(&[&tagged]),
-        Family::V20 => tagged,
-    };
-    match micro.quoted.extra_data() {
-        found if found == expected => Ok(()),
-        found => Err(BindingError::Nonce { found: hex(found), expected: hex(expected) }),
+    let (found, expected) = (micro.quoted.extra_data(), tagged(evidence, TAG_QUOTE, &challenge.nonce));
+    if found == expected {
+        return Ok(());
     }
+    Err(BindingError::Nonce { found: hex(found), expected: hex(expected) })
 }
 
 fn is_of_the_call(claim: &CallClaim, evidence: &Evidence, micro: &Micro) -> Result<(), BindingError> {
-    if evidence.quote.form != Family::V20 {
-        return Err(BindingError::Form);
+    let (found, expected) = (micro.quoted.extra_data(), tagged(evidence, TAG_CALL, &claim.digest()));
+    if found == expected {
+        return Ok(());
     }
-    let expected = [&[TAG_CALL][..], &claim.digest()].concat();
-    match micro.quoted.extra_data() {
-        found if found == expected => Ok(()),
-        found => Err(BindingError::Digest { found: hex(found), expected: hex(expected) }),
+    Err(BindingError::Digest { found: hex(found), expected: hex(expected) })
+}
+
+/// The 1.2 form has room for a hash alone.
+fn tagged(evidence: &Evidence, tag: u8, data: &[u8]) -> Vec<u8> {
+    match evidence.quote.form {
+        Family::V12 => Hash::Sha1.of(&[&[tag], data]),
+        Family::V20 => [&[tag], data].concat(),
     }
 }
 

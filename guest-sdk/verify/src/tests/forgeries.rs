@@ -202,7 +202,7 @@ fn micro_quotes() {
     expect(&World { signer: TestKey::P256(9), ..truth() }, Step::MicroQuote, "not this key's");
     let name = [&[0, 0x0b][..], &sha256(&[&TestKey::Rsa(0).public()])].concat();
     expect(&World { signer_name: Some(name), ..truth() }, Step::MicroQuote, "names the signer");
-    expect(&World { firmware: 1, ..truth() }, Step::MicroQuote, "firmware version");
+    expect(&World { firmware: 2, ..truth() }, Step::MicroQuote, "firmware version");
     for selections in [vec![], vec![(0x04, 0x23)], vec![(0x0b, 0x21)], vec![(0x0b, 0x23), (0x0b, 0x23)]] {
         expect(&World { micro_selections: Some(selections), ..truth() }, Step::MicroQuote, "not those given");
     }
@@ -276,5 +276,6 @@ fn a_tpm_1_2_is_none_of_2_0() {
     let failure = check(&old, &policy(Family::V20), &challenge());
     assert!(failure.step() == Step::HardwareKey && failure.to_string().contains("TPM 1.2"), "{failure}");
     let call = World { call: World::call().call, pcrs: vec![(0, Hash::Sha1.of(&[ADDER]))], ..old };
-    expect(&call, Step::Binding, "2.0 form");
+    assert_eq!(call.verify().unwrap().pal, "adder");
+    expect(&World { extra: Some(vec![1; 33]), ..call }, Step::Binding, "the call given");
 }

@@ -7,6 +7,7 @@ mod forgeries;
 
 pub(crate) mod keys;
 mod parsing;
+mod runtime;
 mod swtpm;
 mod truth;
 pub(crate) mod world;

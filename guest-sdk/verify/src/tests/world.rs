@@ -12,7 +12,7 @@ use crate::{Challenge, Failure, Policy, Verified, verify};
 
 pub(crate) const NONCE: [u8; 32] = [7; 32];
 pub(crate) const OPTIONS: &[u8] = b"dma=unprotected\ntpm=required\n";
-pub(crate) const FIRMWARE: u64 = 0x1_0000;
+pub(crate) const FIRMWARE: u64 = 1;
 pub(crate) const EVENT_IPL: u32 = 13;
 pub(crate) const EVENT_ACTION: u32 = 5;
 pub(crate) const EVENT_SEPARATOR: u32 = 4;
