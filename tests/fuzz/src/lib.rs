@@ -24,6 +24,9 @@ mod reference;
 pub mod seal;
 mod software;
 pub mod tpm;
+pub mod verify_event_log;
+pub mod verify_evidence;
+pub mod verify_policy;
 mod world;
 
 /// The program of a target: its module's `check` on what libFuzzer thinks up, or on files.
@@ -56,7 +59,7 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// In the order of their names.
-    const TARGETS: [(&str, Check); 12] = [
+    const TARGETS: [(&str, Check); 15] = [
         ("decoder", crate::decoder::check),
         ("event_log", crate::event_log::check),
         ("exit", crate::exit::check),
@@ -69,6 +72,9 @@ mod tests {
         ("page_walk", crate::page_walk::check),
         ("seal", crate::seal::check),
         ("tpm", crate::tpm::check),
+        ("verify_event_log", crate::verify_event_log::check),
+        ("verify_evidence", crate::verify_evidence::check),
+        ("verify_policy", crate::verify_policy::check),
     ];
 
     /// Everything that was worth keeping, and the empty input.
