@@ -1,5 +1,5 @@
 //! Builds everything a boot needs: the loader, the hypervisor module, the guest; and `build/boot/`, the folder for an AMD
-//! machine's /boot.
+//! machine's /boot; and `build/release.toml`, for policies of verifiers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::mutation;
 use crate::paths::{build_dir, root, target_dir};
 use crate::pcr::{self, BootPcrs, measured_length};
 use crate::process::{self, say};
+use crate::release;
 
 const CARGO_LIMIT: Duration = Duration::from_secs(15 * 60);
 const BARE_TARGET: &str = "x86_64-trustvisor";
@@ -58,6 +59,7 @@ fn build() -> Result<Artifacts> {
     let guest = guest::build()?;
     let artifacts = Artifacts { loader, hypervisor, guest, pcrs };
     artifacts.write_boot_folder(&build_dir().join("boot"))?;
+    files::write(&build_dir().join("release.toml"), release::entry(&artifacts.hypervisor).as_bytes())?;
     Ok(artifacts)
 }
 

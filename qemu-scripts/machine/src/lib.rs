@@ -24,6 +24,7 @@ mod paths;
 mod pcr;
 mod process;
 mod qmp;
+mod release;
 pub mod skinit;
 mod tpm;
 

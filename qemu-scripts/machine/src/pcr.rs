@@ -65,7 +65,7 @@ pub fn predict(hypervisor: &[u8], options: &str) -> Result<BootPcrs> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
