@@ -63,7 +63,10 @@ fn dispatch_others(
     let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
     match call {
         number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
-        number::REGISTER => hv.pals.register(hardware, caller, Gva(regs.rdi), regs.rsi, Gva(regs.rdx)),
+        number::REGISTER => {
+            hv.pals.register(hardware, caller, Some((Gva(regs.rdi), regs.rsi)), Gva(regs.rdx))
+        }
+        number::REGISTER_QUOTING => hv.pals.register(hardware, caller, None, Gva(regs.rdx)),
         number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
         number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
         number::COLLECT => hv.pals.collect(hardware),

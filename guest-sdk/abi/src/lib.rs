@@ -52,7 +52,7 @@ pub mod number {
     /// `INFO(RDI buffer, RSI length)`: writes the first `length` bytes of [`crate::Info`], RAX = bytes written.
     pub const INFO: u16 = 1;
     /// `REGISTER(RDI image, RSI length, RDX owner page)`: registers a PAL and writes its [`crate::Handle`] (16 bytes) to
-    /// the start of the owner page. Image address 0: the quoting PAL that TrustVisor has with it ([`crate::quote`]).
+    /// the start of the owner page.
     pub const REGISTER: u16 = 2;
     /// `CALL(handle; arguments of S)`: calls the entry whose index is in RAX bits 31:16. RAX = value of S.
     pub const CALL: u16 = 3;
@@ -78,6 +78,8 @@ pub mod number {
     /// on it, for the PCRs and the key as [`QUOTE`] takes them. RAX = bytes written; [`crate::Status::Unsupported`] if there was no such
     /// call, or there is no such key.
     pub const CALL_REPORT: u16 = 11;
+    /// `REGISTER_QUOTING(RDX owner page)`: [`REGISTER`] with the image of the quoting PAL, which TrustVisor has with it ([`crate::quote`]).
+    pub const REGISTER_QUOTING: u16 = 12;
 
     /// From S: `PCR_READ(RDI index, RSI pointer to a` [`crate::Digests`]`)`.
     pub const PCR_READ: u16 = 0x81;

@@ -1,8 +1,8 @@
 //! Quotes, as S asks for them by [`crate::number::QUOTE`], and the PAL that signs them.
 //!
 //! S gets a *report*: a structure of the TPM's that TrustVisor has written, with an authentication code that lasts until the next
-//! launch. The *quoting PAL*, which TrustVisor has with it and any application may register ([`crate::number::REGISTER`] with image
-//! address 0), takes a report and answers with the signature of an identity key of this TrustVisor.
+//! launch. The *quoting PAL*, which TrustVisor has with it and any application may register ([`crate::number::REGISTER_QUOTING`]), takes
+//! a report and answers with the signature of an identity key of this TrustVisor.
 //!
 //! # A report
 //! | offset | bytes | what |

@@ -22,20 +22,20 @@ impl Pal {
         presence()?;
         let header = image::header(image)?;
         let signatures = header.entries[..header.entry_count.into()].iter().map(|entry| entry.args).collect();
-        Self::register_at(image.as_ptr(), image.len(), signatures)
+        Self::register_by(number::REGISTER, image, signatures)
     }
 
     /// Registers the quoting PAL, whose image TrustVisor has.
     pub(crate) fn register_quoting(signatures: &[[u8; MAX_ARGS]]) -> Result<Self, Error> {
         presence()?;
-        Self::register_at(std::ptr::null(), 0, signatures.into())
+        Self::register_by(number::REGISTER_QUOTING, &[], signatures.into())
     }
 
-    fn register_at(image: *const u8, length: usize, signatures: Vec<[u8; MAX_ARGS]>) -> Result<Self, Error> {
+    fn register_by(number: u16, image: &[u8], signatures: Vec<[u8; MAX_ARGS]>) -> Result<Self, Error> {
         let pal = Self { owner: OwnerPage::new()?, signatures };
-        let arguments = [image as u64, length as u64, pal.owner.address(), 0, 0, 0];
+        let arguments = [image.as_ptr() as u64, image.len() as u64, pal.owner.address(), 0, 0, 0];
         // SAFETY: TrustVisor is there; it reads the image and writes the owner page, which is ours.
-        Error::check(unsafe { hypercall(number::REGISTER.into(), NO_HANDLE, arguments) })?;
+        Error::check(unsafe { hypercall(number.into(), NO_HANDLE, arguments) })?;
         Ok(pal)
     }
 

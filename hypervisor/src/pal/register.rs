@@ -31,29 +31,24 @@ pub struct Registration {
 }
 
 impl Pals {
-    /// `REGISTER`.
+    /// `REGISTER`, or (without an image) `REGISTER_QUOTING`.
     pub fn register(
         &self,
         hardware: &mut impl Hardware,
         caller: &GuestMemory,
-        image: Gva,
-        length: u64,
+        image: Option<(Gva, u64)>,
         owner_page: Gva,
     ) -> Outcome {
         if owner_page.page_offset() != 0 {
             return Outcome::status(Status::BadArgument);
         }
-        let quoting = self.quoting.first_chunk().filter(|_| image == Gva(0));
-        let (image, length) = match quoting {
-            Some(_) => (None, self.quoting.len() as u64),
-            None => (Some(image), length),
-        };
-        let mut bytes = quoting.copied().unwrap_or([0; HEADER_SIZE]);
-        if let Some(image) = image
+        let mut bytes = self.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
+        if let Some((image, _)) = image
             && let Err(fault) = caller.read(image, &mut bytes)
         {
             return fault_outcome(fault, None);
         }
+        let length = image.map_or(self.quoting.len() as u64, |(_, length)| length);
         let header = header_from(&bytes);
         if header.check(length).is_err() {
             return Outcome::status(Status::BadImage);
@@ -84,7 +79,7 @@ impl Pals {
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
         pal.state = State::Registering(Registration {
-            image,
+            image: image.map(|(start, _)| start),
             next_page: 0,
             read: HEADER_SIZE as u64,
             measurement: ManuallyDrop::new(measurement),

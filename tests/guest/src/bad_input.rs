@@ -117,6 +117,10 @@ pub fn images() -> anyhow::Result<()> {
 }
 
 /// Every address that a call takes, with every address that is not ordinary memory.
+fn attested(entry: u64) -> u64 {
+    u64::from(number::CALL_ATTESTED) | entry << 16
+}
+
 pub fn addresses() -> anyhow::Result<()> {
     let s = register()?;
     let handle = s.pal().handle();
@@ -130,7 +134,10 @@ pub fn addresses() -> anyhow::Result<()> {
                 ("PAL_INFO", number::PAL_INFO.into(), vec![address, 72]),
                 ("REGISTER (image)", number::REGISTER.into(), vec![address, length, owner_page.address()]),
                 ("REGISTER (owner page)", number::REGISTER.into(), vec![image, length, address & !0xfff]),
+                ("REGISTER_QUOTING", number::REGISTER_QUOTING.into(), vec![0, 0, address & !0xfff]),
                 ("CALL (in)", call_entry(entry::SUM), vec![address, 64]),
+                ("CALL_ATTESTED (in)", attested(entry::SUM), vec![address, 64]),
+                ("CALL_ATTESTED (out)", attested(entry::FILL), vec![address, 64, 1]),
                 ("CALL (out)", call_entry(entry::FILL), vec![address, 64, 1]),
             ];
             for (name, call, arguments) in calls {
@@ -156,7 +163,10 @@ pub fn addresses() -> anyhow::Result<()> {
                 ("PAL_INFO", number::PAL_INFO.into(), vec![address, 64]),
                 ("REGISTER (image)", number::REGISTER.into(), vec![address, length, owner_page.address()]),
                 ("REGISTER (owner page)", number::REGISTER.into(), vec![image, length, address & !0xfff]),
+                ("REGISTER_QUOTING", number::REGISTER_QUOTING.into(), vec![0, 0, address & !0xfff]),
                 ("CALL (in)", call_entry(entry::SUM), vec![address, 64]),
+                ("CALL_ATTESTED (in)", attested(entry::SUM), vec![address, 64]),
+                ("CALL_ATTESTED (out)", attested(entry::FILL), vec![address, 64, 1]),
                 ("CALL (out)", call_entry(entry::FILL), vec![address, 64, 1]),
             ];
             for (name, call, arguments) in calls {
@@ -227,7 +237,7 @@ pub fn numbers() -> anyhow::Result<()> {
     let s = register()?;
     let handle = s.pal().handle();
     leaving_nothing(|_| {
-        for call in [0, 9, 0x7f, 0x80, 0x81, 0x82, 0xffff, 1 << 32, 1 << 62, 0xdead_beef] {
+        for call in [0, 13, 0x7f, 0x80, 0x81, 0x82, 0x87, 0xffff, 1 << 32, 1 << 62, 0xdead_beef] {
             expect(&format!("call {call:#x}"), raw(call, handle, &[]).1, Status::UnknownCall)?;
         }
         let (save, buffer) = (number::ROOT_SAVE.into(), [0u8; 8]);
@@ -241,6 +251,8 @@ pub fn numbers() -> anyhow::Result<()> {
         }
         for entry in [entry::COUNT, 63, 64, 0x7fff, 0xffff] {
             expect(&format!("entry {entry}"), raw(call_entry(entry), handle, &[]).1, Status::BadArgument)?;
+            let status = raw(attested(entry), handle, &[]).1;
+            expect(&format!("entry {entry}, attested"), status, Status::BadArgument)?;
         }
         let made_up = (0..63)
             .map(|bit| 1 << bit)

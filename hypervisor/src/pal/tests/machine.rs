@@ -152,9 +152,9 @@ impl Machine {
             }
             match op.call {
                 What::Register(length) => {
-                    pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(op.owner))
+                    pals.register(&mut hardware, &caller, Some((Gva(IMAGE), length)), Gva(op.owner))
                 }
-                What::RegisterQuoting => pals.register(&mut hardware, &caller, Gva(0), 0, Gva(op.owner)),
+                What::RegisterQuoting => pals.register(&mut hardware, &caller, None, Gva(op.owner)),
                 What::Call(handle, entry, args) => {
                     pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
                 }

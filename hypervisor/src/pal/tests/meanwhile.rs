@@ -67,7 +67,7 @@ fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
         let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
         let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
         let mut hardware = Late { pals: m.pals, left };
-        let outcome = m.pals.register(&mut hardware, &caller, Gva(IMAGE), length, Gva(OWNER));
+        let outcome = m.pals.register(&mut hardware, &caller, Some((Gva(IMAGE), length)), Gva(OWNER));
         assert_eq!(outcome, Outcome::status(Status::NoMemory), "{left} left");
         assert_eq!((m.free(), m.pals.count()), (left, 0));
         assert!(m.pool_is_zero());

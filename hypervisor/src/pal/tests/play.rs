@@ -131,7 +131,7 @@ impl World {
         let mut hardware = self.stay(0, 0);
         for _ in 0..PATIENCE {
             let (gva, length, owner) = (Gva(image_gva(app)), image_length(), Gva(owner_gva(app)));
-            match self.pals.register(&mut hardware, &caller, gva, length, owner) {
+            match self.pals.register(&mut hardware, &caller, Some((gva, length)), owner) {
                 Outcome::Restart => self.bury(None),
                 Outcome::Done(_, Status::NoMemory) => {
                     self.bury(None);
