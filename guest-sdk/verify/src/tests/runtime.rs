@@ -1,12 +1,13 @@
 //! What TrustVisor itself writes is what this crate reads: its structures, keys and event log, against those that the other tests
 //! make on their own.
 
-use abi::quote::{TAG_QUOTE, key};
+use abi::quote::{AttestedCall, TAG_QUOTE, key};
 use abi::{Extend, Info, info_flag};
-use utpm::quote::{Moment, Report, p256_public, rsa_public};
+use utpm::quote::{Moment, Report, call_digest, p256_public, rsa_public};
 use utpm::{Pcrs, digest};
 
 use crate::event_log::EventLog;
+use crate::evidence::CallClaim;
 use crate::hash::{Family, sha256};
 use crate::key::Key;
 use crate::tests::keys::TestKey;
@@ -35,6 +36,17 @@ fn micro_quotes() {
         let report =
             Report::new(&[0; 32], (kind, &signer), &pcrs, 0x85, (TAG_QUOTE, &NONCE), moment).unwrap();
         assert_eq!(report.bytes()[33..], world.evidence().quote.quoted);
+    }
+}
+
+#[test]
+fn calls() {
+    let claim = World::call().call.unwrap();
+    let (input_hash, output_hash) = (claim.input_hash, claim.output_hash);
+    for number in [1, 0x0102_0304_0506_0708] {
+        let claim = CallClaim { entry: 0x0203, number, chain: [8; 32], ..claim.clone() };
+        let call = AttestedCall { input_hash, output_hash, number, chain: [8; 32] };
+        assert_eq!(call_digest(0x0203, &claim.signature, &NONCE, &call), claim.digest());
     }
 }
 
