@@ -205,10 +205,7 @@ fn header(reader: &mut Reader<'_>) -> Result<Vec<(u16, usize)>, EventLogError> {
     if body.0 != [0] {
         return Err(EventLogError::Header("vendor information"));
     }
-    match banks.iter().any(|(number, _)| *number == Hash::Sha256.number()) {
-        true => Ok(banks),
-        false => Err(EventLogError::NoSha256),
-    }
+    Ok(banks)
 }
 
 fn event<'a>(
