@@ -19,6 +19,7 @@ pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
 
 /// Checks the record and returns the OS's memory. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
 /// the processor decodes it (MSR C001_001A, TOP_MEM; 0 if not known).
+#[inline(never)]
 pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap, &'static str> {
     let dma_unprotected = options(info)?.dma_unprotected != 0;
     ensure(dma_unprotected, "nothing keeps devices out, and it does not say dma=unprotected")?;

@@ -69,7 +69,7 @@ impl Identity {
 /// What the key blob says of its public key, if the quoting PAL sealed it under this root.
 fn rsa_digests(root: &Root, quoting: Digests, key_blob: &[u8]) -> Option<Digests> {
     let mut blob = Zeroizing::new([0; KEY_BLOB]);
-    blob.copy_from_slice(key_blob.get(..KEY_BLOB)?);
+    *blob = key_blob.try_into().ok()?;
     let (creator, data) = unseal(root, &Pcrs::new(quoting), &mut *blob).ok()?;
     let ours = creator.pcrs[0] == quoting.sha256;
     data.first_chunk().filter(|_| ours).map(Digests::from_bytes)
@@ -138,6 +138,7 @@ mod tests {
             key_blob(&root1, quoting, quoting, &data[1..]),
             [&good[..KEY_BLOB - 1], &[good[KEY_BLOB - 1] ^ 1]].concat(),
             good[1..].to_vec(),
+            [&good[..], &[0]].concat(),
             vec![],
         ] {
             let identity = identity(&root1, &bad);

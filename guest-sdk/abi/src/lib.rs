@@ -75,8 +75,8 @@ pub mod number {
     /// first 8 bytes, little-endian).
     pub const CALL_ATTESTED: u16 = 10;
     /// `CALL_REPORT(handle; RDI PCRs and key, RSI buffer, RDX room)`: writes the last [`crate::quote::AttestedCall`] of the PAL and a report
-    /// on it, for the PCRs and the key as [`QUOTE`] takes them. RAX = bytes written; [`crate::Status::Unsupported`] if there was no such
-    /// call, or there is no such key.
+    /// on it, for the PCRs and the key as [`QUOTE`] takes them. RAX = bytes written; [`crate::Status::Unsupported`] if the PAL's last call
+    /// was no such call, or there is no such key.
     pub const CALL_REPORT: u16 = 11;
     /// `REGISTER_QUOTING(RDX owner page)`: [`REGISTER`] with the image of the quoting PAL, which TrustVisor has with it ([`crate::quote`]).
     pub const REGISTER_QUOTING: u16 = 12;

@@ -34,7 +34,8 @@
 //! - `[[hardware_key]]`: an attestation key, by its Name; how to learn it safely: [`credential`].
 //! - `[[authority]]` with `name` and `certificate` (PEM): who certifies attestation keys. The certificate of a hardware key has to be
 //!   signed by one directly, valid at the challenge's time, and for attestation keys by its extended key usage
-//!   (tcg-kp-AIKCertificate). There is no revocation of certificates.
+//!   (tcg-kp-AIKCertificate). There is no revocation of certificates. Not for TPM 1.2, whose keys have to be pinned: a key of a TPM 2.0
+//!   can be made to sign what looks like a quote of a TPM 1.2, and a certificate does not tell the family.
 //! - `[[release]]`: a build of TrustVisor writes it, `build/release.toml`. `firmware` is the number in a micro-quote.
 //! - `[[pal]]`: `trustvisor measure` prints the measurement. `pcrs` are values that micro-PCRs 1 to 7 must have. A PAL with
 //!   entries is believed for attested calls of these, one without for quotes: neither passes for the other.

@@ -257,9 +257,6 @@ fn print_verified(verified: &Verified) {
     }
     println!("release: {}, security version {}", verified.release, verified.security_version);
     println!("options: {}", verified.options.trim_end().replace('\n', " "));
-    if let Some((boot, clock)) = verified.clock {
-        println!("boot: {boot}, {clock} ms after launch");
-    }
     println!("PAL: {}", verified.pal);
     for (number, value) in &verified.pcrs {
         println!("micro-PCR {number}: {}", hex(value));

@@ -116,6 +116,9 @@ pub enum PolicyError {
     /// The same twice: which of them is meant?
     #[error("{0} is listed twice")]
     Twice(String),
+    /// A key of a TPM 2.0 can be made to sign what looks like a quote of a TPM 1.2, and certificates do not tell the family.
+    #[error("keys of a TPM 1.2 have to be pinned, an authority does not do")]
+    Authority,
     /// A micro-PCR that there is not, or that holds the measurement.
     #[error("{0} is no micro-PCR that a PAL extends: they are 1 to 7")]
     MicroPcr(String),
@@ -127,6 +130,9 @@ impl Policy {
         let policy: Self = toml::from_str(text).map_err(|error| PolicyError::Toml(error.to_string()))?;
         policy.believes_something()?;
         policy.says_nothing_twice()?;
+        if policy.tpm == Family::V12 && !policy.authority.is_empty() {
+            return Err(PolicyError::Authority);
+        }
         let pcrs = policy.pal.iter().flat_map(|pal| pal.pcrs.keys());
         let own = |name: &&String| !(1..MICRO_PCRS).any(|number| number.to_string() == **name);
         match pcrs.into_iter().find(own) {

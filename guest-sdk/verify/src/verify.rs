@@ -157,7 +157,7 @@ pub struct Verified {
     pub pal: String,
     /// The micro-PCRs quoted.
     pub pcrs: Vec<(u8, Vec<u8>)>,
-    /// The boot of this root, counted, and the milliseconds since launch (not in the 1.2 form).
+    /// What the quote has for resetCount and clock (not in the 1.2 form): no claim is made by them yet.
     pub clock: Option<(u32, u64)>,
     /// What the PAL proves.
     pub proof: Proof,

@@ -5,7 +5,9 @@ use crate::tpm::{self, Random, put, sized};
 use abi::Digests;
 use abi::quote::{KEY_BLOB, key};
 use abi::seal::OVERHEAD;
+use crypto_primes::{Flavor, is_prime};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
+use rand_core::TryRng;
 use rsa::traits::{PrivateKeyParts, PublicKeyParts};
 use rsa::{BoxedUint, Pkcs1v15Sign, PrivateKey};
 use sha1::Sha1;
@@ -14,6 +16,7 @@ use utpm::quote::{p256_public as p256_structure, rsa_public};
 use zeroize::Zeroizing;
 
 const BITS: usize = 2048;
+const EXPONENT: u32 = 65537;
 /// Bytes of a prime.
 const PRIME: usize = BITS / 16;
 /// TPM_ALG_RSASSA, TPM_ALG_ECDSA, TPM_ALG_SHA1, TPM_ALG_SHA256 (TPM 2.0 part 2, 6.3).
@@ -28,7 +31,8 @@ pub struct Rsa(PrivateKey);
 impl Rsa {
     pub fn generate() -> Option<Self> {
         heap();
-        PrivateKey::new(&mut Random, BITS).ok().map(Self)
+        // Of 65537 primes one is no good.
+        (0..4).find_map(|_| PrivateKey::from_p_q(prime()?, prime()?, EXPONENT.into()).ok()).map(Self)
     }
 
     pub fn seal(&self, blob: &mut [u8]) -> Option<usize> {
@@ -47,7 +51,7 @@ impl Rsa {
         let length = tpm::unseal(blob, &mut *data)?;
         let (p, q) = data.get(Digests::SIZE..length)?.split_at_checked(PRIME)?;
         let prime = |bytes| BoxedUint::from_be_slice(bytes, 8 * PRIME as u32).ok();
-        PrivateKey::from_p_q(prime(p)?, prime(q)?, 65537u32.into()).ok().map(Self)
+        PrivateKey::from_p_q(prime(p)?, prime(q)?, EXPONENT.into()).ok().map(Self)
     }
 
     pub fn public(&self) -> [u8; 280] {
@@ -65,6 +69,30 @@ impl Rsa {
         let signature = self.0.sign_with_rng(&mut Random, scheme, &digest).ok()?;
         Some(put(out, &RSASSA)? + put(out, &hash)? + sized(out, &signature)?)
     }
+}
+
+/// A random prime. Every candidate is drawn anew: how long it took to reject the others tells nothing about this one, as a search
+/// from one number upwards would.
+fn prime() -> Option<BoxedUint> {
+    loop {
+        let mut bytes = Zeroizing::new([0; PRIME]);
+        let Ok(()) = Random.try_fill_bytes(&mut *bytes);
+        // The product of two has all its bits.
+        bytes[0] |= 0xc0;
+        bytes[PRIME - 1] |= 1;
+        let candidate = BoxedUint::from_be_slice(&*bytes, 8 * PRIME as u32).ok()?;
+        if !has_small_factor(&bytes) && is_prime(Flavor::Any, &candidate) {
+            return Some(candidate);
+        }
+    }
+}
+
+/// Leaves one in four for the long test.
+fn has_small_factor(number: &[u8; PRIME]) -> bool {
+    const PRIMES: [u32; 24] =
+        [3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97];
+    let remainder = |p: u32| number.iter().fold(0, |rest, byte| (rest << 8 | u32::from(*byte)) % p);
+    PRIMES.iter().any(|p| remainder(*p) == 0)
 }
 
 fn p256_key(keys: &[u8; 64]) -> Option<SigningKey> {

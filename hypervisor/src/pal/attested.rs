@@ -122,7 +122,9 @@ impl Pals {
         what: u64,
     ) -> Result<([u8; AttestedCall::SIZE], utpm::quote::Report), Status> {
         let (_, pal) = self.open(caller, handle)?;
-        let (call, digest) = pal.attestation.last.ok_or(Status::Unsupported)?;
+        // The micro-PCRs are as they are now: S may not have run since.
+        let last = pal.attestation.last.filter(|(call, _)| call.number == pal.calls);
+        let (call, digest) = last.ok_or(Status::Unsupported)?;
         let report = self.report(&pal, what, (TAG_CALL, &digest), hardware.now_ms())?;
         Ok((call.to_bytes(), report))
     }

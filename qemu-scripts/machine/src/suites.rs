@@ -63,7 +63,7 @@ const BARE_LINT: &[&str] = &[
     "-Zbuild-std-features=compiler-builtins-mem",
 ];
 /// Crates of the bare-metal target that do not build on a host.
-const NOT_ON_A_HOST: [&str; 3] = ["trustvisor-pal", "hello-pal", "tvtest-pal"];
+const NOT_ON_A_HOST: [&str; 4] = ["trustvisor-pal", "quoting-pal", "hello-pal", "tvtest-pal"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let suites = if arguments.suites.is_empty() { Suite::value_variants() } else { &arguments.suites };

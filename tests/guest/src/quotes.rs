@@ -1,6 +1,6 @@
 //! Quotes, as an application has them made: S's report, and the quoting PAL.
 
-use crate::support::{IMAGE, TestPal, header, random, register};
+use crate::support::{IMAGE, TestPal, header, register};
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 use std::fs;

@@ -135,9 +135,11 @@ fn attests(public: &Public, hash: Hash) -> Result<(), HardwareKeyError> {
         return Err(HardwareKeyError::Attribute("for signing alone (decrypt)"));
     }
     match (public.scheme, &public.key) {
-        // A TPM 1.2 has no such structure, and signs with SHA-1 whatever whoever wrote it chose.
-        (Some((RSASSA, found)), Key::Rsa { .. }) if found == hash || hash == Hash::Sha1 => Ok(()),
-        (Some((ECDSA, found)), Key::P256 { .. }) if found == hash => Ok(()),
+        // A key of a TPM 1.2, which has no such structure. A restricted key of a TPM 2.0, which would sign what looks like a quote of a TPM
+        // 1.2 (it only keeps back what begins as its own), has a scheme, and its Name with it.
+        (None, Key::Rsa { .. }) if hash == Hash::Sha1 => Ok(()),
+        (Some((RSASSA, found)), Key::Rsa { .. }) if found == hash && hash != Hash::Sha1 => Ok(()),
+        (Some((ECDSA, found)), Key::P256 { .. }) if found == hash && hash != Hash::Sha1 => Ok(()),
         _ => Err(HardwareKeyError::Scheme),
     }
 }

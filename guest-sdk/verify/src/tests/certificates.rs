@@ -119,6 +119,10 @@ impl Certificate {
 
 /// The policy knows this authority, and pins no key that is used here.
 fn policy(authority: TestKey) -> Policy {
+    Policy::parse(&text(authority, Family::V20)).unwrap()
+}
+
+fn text(authority: TestKey, family: Family) -> String {
     use base64ct::{Base64, Encoding};
     let root = Certificate {
         issuer: "root",
@@ -131,11 +135,17 @@ fn policy(authority: TestKey) -> Policy {
     let lines: Vec<_> =
         Base64::encode_string(&root.der()).as_bytes().chunks(64).map(<[u8]>::to_vec).collect();
     let pem = String::from_utf8(lines.join(&b'\n')).unwrap();
-    let text = format!(
+    format!(
         "{}\n[[authority]]\nname = \"our authority\"\ncertificate = \"\"\"\n-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n\"\"\"\n",
-        policy_text(Family::V20)
-    );
-    Policy::parse(&text).unwrap()
+        policy_text(family)
+    )
+}
+
+/// A certificate does not tell whether its key is a TPM 1.2's, and a TPM 2.0's signs what looks like a quote of one.
+#[test]
+fn no_authority_vouches_for_a_tpm_1_2() {
+    let error = Policy::parse(&text(TestKey::P256(3), Family::V12)).unwrap_err();
+    assert_eq!(error, crate::PolicyError::Authority);
 }
 
 fn machine_of(

@@ -279,3 +279,17 @@ fn a_tpm_1_2_is_none_of_2_0() {
     assert_eq!(call.verify().unwrap().pal, "adder");
     expect(&World { extra: Some(vec![1; 33]), ..call }, Step::Binding, "the call given");
 }
+
+/// A restricted key of a TPM 2.0 signs whatever does not begin as a structure of its own, so also what looks like a quote of a TPM 1.2: it
+/// is known by its scheme, which is part of its Name, and no authority can vouch for a family.
+#[test]
+fn a_key_of_a_tpm_2_0_quotes_nothing_for_a_tpm_1_2() {
+    let mut forged = World::quote(Family::V12).evidence();
+    let old = forged.hardware.key.clone();
+    let at = old.windows(4).position(|part| part == [0, 0x10, 0, 0x10]).unwrap() + 2;
+    forged.hardware.key.splice(at..at + 2, [0, 0x14, 0, 4]);
+    let name = |key: &[u8]| crate::hash::hex([&[0, 0x0b][..], &sha256(&[key])].concat());
+    let text = policy_text(Family::V12).replace(&name(&old), &name(&forged.hardware.key));
+    let failure = verify(&Policy::parse(&text).unwrap(), &forged, &challenge()).unwrap_err();
+    assert!(failure.step() == Step::HardwareKey && failure.to_string().contains("scheme"), "{failure}");
+}

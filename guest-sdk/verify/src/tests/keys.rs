@@ -54,8 +54,13 @@ impl TestKey {
         let mut public = [kind.to_be_bytes(), [0, 0x0b]].concat();
         public.extend(attributes.to_be_bytes());
         public.extend([0, 0, 0, 0x10]);
-        public.extend(scheme.to_be_bytes());
-        public.extend(hash.number().to_be_bytes());
+        // A TPM 1.2 has no schemes: SHA-1 stands for it.
+        if matches!((self, hash), (Self::Rsa(_), Hash::Sha1)) {
+            public.extend([0, 0x10]);
+        } else {
+            public.extend(scheme.to_be_bytes());
+            public.extend(hash.number().to_be_bytes());
+        }
         match self.key() {
             Key::Rsa { modulus, .. } => public.extend([&[8, 0, 0, 0, 0, 0, 1, 0][..], &modulus].concat()),
             Key::P256 { x, y } => public.extend([&[0, 3, 0, 0x10, 0, 32][..], &x, &[0, 32], &y].concat()),

@@ -139,8 +139,8 @@ fn extend_identity(
         tpm_family::V12 => ("sha1", &pcr.sha1),
         _ => ("sha256", &pcr.sha256),
     };
-    let rsa = if identity.as_ref().is_some_and(Identity::has_rsa) { "RSA and P-256" } else { "P-256" };
-    log::info!("PCR 19 {bank} {}: identity keys {rsa}", serial::Hex(value));
+    let keys = identity.iter().flat_map(Identity::digests).count();
+    log::info!("PCR 19 {bank} {}: {keys} identity key(s)", serial::Hex(value));
     Ok(())
 }
 
