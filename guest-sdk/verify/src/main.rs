@@ -252,6 +252,7 @@ fn report(verified: &Result<Verified, Failure>) {
 
 fn print_verified(verified: &Verified) {
     println!("machine: {}", verified.machine);
+    println!("hardware key: {}", hex(&verified.hardware_key));
     if let Some(age) = verified.age {
         println!("hardware quote: at most {age} seconds old");
     }

@@ -95,6 +95,12 @@ impl Digests {
         };
         expected.as_deref() == Some(digest)
     }
+
+    /// The first of these that is one of them, by whichever hash function.
+    pub(crate) fn among<'a>(&self, digests: &'a [Vec<u8>]) -> Option<&'a [u8]> {
+        let ours = |digest: &&Vec<u8>| [&self.sha1, &self.sha256].contains(&&Some(digest.to_vec()));
+        digests.iter().find(ours).map(Vec::as_slice)
+    }
 }
 
 /// Why a policy is none.

@@ -143,6 +143,8 @@ impl Failure {
 pub struct Verified {
     /// The machine, as the policy calls its key, or the authority that certified it.
     pub machine: String,
+    /// The Name of its attestation key: under an authority, the only thing that says which machine it was.
+    pub hardware_key: Vec<u8>,
     /// How old the hardware quote is at most, in seconds, if it is not fresh.
     pub age: Option<u64>,
     /// The release of TrustVisor.
@@ -224,6 +226,7 @@ pub fn verify(policy: &Policy, evidence: &Evidence, challenge: &Challenge) -> Re
     let proof = binding::binding(pal, evidence, &micro, challenge)?;
     Ok(Verified {
         machine: hardware.machine,
+        hardware_key: hardware.name,
         age,
         release: release.version.clone(),
         security_version: release.security_version,

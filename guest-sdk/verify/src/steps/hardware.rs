@@ -90,6 +90,7 @@ pub enum HardwareQuoteError {
 
 pub(crate) struct Hardware {
     pub(crate) machine: String,
+    pub(crate) name: Vec<u8>,
     key: Key,
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn key(
         }
     };
     attests(&public, policy.tpm.hash())?;
-    Ok(Hardware { machine, key: public.key })
+    Ok(Hardware { machine, name: public.name, key: public.key })
 }
 
 /// Such a key signs nothing but what its TPM has made.

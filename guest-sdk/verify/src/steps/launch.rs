@@ -103,6 +103,12 @@ pub(crate) fn release<'a>(policy: &'a Policy, launch: &Launch<'_>) -> Result<&'a
         .iter()
         .find(is)
         .ok_or_else(|| ReleaseError::Unknown { slb: hex(launch.slb), runtime: hex(launch.runtime) })?;
+    // Who revokes a file by one of its digests means the file.
+    for (what, digests) in [("SLB", &release.slb), ("runtime", &release.runtime)] {
+        if let Some(revoked) = digests.among(&policy.revoked) {
+            return Err(ReleaseError::Revoked(format!("{what} {}", hex(revoked))));
+        }
+    }
     let (found, least) = (release.security_version, policy.minimum_security_version);
     if found < least {
         return Err(ReleaseError::TooOld { found, least });

@@ -150,6 +150,12 @@ fn releases() {
     expect(&launched(0, b"another SLB"), Step::Release, "no release");
     expect(&launched(1, b"another runtime"), Step::Release, "no release");
     expect(&launched(1, b"a runtime with a hole"), Step::Release, "revoked");
+    // By its other digest as well.
+    let hole = crate::hash::hex(sha256(&[b"a runtime with a hole"]));
+    let by_sha1 =
+        policy_text(Family::V20).replace(&hole, &crate::hash::hex(Hash::Sha1.of(&[b"the runtime"])));
+    let failure = check(&truth(), &Policy::parse(&by_sha1).unwrap(), &challenge());
+    assert!(failure.step() == Step::Release && failure.to_string().contains("revoked"), "{failure}");
     let mut world = launched(2, b"dma=none\n");
     world.events[2].data = b"dma=none\n".into();
     expect(&world, Step::Release, "dma=none\\n are not accepted");
