@@ -180,7 +180,7 @@ fn run(mut command: Command) -> Result<()> {
 
 fn base64(value: &Value) -> Result<Vec<u8>> {
     use base64ct::{Base64, Encoding};
-    Ok(Base64::decode_vec(value.as_str().context("no text")?).map_err(|error| anyhow::anyhow!("{error}"))?)
+    Base64::decode_vec(value.as_str().context("no text")?).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 fn hex(bytes: &[u8]) -> String {
