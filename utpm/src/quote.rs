@@ -251,6 +251,34 @@ mod tests {
         assert_eq!(genuine(&KEY, &empty), None);
     }
 
+    /// [`AttestedCall`]: eight fields, each after its length.
+    #[test]
+    fn an_attested_call_byte_by_byte() {
+        let call = AttestedCall { input_hash: [3; 32], output_hash: [4; 32], number: 0x0102, chain: [5; 32] };
+        let fields = [
+            "0004",
+            &hex(&abi::VERSION.to_be_bytes()),
+            "0002",
+            "0a0b",
+            "0006",
+            "010203040506",
+            "0020",
+            &"07".repeat(32),
+            "0020",
+            &"03".repeat(32),
+            "0020",
+            &"04".repeat(32),
+            "0008",
+            "0000000000000102",
+            "0020",
+            &"05".repeat(32),
+        ];
+        let expected = digest(&crate::tests::bytes(&fields.concat())).sha256;
+        let nonce = [7; 32];
+        assert_eq!(call_digest(0x0a0b, &[1, 2, 3, 4, 5, 6], &nonce, &call), expected);
+        assert_ne!(call_digest(0x0a0b, &[1, 2, 3, 4, 5, 6], &[8; 32], &call), expected);
+    }
+
     /// TPM 2.0 part 2, 12.2.4 (TPMT_PUBLIC), with 12.2.3.5 and 12.2.3.6 (parameters); written by hand.
     #[test]
     fn public_areas_byte_by_byte() {

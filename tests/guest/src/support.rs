@@ -66,7 +66,7 @@ pub mod entry {
     pub const IGNORE: u64 = 15;
     pub const FPU: u64 = 16;
     pub const MARKED: u64 = 17;
-    pub const COUNT: u64 = 24;
+    pub const COUNT: u64 = 25;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {
