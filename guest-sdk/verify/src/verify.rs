@@ -159,8 +159,6 @@ pub struct Verified {
     pub pal: String,
     /// The micro-PCRs quoted.
     pub pcrs: Vec<(u8, Vec<u8>)>,
-    /// What the quote has for resetCount and clock (not in the 1.2 form): no claim is made by them yet.
-    pub clock: Option<(u32, u64)>,
     /// What the PAL proves.
     pub proof: Proof,
 }
@@ -234,7 +232,6 @@ pub fn verify(policy: &Policy, evidence: &Evidence, challenge: &Challenge) -> Re
         signer: micro.signer.clone(),
         pal: pal.name.clone(),
         pcrs: evidence.pcrs.clone(),
-        clock: micro.clock(),
         proof,
     })
 }

@@ -56,7 +56,6 @@ const TESTS: &[(&str, Test)] = &[
     ("attested-calls", quotes::calls),
     ("evidence", quotes::evidence),
     ("quote-1.2", quotes::print_1_2),
-    ("new-key", quotes::generate),
     ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),

@@ -1,10 +1,10 @@
 //! Quotes, as an application has them made: S's report, and the quoting PAL.
 
-use crate::support::{IMAGE, TestPal, header, register};
+use crate::support::{IMAGE, TestPal, header, hex, register};
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 use std::fs;
-use trustvisor::abi::quote::{AttestedCall, KEY_BLOB, MAX_NONCE, MAX_REPORT, TAG_CALL, TAG_QUOTE, key};
+use trustvisor::abi::quote::{AttestedCall, MAX_NONCE, MAX_REPORT, TAG_CALL, TAG_QUOTE, key};
 use trustvisor::abi::{Status, VERSION};
 use trustvisor::args::{Argument, Registers};
 use trustvisor::{Error, Out, Quoting, image};
@@ -141,15 +141,4 @@ pub fn print_1_2() -> anyhow::Result<()> {
     println!("tvtest: identity {}", hex(&image::measure(IMAGE).sha1));
     s.unregister()?;
     Ok(())
-}
-
-/// A key of its own each time.
-pub fn generate() -> anyhow::Result<()> {
-    let blob = Quoting::register()?.generate()?;
-    ensure!(blob.len() == KEY_BLOB, "{} bytes", blob.len());
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

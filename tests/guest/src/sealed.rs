@@ -1,6 +1,6 @@
 //! Sealed storage as applications and their PALs use it: S1 seals for itself and for S2, and S2 learns who it was.
 
-use crate::support::{IMAGE, TestPal, expect_error, random, register};
+use crate::support::{IMAGE, TestPal, expect_error, hex, random, register};
 use anyhow::ensure;
 use trustvisor::abi::Status;
 use trustvisor::abi::seal::{MAX_DATA, OVERHEAD};
@@ -103,10 +103,6 @@ pub fn run() -> anyhow::Result<()> {
     let gone = register()?;
     gone.pal().abort()?;
     expect_error("after the end", gone.random_bytes(Out(&mut one)), Status::NoSuchPal)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a blob is kept between two boots.

@@ -54,6 +54,11 @@ trustvisor::stubs! {
     }
 }
 
+/// In hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Indices of entries that tests call raw.
 pub mod entry {
     pub const NULL: u64 = 0;

@@ -85,15 +85,7 @@ pub(crate) struct Micro {
     pub(crate) quoted: Quoted,
 }
 
-impl Micro {
-    /// Number of the boot, and milliseconds since launch.
-    pub(crate) fn clock(&self) -> Option<(u32, u64)> {
-        match &self.quoted {
-            Quoted::V12 { .. } => None,
-            Quoted::V20(attest) => Some((attest.reset_count, attest.clock)),
-        }
-    }
-}
+impl Micro {}
 
 pub(crate) fn quote(
     evidence: &Evidence,
