@@ -7,6 +7,7 @@ use x86_64::instructions::port::{Port, PortGeneric, ReadWriteAccess};
 /// Ticks of the timer in a measurement, and the milliseconds these are (5.0).
 const PIT_TICKS: u16 = 5966;
 const MS: u64 = 5;
+const MEASUREMENTS: u32 = 8;
 /// Ticks of the TSC after which the timer is given up, and the rate assumed then: 10 GHz.
 const GIVE_UP: u64 = 1 << 32;
 const FASTEST: u64 = 10_000_000;
@@ -18,10 +19,10 @@ const OUTPUT: u8 = 1 << 5;
 
 type BytePort = PortGeneric<u8, ReadWriteAccess>;
 
-/// Ticks of the TSC in a millisecond; the least of three measurements, since a delay can only lengthen one.
+/// Ticks of the TSC in a millisecond; the least of some measurements, since a delay (an SMI, a busy host) can only lengthen one.
 /// `None` if the timer does not count.
 pub fn measure() -> Option<u64> {
-    (0..3).map(|_| once()).min().flatten().map(|ticks| (ticks / MS).max(1))
+    (0..MEASUREMENTS).map(|_| once()).min().flatten().map(|ticks| (ticks / MS).max(1))
 }
 
 /// What to use when [`measure`] finds no timer.
@@ -41,8 +42,8 @@ fn once() -> Option<u64> {
         mode.write(0xb0);
         channel.write(low);
         channel.write(high);
-        control.write(before | GATE);
         let start = core::arch::x86_64::_rdtsc();
+        control.write(before | GATE);
         loop {
             let done = control.read() & OUTPUT != 0;
             let ticks = core::arch::x86_64::_rdtsc().wrapping_sub(start);

@@ -60,7 +60,7 @@ fn beside(
 /// Wipes what the children left.
 fn clean_up() -> anyhow::Result<()> {
     for _ in 0..2 {
-        sleep(Duration::from_millis(10_500));
+        sleep(Duration::from_millis(12_000));
         trustvisor::collect()?;
     }
     Ok(())
@@ -166,7 +166,7 @@ pub fn collecting() -> anyhow::Result<()> {
         })
     })?;
     ensure!(trustvisor::collect()? == 0, "one collect is enough");
-    sleep(Duration::from_millis(10_500));
+    sleep(Duration::from_millis(12_000));
     let worst = beside("a collect that wipes 16 MiB", Duration::from_secs(1), |pipe| {
         pipe.signal()?;
         sleep(Duration::from_millis(300));

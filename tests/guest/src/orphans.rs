@@ -96,7 +96,7 @@ pub fn run() -> anyhow::Result<()> {
     ensure!(orphans == 6, "{orphans} PALs without owners instead of 6");
     sleep(Duration::from_millis(1_500));
     ensure!(trustvisor::collect()? == 0, "one collect is enough");
-    sleep(Duration::from_millis(10_500));
+    sleep(Duration::from_millis(12_000));
     let freed = trustvisor::collect()?;
     ensure!(freed == orphans, "{freed} PALs freed instead of {orphans}");
     let after = trustvisor::info()?;

@@ -20,7 +20,7 @@ const WORKERS: usize = 3;
 /// A life takes this long at most, the guest swapping.
 const LIFE_LIMIT: Duration = Duration::from_secs(120);
 /// `COLLECT` condemns by two looks this far apart, or a little less.
-const APART: Duration = Duration::from_millis(10_500);
+const APART: Duration = Duration::from_millis(12_000);
 /// The least that the guest must have written to its swap device.
 const SWAPPED_PAGES: u64 = 2_000;
 

@@ -78,9 +78,9 @@ fn wipe_killed() -> anyhow::Result<()> {
     ready.wait()?;
     wait()?;
     owner.kill()?;
-    sleep(Duration::from_millis(1_200));
+    sleep(Duration::from_millis(2_000));
     trustvisor::collect()?;
-    sleep(Duration::from_millis(10_300));
+    sleep(Duration::from_millis(12_000));
     ensure!(trustvisor::collect()? > 0, "nothing is freed");
     println!("tvtest: ended");
     wait()
