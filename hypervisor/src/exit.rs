@@ -65,6 +65,11 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
         exit_code::CPUID => answer_cpuid(cpu, processor),
         exit_code::MSR => access_msr(cpu, processor)?,
         exit_code::NPF => nested_page_fault(hv, cpu, processor)?,
+        // While an increment is under way: each interrupt, which then is delivered, and the return from it.
+        exit_code::INTR | exit_code::IRET => {
+            let next = if code == exit_code::INTR { exit_code::IRET } else { exit_code::INTR };
+            cpu.os.control.watch(hv.pals.commit(processor).then_some(next));
+        }
         exit_code::IOIO => access_port(cpu, processor)?,
         // INVD would undo a wipe that is still in the cache; what it is used for, WBINVD does as well. QEMU reports it so.
         exit_code::INVD | exit_code::WBINVD => {

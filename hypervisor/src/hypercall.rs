@@ -5,9 +5,10 @@ use crate::cpu::Cpu;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::pal::{Hardware, Outcome, fault_outcome};
-use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF};
+use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Handle, Status, TOKEN_BIT, number};
+use core::sync::atomic::Ordering;
 
 /// Bytes of a VMMCALL.
 pub const VMMCALL_LENGTH: u64 = 3;
@@ -20,7 +21,7 @@ pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkr
         Some(caller) => dispatch(hv, cpu, hardware, &caller),
         None => Outcome::status(Status::BadCaller),
     };
-    apply(cpu, outcome);
+    apply(hv, cpu, outcome);
 }
 
 /// CPL 3, 64-bit code, interrupts enabled.
@@ -121,11 +122,14 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
 }
 
 #[inline(always)]
-fn apply(cpu: &mut Cpu, outcome: Outcome) {
+fn apply(hv: &Hypervisor, cpu: &mut Cpu, outcome: Outcome) {
     let token = match outcome {
         Outcome::Done(value, status) => return finish(cpu, value, status),
         Outcome::Again(token) => {
             cpu.progress();
+            if hv.pals.committing.load(Ordering::Relaxed) {
+                cpu.os.control.watch(Some(exit_code::INTR));
+            }
             Some(token)
         }
         Outcome::Restart => {

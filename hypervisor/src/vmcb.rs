@@ -137,6 +137,7 @@ pub mod exit_code {
     pub const INIT: u32 = 0x63;
     pub const RDPMC: u32 = 0x6f;
     pub const CPUID: u32 = 0x72;
+    pub const IRET: u32 = 0x74;
     pub const INTN: u32 = 0x75;
     pub const INVD: u32 = 0x76;
     pub const HLT: u32 = 0x78;
@@ -384,6 +385,14 @@ impl Control {
         for code in codes {
             self.intercepts[code as usize / 32] |= 1 << (code % 32);
         }
+    }
+
+    /// From now on interrupts are exits, or the returns from them, or neither.
+    pub fn watch(&mut self, code: Option<u32>) {
+        for code in [exit_code::INTR, exit_code::IRET] {
+            self.intercepts[code as usize / 32] &= !(1 << (code % 32));
+        }
+        self.intercept(code);
     }
 }
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod counters;
 mod hash;
 mod identity;
 mod pcrs;
@@ -18,6 +19,7 @@ pub mod random;
 mod root;
 pub mod seal;
 
+pub use counters::{Counters, Increment};
 pub use hash::{Hasher, Measurement, digest};
 pub use identity::{Identity, QuotingKeys};
 pub use pcrs::{PcrError, Pcrs};

@@ -22,24 +22,27 @@ impl Root {
         Self(Hkdf::new(Some(Self::SALT), secret))
     }
 
+    /// What is derived for a purpose. Fails above 255 times 32 bytes only, and nothing would open.
+    fn derive<const N: usize>(&self, purpose: &[&[u8]]) -> Zeroizing<[u8; N]> {
+        let mut derived = Zeroizing::new([0; N]);
+        let result = self.0.expand_multi_info(purpose, &mut *derived);
+        debug_assert!(result.is_ok());
+        derived
+    }
+
     /// The keys for blobs that are for the PAL of this identity: encryption, then authentication.
     pub(crate) fn storage_keys(&self, pal: &[u8; 32]) -> StorageKeys {
-        let mut keys = Zeroizing::new([0; 64]);
-        // Fails above 255 times 32 bytes only; without keys nothing that was sealed would open.
-        let derived = self.0.expand_multi_info(&[b"storage", pal], &mut *keys);
-        debug_assert!(derived.is_ok());
-        keys
+        self.derive(&[b"storage", pal])
+    }
+
+    /// What opens the hardware TPM's memory for the counters.
+    pub fn counters_auth(&self) -> Zeroizing<[u8; 32]> {
+        self.derive(&[b"counters"])
     }
 
     /// The P-256 identity key. Of 2^32 roots one needs a second try: its first candidate is no scalar.
     pub(crate) fn p256_key(&self) -> SecretKey {
-        (0u8..)
-            .find_map(|count| {
-                let mut candidate = Zeroizing::new([0; 32]);
-                let derived = self.0.expand_multi_info(&[b"P-256 identity", &[count]], &mut *candidate);
-                debug_assert!(derived.is_ok());
-                SecretKey::from_slice(&*candidate).ok()
-            })
-            .expect("256 candidates")
+        let candidate = |count| SecretKey::from_slice(&*self.derive::<32>(&[b"P-256 identity", &[count]]));
+        (0u8..).find_map(|count| candidate(count).ok()).expect("256 candidates")
     }
 }

@@ -100,6 +100,12 @@ pub mod number {
     /// From the quoting PAL: `QUOTING_KEYS(RDI buffer)`: writes the key that authenticates reports, then the private P-256 key
     /// (32 bytes each).
     pub const QUOTING_KEYS: u16 = 0x87;
+    /// From S: `COUNTER_READ(RDI number)`: RAX = what this counter of S has come to, 0 before its first increment;
+    /// [`crate::Status::Unsupported`] if there are no counters ([`crate::CountersState`]).
+    pub const COUNTER_READ: u16 = 0x88;
+    /// From S: `COUNTER_INCREMENT(RDI number)`: one more. RAX = what the counter has come to, once the hardware TPM keeps it.
+    /// [`crate::Status::NotKept`]: it may do so or not, to be tried later (256 increments since the launch, then one in 10 s, spare the TPM); [`crate::Status::TooMany`]: there is no room for one more counter.
+    pub const COUNTER_INCREMENT: u16 = 0x89;
 }
 
 /// Most bytes that [`number::RANDOM`] gives at a time.
@@ -140,7 +146,7 @@ pub enum Status {
     BadArgument = 5,
     /// Not enough free frames in the pool.
     NoMemory = 6,
-    /// As many PALs as TrustVisor can hold are registered.
+    /// As many PALs as TrustVisor can hold are registered, or as many counters in use.
     TooMany = 7,
     /// There is no such PAL, or it is not the caller's.
     NoSuchPal = 8,
@@ -158,13 +164,15 @@ pub enum Status {
     Unsupported = 14,
     /// A sealed blob does not open for this PAL in this state.
     DoesNotOpen = 15,
+    /// The hardware TPM was not to be had, or did not keep the increment of a counter.
+    NotKept = 16,
 }
 
 impl Status {
     /// The status with this number.
     pub fn from_raw(raw: u64) -> Option<Self> {
         use Status::*;
-        const BY_NUMBER: [Status; 16] = [
+        const BY_NUMBER: [Status; 17] = [
             Ok,
             UnknownCall,
             BadCaller,
@@ -181,6 +189,7 @@ impl Status {
             TooLarge,
             Unsupported,
             DoesNotOpen,
+            NotKept,
         ];
         BY_NUMBER.get(usize::try_from(raw).ok()?).copied()
     }
@@ -242,6 +251,23 @@ pub enum RootState {
     Tpm12 = 8,
     /// None, and nothing can be sealed: the hardware TPM fails.
     TpmFails = 9,
+}
+
+/// What became of the counters, which the hardware TPM keeps, at this launch.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CountersState {
+    /// They count.
+    Ready = 0,
+    /// None: they need a root that the hardware TPM keeps.
+    NoRoot = 1,
+    /// None: what lies at their place in the hardware TPM is another root's, or somebody else's.
+    NotOurs = 2,
+    /// None: they were removed from the hardware TPM. What they counted is lost.
+    Gone = 3,
+    /// None: the hardware TPM fails.
+    TpmFails = 4,
 }
 
 /// Why exits are counted; indices of [`Info::exits`].
@@ -347,8 +373,8 @@ pub struct Info {
     pub pcr18: Digests,
     /// A [`RootState`].
     pub root: u32,
-    /// 0.
-    pub reserved: u32,
+    /// A [`CountersState`].
+    pub counters: u32,
     /// What these PCRs, and PCR 19, were extended with.
     pub extends: Extends,
 }
@@ -383,7 +409,7 @@ mod tests {
     fn every_status_has_its_number() {
         let known = (0..100).map_while(Status::from_raw).collect::<Vec<_>>();
         assert!(known.iter().enumerate().all(|(number, status)| *status as usize == number));
-        assert_eq!(known.last(), Some(&Status::DoesNotOpen));
+        assert_eq!(known.last(), Some(&Status::NotKept));
         assert!((100..200).chain([u64::MAX, 1 << 32]).all(|raw| Status::from_raw(raw).is_none()));
     }
 }

@@ -28,6 +28,7 @@
 pub mod args;
 #[cfg(feature = "build")]
 pub mod build;
+pub mod counter;
 pub mod entry;
 mod hypercall;
 pub mod pcr;

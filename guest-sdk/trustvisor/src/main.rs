@@ -7,7 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use trustvisor::Quoting;
 use trustvisor::abi::quote::KEY_BLOB;
-use trustvisor::abi::{Digests, Info, RootState, image::FLAG_FPU, info_flag};
+use trustvisor::abi::{CountersState, Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
 #[derive(Parser)]
@@ -61,6 +61,12 @@ enum Root {
         #[arg(long)]
         force: bool,
     },
+    /// Removes the saved root and the counters in the hardware TPM: the next boot begins anew, with new identity keys. What was sealed will
+    /// never open again
+    Reset {
+        /// The saved root
+        file: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -87,6 +93,15 @@ fn main() -> anyhow::Result<()> {
                 trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
             root.extend(rsa_key(&file, &root)?);
             save_root(&file, &root, force).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Command::Root { command: Root::Reset { file } } => {
+            trustvisor::remove_counters().context("the counters are still there")?;
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+                }
+                _ => println!("at the next boot there is a new root"),
+            }
         }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
@@ -154,6 +169,9 @@ fn print_info(info: &Info) {
     );
     let root = ROOT.iter().find(|(state, _)| *state as u32 == info.root);
     println!("root: {}", root.map_or_else(|| format!("state {}", info.root), |(_, text)| (*text).into()));
+    let counters = COUNTERS.iter().find(|(state, _)| *state as u32 == info.counters);
+    let counters = counters.map_or_else(|| format!("state {}", info.counters), |(_, text)| (*text).into());
+    println!("counters: {counters}");
     println!("reserve: {} MiB at {:#x}", info.reserve_size >> 20, info.reserve_base);
     println!("PALs: {}, frames free: {} of {}", info.pals, info.frames_free, info.frames_total);
     for (name, digests) in [("PCR 17", &info.pcr17), ("PCR 18", &info.pcr18)] {
@@ -176,6 +194,21 @@ const ROOT: [(RootState, &str); 10] = [
     (RootState::NoTpm, "ephemeral: there is no hardware TPM"),
     (RootState::Tpm12, "ephemeral: saving it is not supported on TPM 1.2"),
     (RootState::TpmFails, "NONE, nothing can be sealed: the hardware TPM fails"),
+];
+
+const COUNTERS: [(CountersState, &str); 5] = [
+    (CountersState::Ready, "kept by the hardware TPM"),
+    (CountersState::NoRoot, "none: they need a root that the hardware TPM keeps"),
+    (
+        CountersState::NotOurs,
+        "NONE: what lies at their place in the hardware TPM is another root's, or somebody else's \
+         (`trustvisor root reset` begins anew)",
+    ),
+    (
+        CountersState::Gone,
+        "NONE: they were removed from the hardware TPM (`trustvisor root reset` begins anew)",
+    ),
+    (CountersState::TpmFails, "NONE: the hardware TPM fails"),
 ];
 
 fn print_digests(digests: &Digests) {

@@ -1,4 +1,4 @@
-//! The machine's TPM 2.0, by Linux's driver and at its locality 0: a hardware quote of what was launched.
+//! The machine's TPM 2.0, by Linux's driver and at its locality 0: a hardware quote of what was launched, and what its owner may remove.
 //!
 //! The attestation key is a primary key of the endorsement hierarchy, made anew each time from the TPM's seed: always the same, and
 //! nothing has to be kept for it. References: TCG TPM 2.0 Library part 2 and 3.
@@ -17,6 +17,11 @@ const CREATE_PRIMARY: u32 = 0x131;
 const QUOTE: u32 = 0x158;
 const FLUSH_CONTEXT: u32 = 0x165;
 const ENDORSEMENT: u32 = 0x4000_000b;
+/// Of the counters: TPM_RH_OWNER, their NV index, the response code for an index that is not there (handle 2).
+const NV_UNDEFINE_SPACE: u32 = 0x122;
+const OWNER: u32 = 0x4000_0001;
+const COUNTERS: u32 = 0x0180_5456;
+const NO_INDEX: u32 = 0x28b;
 const PASSWORD: u32 = 0x4000_0009;
 /// TPM_ALG_NULL (part 2, 6.3).
 const ALG_NULL: u16 = 0x10;
@@ -51,6 +56,15 @@ pub fn hardware_quote(extra: &[u8]) -> Result<HardwareQuote, Error> {
     let (key, _) = sized(parameters(created)?)?;
     let (quoted, signature) = sized(&quoted)?;
     Ok(HardwareQuote { quoted: quoted.to_vec(), signature: signature.to_vec(), key: key.to_vec() })
+}
+
+/// Removes TrustVisor's counters from the TPM, if they are there: the next root begins with new ones.
+pub fn remove_counters() -> Result<(), Error> {
+    let handles = [OWNER.to_be_bytes(), COUNTERS.to_be_bytes()].concat();
+    match Tpm::open()?.call(SESSIONS, NV_UNDEFINE_SPACE, &handles, &[]) {
+        Ok(_) | Err(Error::Tpm(NO_INDEX)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// No authorisation value and no data; the key; nothing from outside, no PCRs.

@@ -273,7 +273,8 @@ impl Pals {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
                     return Err(Outcome::Again(pal.next_token(index)));
                 }
-                exit_code::VMMCALL => self.serve(pal, hardware.now_ms()),
+                exit_code::VMMCALL if self.serve(pal, hardware) => {}
+                exit_code::VMMCALL => return Err(Outcome::Again(pal.next_token(index))),
                 _ if self.has_returned(pal) => return Ok(()),
                 _ => {
                     let faulted = Outcome::Done(cause(code), Status::Faulted);

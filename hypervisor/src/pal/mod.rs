@@ -19,12 +19,13 @@
 //! `tests::model` tries them in all orders of events of a small world, `tests::full_size` in random ones of a large one.
 //!
 //! [`space`] builds S's memory, [`register`] and [`wipe`] fill and empty a slot, [`call`] is the way into S and back, with
-//! [`buffers`] and S's own hypercalls ([`service`]), [`collect`] finds PALs whose owner died.
+//! [`buffers`] and S's own hypercalls ([`service`], [`counters`]), [`collect`] finds PALs whose owner died.
 
 mod attested;
 mod buffers;
 pub mod call;
 pub mod collect;
+pub mod counters;
 pub mod register;
 mod service;
 pub mod space;
@@ -39,9 +40,12 @@ use crate::frames::{Frames, Owner};
 use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, GuestMemory, Space};
 use crate::memory::{DirectMap, RamMap};
+use crate::tpm::clock::TscClock;
+use crate::tpm::mmio::Mmio;
+use crate::tpm::tis::{Registers, Tis};
 use crate::vmcb::Maps;
-use abi::{Handle, Status, TOKEN_BIT};
-use core::sync::atomic::{AtomicU64, Ordering};
+use abi::{Digests, Handle, Status, TOKEN_BIT};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use utpm::{Identity, Pcrs, Root, random};
 
@@ -86,6 +90,10 @@ pub trait Hardware {
     fn now_ms(&self) -> u64;
     /// A machine check came while S ran: the OS gets it.
     fn raise_machine_check(&mut self);
+    /// The hardware TPM beside the OS.
+    fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
+        None::<Tis<Mmio, TscClock>>
+    }
 }
 
 /// What a processor needs of a PAL to run it.
@@ -108,6 +116,9 @@ pub struct MicroTpm {
     pub identity: Option<Identity>,
     /// The image of the quoting PAL.
     pub quoting: &'static [u8],
+    pub counting: Option<counters::Counting>,
+    /// Launches with this root so far.
+    pub launches: u32,
 }
 
 /// All PALs and what they are made of.
@@ -122,6 +133,11 @@ pub struct Pals {
     pub identity: Option<Identity>,
     /// The image of the quoting PAL.
     quoting: &'static [u8],
+    counting: Mutex<Option<counters::Counting>>,
+    /// Whether an increment is on its way.
+    pub committing: AtomicBool,
+    /// Launches with this root so far, 0 if that is not known.
+    launches: u32,
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
@@ -217,6 +233,11 @@ impl Pal {
         }
     }
 
+    /// Its identity: what its micro-PCR 0 holds.
+    fn identity(&self) -> Option<&Digests> {
+        self.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok())
+    }
+
     fn next_token(&mut self, slot: usize) -> u64 {
         self.tokens += 1;
         self.token(slot)
@@ -254,6 +275,9 @@ impl Pals {
             root: secrets.root,
             identity: secrets.identity,
             quoting: secrets.quoting,
+            counting: Mutex::new(secrets.counting),
+            committing: AtomicBool::new(false),
+            launches: secrets.launches,
             maps,
             fpu,
             slots,
@@ -370,7 +394,7 @@ impl Pals {
     pub fn pal_info(&self, caller: &GuestMemory, handle: Handle) -> Result<abi::PalInfo, Refused> {
         let (_, pal) = self.open(caller, handle)?;
         Ok(abi::PalInfo {
-            measurement: *pal.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok()).ok_or(Status::NoSuchPal)?,
+            measurement: *pal.identity().ok_or(Status::NoSuchPal)?,
             reserved: [0; 4],
             pages: pal.frames.section_pages(),
             calls: pal.calls,

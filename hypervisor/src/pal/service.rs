@@ -2,7 +2,7 @@
 //! the time without interrupts below that of hashing a page.
 
 use super::call::vmcb;
-use super::{Pal, Pals};
+use super::{Hardware, Pal, Pals};
 use crate::addr::PAGE_SIZE;
 use crate::hypercall::VMMCALL_LENGTH;
 use abi::image::Header;
@@ -17,9 +17,9 @@ use zeroize::Zeroizing;
 type Answer = Result<u64, Status>;
 
 impl Pals {
-    /// A hypercall of S: its micro-TPM.
+    /// A hypercall of S: its micro-TPM. False: S has to wait, and stays where it is.
     #[cold]
-    pub(super) fn serve(&self, pal: &mut Pal, now_ms: u64) {
+    pub(super) fn serve(&self, pal: &mut Pal, hardware: &mut impl Hardware) -> bool {
         let rax = vmcb(self.mem, &mut pal.frames).save.rax;
         let header = self.header(pal);
         let answer = match u16::try_from(rax) {
@@ -28,8 +28,13 @@ impl Pals {
             Ok(number::SEAL) => self.seal(pal, &header),
             Ok(number::UNSEAL) => self.unseal(pal, &header),
             Ok(number::RANDOM) => self.random(pal, &header),
-            Ok(number::QUOTE) => self.quote(pal, &header, now_ms),
+            Ok(number::QUOTE) => self.quote(pal, &header, hardware.now_ms()),
             Ok(number::QUOTING_KEYS) => self.quoting_keys(pal, &header),
+            Ok(number::COUNTER_READ) => self.counter_read(pal),
+            Ok(number::COUNTER_INCREMENT) => match self.counter_increment(pal, hardware) {
+                Some(answer) => answer,
+                None => return false,
+            },
             _ => Err(Status::UnknownCall),
         };
         let (value, status) = match answer {
@@ -40,6 +45,7 @@ impl Pals {
         vmcb.save.rax = value;
         vmcb.save.rip = vmcb.save.rip.wrapping_add(VMMCALL_LENGTH);
         pal.regs.rdx = status as u64;
+        true
     }
 
     fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
@@ -117,7 +123,7 @@ impl Pals {
         if rest != [0; 6] || select & 1 == 0 {
             return Err(Status::BadArgument);
         }
-        let moment = Moment { clock: now_ms, boot: 0, release: RELEASE };
+        let moment = Moment { clock: now_ms, boot: self.launches, release: RELEASE };
         identity.report(kind, pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
     }
 

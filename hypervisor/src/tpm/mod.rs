@@ -10,11 +10,12 @@
 mod bank;
 pub mod clock;
 pub mod mmio;
+pub mod nv;
 pub mod root;
 pub mod tis;
 mod v12;
 mod v20;
-mod wire;
+pub mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -54,17 +54,21 @@ const DURATION: u64 = 20_000;
 /// TPM_INTERFACE_ID.InterfaceType (PTP 1.05, table 23): command response buffer.
 const INTERFACE_CRB: u32 = 1;
 
-/// A locality of the TPM, held.
+/// Longest wait while the OS runs, which waits as well. What takes longer is waited for by looking now and then.
+const PATIENCE: u64 = 10;
+
+/// A locality of the TPM.
 pub struct Tis<R, C> {
     registers: R,
     clock: C,
     page: u16,
+    patience: u64,
 }
 
 impl<R: Registers, C: Clock> Tis<R, C> {
     /// Takes a locality (0 to 3): asks for it, and seizes it from a lower one that does not let go.
     pub fn request(registers: R, clock: C, locality: u8) -> Result<Self, Error> {
-        let mut tis = Self { registers, clock, page: u16::from(locality & 3) << 12 };
+        let mut tis = Self { patience: u64::MAX, ..Self::beside_the_os(registers, clock, locality) };
         let id = tis.registers.read32(register::DID_VID);
         if tis.access() == 0xff || id == 0 || id == u32::MAX {
             // A TPM that speaks CRB alone keeps its identity elsewhere.
@@ -82,11 +86,22 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         if tis.held() { Ok(tis) } else { Err(Error::Locality(locality)) }
     }
 
+    /// A locality that is had, or not, while the OS runs and has locality 0: [`Self::ask`] for it.
+    pub fn beside_the_os(registers: R, clock: C, locality: u8) -> Self {
+        Self { registers, clock, page: u16::from(locality & 3) << 12, patience: PATIENCE }
+    }
+
+    /// Asks for the locality: it is granted when no other has the TPM any more.
+    pub fn ask(&mut self) {
+        self.registers.write8(self.page | register::ACCESS, access::REQUEST);
+    }
+
     fn access(&mut self) -> u8 {
         self.registers.read8(self.page | register::ACCESS)
     }
 
-    fn held(&mut self) -> bool {
+    /// Whether the locality has been granted.
+    pub fn held(&mut self) -> bool {
         let held = access::VALID | access::ACTIVE;
         self.access() & held == held
     }
@@ -100,7 +115,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     }
 
     fn wait(&mut self, ms: u64, what: &'static str, ready: impl Fn(&mut Self) -> bool) -> Result<(), Error> {
-        let end = self.clock.ms().saturating_add(ms);
+        let end = self.clock.ms().saturating_add(ms.min(self.patience));
         loop {
             // Looked at before the register: whoever was away in between still sees the register once more.
             let late = self.clock.ms() > end;
@@ -126,13 +141,17 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         Ok(burst(self.status()).max(1))
     }
 
-    /// From whatever state to the one that takes a command. After an answer the first write ends in *idle*.
-    fn ready(&mut self) -> Result<(), Error> {
+    /// From whatever state to the one that takes a command, in a while. After an answer the first write ends in *idle*.
+    pub fn make_ready(&mut self) {
         self.set_status(sts::READY);
-        if self.status() & sts::READY == 0 {
+        if !self.is_ready() {
             self.set_status(sts::READY);
         }
-        self.wait(TIMEOUT_B, "ready", |t| t.status() & sts::READY != 0)
+    }
+
+    /// Whether it takes a command.
+    pub fn is_ready(&mut self) -> bool {
+        self.status() & sts::READY != 0
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
@@ -144,15 +163,20 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         Ok(())
     }
 
-    fn send(&mut self, command: &[u8]) -> Result<(), Error> {
+    /// Gives it a command, which it begins to carry out.
+    pub fn send(&mut self, command: &[u8]) -> Result<(), Error> {
         let (last, first) = command.split_last().ok_or(Error::Malformed("empty command"))?;
-        self.ready()?;
         self.write(first)?;
         self.wait_status(TIMEOUT_C, "expect", sts::EXPECT, sts::EXPECT)?;
         self.write(&[*last])?;
         self.wait_status(TIMEOUT_C, "accept", sts::EXPECT, 0)?;
         self.set_status(sts::GO);
-        self.wait_status(DURATION, "answer", sts::DATA, sts::DATA)
+        Ok(())
+    }
+
+    /// Whether the answer is there.
+    pub fn has_answer(&mut self) -> bool {
+        self.status() & (sts::VALID | sts::DATA) == sts::VALID | sts::DATA
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
@@ -167,7 +191,8 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         Ok(())
     }
 
-    fn receive(&mut self, answer: &mut [u8]) -> Result<usize, Error> {
+    /// Takes the answer.
+    pub fn receive(&mut self, answer: &mut [u8]) -> Result<usize, Error> {
         let header = answer.get_mut(..HEADER).ok_or(Error::Malformed("buffer"))?;
         self.read(header)?;
         let size = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
@@ -179,7 +204,12 @@ impl<R: Registers, C: Clock> Tis<R, C> {
 
 impl<R: Registers, C: Clock> Transport for Tis<R, C> {
     fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
-        let result = self.send(command).and_then(|()| self.receive(answer));
+        self.make_ready();
+        let result = self
+            .wait(TIMEOUT_B, "ready", Self::is_ready)
+            .and_then(|()| self.send(command))
+            .and_then(|()| self.wait(DURATION, "answer", Self::has_answer))
+            .and_then(|()| self.receive(answer));
         self.set_status(sts::READY);
         result
     }
@@ -188,6 +218,7 @@ impl<R: Registers, C: Clock> Transport for Tis<R, C> {
         let _ = self.wait(ms, "pause", |_| false);
     }
 
+    /// A command under way is ended.
     fn close(&mut self) -> Result<(), Error> {
         self.registers.write8(self.page | register::ACCESS, access::ACTIVE);
         self.wait(TIMEOUT_A, "relinquish", |t| t.access() & access::ACTIVE == 0)

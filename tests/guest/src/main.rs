@@ -14,6 +14,7 @@ mod bench;
 mod buffers;
 mod callers;
 mod calls;
+mod counters;
 mod cycles;
 mod deaths;
 mod entered;
@@ -56,6 +57,18 @@ const TESTS: &[(&str, Test)] = &[
     ("attested-calls", quotes::calls),
     ("evidence", quotes::evidence),
     ("quote-1.2", quotes::print_1_2),
+    ("counters", counters::run),
+    ("counters-beside-the-os", counters::beside_the_os),
+    ("counters-left", counters::left),
+    ("counters-full", counters::full),
+    ("no-counters", counters::none),
+    ("counter", counters::show),
+    ("count-for-ever", counters::for_ever),
+    ("keep-version", counters::keep_version),
+    ("version-is-current", counters::current),
+    ("next-version", counters::next_version),
+    ("version-is-outdated", counters::outdated),
+    ("save-root", counters::save_root),
     ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),

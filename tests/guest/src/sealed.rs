@@ -7,11 +7,11 @@ use trustvisor::abi::seal::{MAX_DATA, OVERHEAD};
 use trustvisor::{Out, image};
 
 /// What S answers where sealing or unsealing fails.
-const FAILED: u64 = 0x100_0000;
+pub const FAILED: u64 = 0x100_0000;
 /// Of `unseal_here`: bytes of the sealer's identity.
 const IDENTITY: usize = 32;
 
-fn seal(s: &TestPal, whom: &[u8], data: &[u8]) -> anyhow::Result<Vec<u8>> {
+pub fn seal(s: &TestPal, whom: &[u8], data: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut blob = vec![0; data.len() + OVERHEAD];
     let length = s.seal_for(whom, data, Out(&mut blob))?;
     ensure!(length == blob.len() as u64, "sealing answers {length:#x}");
@@ -19,7 +19,7 @@ fn seal(s: &TestPal, whom: &[u8], data: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Who sealed it, and the data.
-fn unseal(s: &TestPal, blob: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+pub fn unseal(s: &TestPal, blob: &[u8]) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     let mut out = vec![0; IDENTITY + MAX_DATA];
     let length = s.unseal_here(blob, Out(&mut out))?;
     ensure!(length < FAILED, "unsealing answers {length:#x}");
@@ -37,7 +37,7 @@ fn does_not_open(what: &str, s: &TestPal, blob: &[u8]) -> anyhow::Result<()> {
 }
 
 /// S with one byte changed that nothing depends on.
-fn another_image() -> Vec<u8> {
+pub fn another_image() -> Vec<u8> {
     const MARK: &[u8] = b"tvtest, any byte";
     let mut image = IMAGE.to_vec();
     let at = image.windows(MARK.len()).position(|window| window == MARK).expect("the mark of S");

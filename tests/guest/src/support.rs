@@ -51,6 +51,8 @@ trustvisor::stubs! {
         fn random_bytes(out: Out<'_>) -> u64;
         fn cost(command: u32, length: u64) -> u64;
         fn report(what: u32, nonce: &[u8], out: Out<'_>) -> u64;
+        fn counter(number: u64) -> u64;
+        fn count_up(number: u64) -> u64;
     }
 }
 
@@ -71,7 +73,7 @@ pub mod entry {
     pub const IGNORE: u64 = 15;
     pub const FPU: u64 = 16;
     pub const MARKED: u64 = 17;
-    pub const COUNT: u64 = 25;
+    pub const COUNT: u64 = 27;
 }
 
 pub fn register() -> anyhow::Result<TestPal> {

@@ -3,7 +3,7 @@
 use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
-use crate::svm;
+use crate::{svm, tpm};
 use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
@@ -15,6 +15,8 @@ use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::Ports;
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::profiling::{Msrs, Profiling};
+use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
@@ -36,6 +38,7 @@ struct ThisProcessor<'a> {
     held_max: u64,
     asids: Asids,
     machine_check: bool,
+    clock: TscClock,
     fpu: Fpu,
     os_fpu: &'static mut Area,
     /// The OS has begun to profile.
@@ -147,6 +150,10 @@ impl Hardware for ThisProcessor<'_> {
     fn raise_machine_check(&mut self) {
         self.machine_check = true;
     }
+
+    fn tpm(&mut self) -> Option<Tis<impl tis::Registers, TscClock>> {
+        Some(Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1))
+    }
 }
 
 /// The machine's ports.
@@ -237,6 +244,7 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
         machine_check: false,
+        clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
         fpu: Fpu::new(xsave_components()),
         os_fpu,
         profiles: false,

@@ -157,9 +157,9 @@ fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
         pcr18: handover.pcr18,
         ..Info::default()
     };
-    tpm::with_secrets(handover, mem, clock, |secrets, root, blobs, extends| {
+    tpm::with_secrets(handover, mem, clock, |secrets, (root, counters), blobs, extends| {
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
-        let facts = Info { root: root as u32, extends, ..facts };
+        let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
         HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
     // Known by its address, which makes the code of calls shorter.

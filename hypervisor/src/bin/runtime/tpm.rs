@@ -5,15 +5,16 @@
 
 use crate::processor::cpuid;
 use crate::start::Refusal;
-use abi::{Extends, RootState};
+use abi::{CountersState, Extends, RootState};
 use core::arch::x86_64::_rdrand64_step;
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, tpm_family};
 use hypervisor::memory::DirectMap;
 use hypervisor::npt;
+use hypervisor::pal::counters::Counting;
 use hypervisor::pal::{MicroTpm, Random};
 use hypervisor::serial;
-use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
 use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::Tis;
@@ -29,6 +30,9 @@ pub struct Blobs {
     pub root: Blob,
     pub key: Blob,
 }
+
+/// What became of the root and of the counters.
+pub type States = (RootState, CountersState);
 
 fn rdrand() -> Option<u64> {
     #[target_feature(enable = "rdrand")]
@@ -49,15 +53,15 @@ pub fn with_secrets(
     handover: &Handover,
     mem: DirectMap,
     clock: TscClock,
-    publish: impl FnOnce(MicroTpm, RootState, Blobs, Extends),
+    publish: impl FnOnce(MicroTpm, States, Blobs, Extends),
 ) -> Result<(), Refusal> {
     let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
-    let (mut secrets, root) = secrets(handover, mem, clock, &mut blobs.root)?;
-    log::info!("root: {root:?}");
+    let (mut secrets, states) = secrets(handover, mem, clock, &mut blobs.root)?;
+    log::info!("root: {:?}, counters: {:?}", states.0, states.1);
     identify(handover, &mut secrets, &mut blobs.key);
     let mut extends = handover.extends;
     extend_identity(handover, mem, clock, &secrets.identity, &mut extends)?;
-    publish(secrets, root, blobs, extends);
+    publish(secrets, states, blobs, extends);
     Ok(())
 }
 
@@ -83,15 +87,13 @@ fn secrets(
     mem: DirectMap,
     clock: TscClock,
     blob: &mut Blob,
-) -> Result<(MicroTpm, RootState), Refusal> {
+) -> Result<(MicroTpm, States), Refusal> {
     let mut tpm = match handover.tpm_family {
         tpm_family::NONE => None,
         _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
     };
     let mut chip = [0; 48];
-    if let Some(tpm) = &mut tpm {
-        tpm.random(&mut chip).map_err(Refusal::Tpm)?;
-    }
+    let drawn = tpm.as_mut().map_or(Ok(()), |tpm| tpm.random(&mut chip));
     let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
     let mut secret = Zeroizing::new([0; Root::SIZE]);
     random.fill(&mut *secret);
@@ -99,7 +101,7 @@ fn secrets(
     let state = match &mut tpm {
         None => RootState::NoTpm,
         Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
-        Some(tpm) => match tpm.root(saved.unwrap_or(&[0]), &mut secret, blob) {
+        Some(tpm) => match drawn.and_then(|()| tpm.root(saved.unwrap_or(&[0]), &mut secret, blob)) {
             Ok(state) => state,
             Err(error) => {
                 log::error!("no root: {error}");
@@ -108,11 +110,23 @@ fn secrets(
             }
         },
     };
+    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
+    let kept = tpm.as_mut().zip(root.as_ref()).filter(|_| !blob.bytes().is_empty());
+    let counters = kept.ok_or(CountersState::NoRoot).and_then(|(tpm, root)| {
+        let auth = root.counters_auth();
+        let (counters, launches) = tpm.counters(&auth, state)?;
+        Ok((Counting::new(counters, auth, clock.ms()), launches))
+    });
     if let Some(tpm) = tpm {
         tpm.close().map_err(Refusal::Tpm)?;
     }
-    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
-    Ok((MicroTpm { random, root, identity: None, quoting: QUOTING_PAL }, state))
+    let (state_of_counters, counting, launches) = match counters {
+        Ok((counting, launches)) => (CountersState::Ready, Some(counting), launches),
+        Err(state) => (state, None, 0),
+    };
+    let launches = u32::try_from(launches).unwrap_or(u32::MAX);
+    let secrets = MicroTpm { random, root, identity: None, quoting: QUOTING_PAL, counting, launches };
+    Ok((secrets, (state, state_of_counters)))
 }
 
 /// PCR 19: the public keys of the identity, then the separator.
@@ -146,7 +160,11 @@ fn extend_identity(
 
 /// The hardware TPM at a locality.
 fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+    Tpm::open(Tis::request(registers(mem), clock, locality)?)
+}
+
+/// The registers of all its localities.
+pub fn registers(mem: DirectMap) -> Mmio {
     // SAFETY: the direct map covers the low 4 GiB, the TPM's registers among them, for ever.
-    let registers = unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) };
-    Tpm::open(Tis::request(registers, clock, locality)?)
+    unsafe { Mmio::new(mem.pointer(npt::TPM, 5 * PAGE_SIZE)) }
 }

@@ -15,6 +15,7 @@ use std::cell::Cell;
 
 mod attested;
 mod buffers;
+mod counters;
 mod deaths;
 mod endings;
 mod full_size;
@@ -55,7 +56,14 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let root = Root::new(&[1; Root::SIZE]);
     let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
     let quoting = machine::image_bytes(&machine::header()).leak();
-    let secrets = MicroTpm { random: random(), root: Some(root), identity: Some(identity), quoting };
+    let secrets = MicroTpm {
+        random: random(),
+        root: Some(root),
+        identity: Some(identity),
+        quoting,
+        counting: None,
+        launches: 3,
+    };
     Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)
 }
 

@@ -31,12 +31,14 @@ enum State {
 }
 
 pub struct Bus {
-    model: Model,
-    quirks: Quirks,
-    active: Option<u16>,
+    pub model: Model,
+    pub quirks: Quirks,
+    /// The locality that has the TPM, and the one that waits for it.
+    pub active: Option<u16>,
+    pub asked: Option<u16>,
     state: State,
     silent: u32,
-    accesses: u32,
+    pub accesses: u32,
     command: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -47,6 +49,7 @@ impl Bus {
             model,
             quirks,
             active: quirks.held_by,
+            asked: None,
             state: State::Idle,
             silent: 0,
             accesses: 0,
@@ -110,7 +113,9 @@ impl Registers for Bus {
         match (offset & 0xfff, value) {
             (0x00, 0x02) if self.active.is_none() => self.active = Some(locality),
             (0x00, 0x08) if self.active.is_none_or(|a| a < locality) => self.active = Some(locality),
-            (0x00, 0x20) if mine => self.active = None,
+            (0x00, 0x02) if !mine => self.asked = Some(locality),
+            (0x00, 0x20) if mine => self.active = self.asked.take(),
+            (0x00, 0x20) if self.asked == Some(locality) => self.asked = None,
             (0x18, 0x40) if mine => {
                 self.command.clear();
                 self.answer.clear();

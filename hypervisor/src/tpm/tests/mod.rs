@@ -2,6 +2,7 @@
 
 pub mod bus;
 pub mod model;
+mod nv;
 mod raw;
 mod root;
 mod swtpm;

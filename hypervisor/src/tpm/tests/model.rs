@@ -19,8 +19,10 @@ pub struct Model {
     pub random_piece: usize,
     /// Extends that succeed without doing anything.
     pub forgets: bool,
-    /// The code that extends are refused with.
+    /// The code that extends, and writes of NV memory, are refused with.
     pub refuses: Option<u32>,
+    /// The counters' NV index: what it opens to, and its contents.
+    pub nv: ([u8; 32], Vec<u8>),
 }
 
 /// TPM_RC_HASH, parameter 1: an algorithm that is not there.
@@ -53,6 +55,7 @@ impl Model {
             random_piece: 1000,
             forgets: false,
             refuses: None,
+            nv: ([0; 32], vec![0; utpm::Counters::SIZE]),
         }
     }
 
@@ -207,6 +210,21 @@ impl Model {
                 }
                 assert!(rest.is_empty());
                 Ok(vec![0, 0, 0, 0, 0, 0, 1, 0, 0])
+            }
+            0x137 => {
+                if let Some(code) = self.refuses {
+                    return Err(code);
+                }
+                assert_eq!((be32(body), be32(&body[4..])), (0x0180_5456, 0x0180_5456));
+                assert_eq!(body[8..21], [0, 0, 0, 41, 0x40, 0, 0, 9, 0, 0, 0, 0, 32]);
+                if body[21..53] != self.nv.0 {
+                    return Err(0x98e);
+                }
+                let (size, rest) = (be16(&body[53..]).into(), &body[55..]);
+                let at = usize::from(be16(&rest[size..]));
+                assert_eq!(rest.len(), size + 2);
+                self.nv.1[at..at + size].copy_from_slice(&rest[..size]);
+                Ok(vec![0, 0, 0, 0, 0, 0, 0, 0, 0])
             }
             _ => panic!("command {code:#x}"),
         }

@@ -150,12 +150,12 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 }
 
 /// The TPM, but for one command that it answers with an error, or not at all.
-struct Failing<'a> {
-    tpm: &'a mut SwTpm,
-    fails_in: usize,
-    answer: Option<u32>,
+pub(super) struct Failing<'a> {
+    pub tpm: &'a mut SwTpm,
+    pub fails_in: usize,
+    pub answer: Option<u32>,
     /// The command is carried out, and its answer is lost.
-    late: bool,
+    pub late: bool,
 }
 
 impl Transport for Failing<'_> {

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use trustvisor_pal::seal::{Policy, seal, unseal};
-use trustvisor_pal::{Digests, Out, Status, pcr, quote, random};
+use trustvisor_pal::{Digests, Out, Status, counter, pcr, quote, random};
 
 mod cost;
 mod deaths;
@@ -146,6 +146,16 @@ fn report(what: u32, nonce: &[u8], mut out: Out<'_>) -> u64 {
     }
 }
 
+/// What a counter has come to, or 1000000h + status.
+fn counter(number: u64) -> u64 {
+    counter::read(number).unwrap_or_else(|status| SEALING_FAILED + status as u64)
+}
+
+/// And after one more.
+fn count_up(number: u64) -> u64 {
+    counter::increment(number).unwrap_or_else(|status| SEALING_FAILED + status as u64)
+}
+
 /// A hypercall of any number with any pointer; returns its status.
 fn hypercall(rax: u64, rdi: u64, rsi: u64) -> u64 {
     let status;
@@ -189,6 +199,8 @@ trustvisor_pal::entries! {
     fn random_bytes(out: Out<'_>) -> u64;
     fn cost(command: u32, length: u64) -> u64;
     fn report(what: u32, nonce: &[u8], out: Out<'_>) -> u64;
+    fn counter(number: u64) -> u64;
+    fn count_up(number: u64) -> u64;
 }
 
 use cost::cost;

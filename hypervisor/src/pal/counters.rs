@@ -1,0 +1,190 @@
+//! S's counters, and their increments' way into the hardware TPM while the OS uses it.
+//!
+//! An increment counts when the TPM has answered that it keeps it. It is one command at locality 1, which is asked for and had between
+//! two commands of the OS; nobody waits for the TPM here: whoever comes by looks how far it is ([`Pals::commit`]), S's caller by
+//! continuing the call in which S is frozen, and the processor at its next interrupts, should S's caller stay away.
+//!
+//! What a command that got no answer has done is not known. It wrote the value that the next one writes again, so the counter in the
+//! TPM is never behind the one here, and one ahead of it at most.
+
+use super::{Hardware, Pal, Pals};
+use crate::asid::Incarnation;
+use crate::tpm::clock::TscClock;
+use crate::tpm::nv::{Auth, write_command};
+use crate::tpm::tis::{Registers, Tis};
+use crate::tpm::wire::{Answer, HEADER};
+use crate::tpm::{Error, Transport};
+use abi::Status;
+use core::sync::atomic::Ordering;
+use utpm::{Counters, Increment};
+use zeroize::Zeroizing;
+
+/// TPM_ST_SESSIONS: the tag of an answer that says success.
+const SESSIONS: u16 = 0x8002;
+/// Longest answer of interest: a header, no parameters, one session.
+const ANSWER: usize = HEADER + 64;
+/// How long the OS may keep its locality, and the TPM take for a command.
+const LIMIT_MS: u64 = 5000;
+/// How long others wait for whom it concerns to learn what came of an increment.
+const TOLD_MS: u64 = 1000;
+/// The TPM's memory wears, and any program can have a PAL that counts: so many increments since the launch, and then one in this time.
+const BURST: u64 = 256;
+const SPACING_MS: u64 = 10_000;
+
+/// The counters, and the increment under way.
+pub struct Counting {
+    pub counters: Counters,
+    pub auth: Zeroizing<Auth>,
+    commit: Option<Commit>,
+    /// Increments that were begun since then.
+    begun: u64,
+    since_ms: u64,
+}
+
+/// An increment under way, or its end.
+struct Commit {
+    /// Whose it is.
+    pal: Incarnation,
+    increment: Increment,
+    stage: Stage,
+    /// Since when it is at this stage.
+    since_ms: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The locality has been asked for.
+    Asked,
+    /// It was granted, and the TPM is to become ready.
+    Granted,
+    /// The TPM has the command.
+    Sent,
+    Kept,
+    NotKept,
+}
+
+impl Counting {
+    pub fn new(counters: Counters, auth: Zeroizing<Auth>, now_ms: u64) -> Self {
+        Self { counters, auth, commit: None, begun: 0, since_ms: now_ms }
+    }
+
+    /// One look at the increment under way. False: there is none.
+    fn step(&mut self, tpm: &mut Tis<impl Registers, TscClock>, now_ms: u64) -> bool {
+        let Some(commit) = self.commit.as_mut().filter(|commit| commit.is_under_way()) else { return false };
+        let next = match commit.stage {
+            Stage::Asked if tpm.held() => {
+                tpm.make_ready();
+                Stage::Granted
+            }
+            Stage::Granted if tpm.is_ready() => {
+                let (offset, bytes) = (commit.increment.offset(), commit.increment.bytes());
+                let mut command = write_command(&self.auth, offset, bytes);
+                let sent = command.finish().and_then(|command| tpm.send(command));
+                sent.map_or(Stage::NotKept, |()| Stage::Sent)
+            }
+            Stage::Sent if tpm.has_answer() => match success(tpm) {
+                Ok(()) => {
+                    self.counters.apply(&commit.increment);
+                    Stage::Kept
+                }
+                Err(_) => Stage::NotKept,
+            },
+            _ if now_ms.saturating_sub(commit.since_ms) > LIMIT_MS => Stage::NotKept,
+            stage => stage,
+        };
+        if next != commit.stage {
+            (commit.stage, commit.since_ms) = (next, now_ms);
+        }
+        if !commit.is_under_way() {
+            // The OS's turn, whatever the TPM is doing.
+            tpm.make_ready();
+            let _ = tpm.close();
+        }
+        commit.is_under_way()
+    }
+
+    /// Begins an increment.
+    fn begin(
+        &mut self,
+        increment: Increment,
+        pal: &Pal,
+        tpm: &mut Tis<impl Registers, TscClock>,
+        now_ms: u64,
+    ) -> Result<(), Status> {
+        if self.begun >= BURST + now_ms.saturating_sub(self.since_ms) / SPACING_MS {
+            return Err(Status::NotKept);
+        }
+        self.begun += 1;
+        tpm.ask();
+        let pal = pal.call.incarnation;
+        self.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });
+        Ok(())
+    }
+}
+
+impl Commit {
+    fn is_under_way(&self) -> bool {
+        !matches!(self.stage, Stage::Kept | Stage::NotKept)
+    }
+}
+
+/// Whether the TPM has done it.
+fn success(tpm: &mut Tis<impl Registers, TscClock>) -> Result<(), Error> {
+    let mut answer = [0; ANSWER];
+    let length = tpm.receive(&mut answer)?;
+    Answer::parse(&answer, length)?.success(SESSIONS).map(drop)
+}
+
+impl Pals {
+    /// One look at the increment under way, if there is one. False: there is none any more.
+    pub fn commit(&self, hardware: &mut impl Hardware) -> bool {
+        let now_ms = hardware.now_ms();
+        let Some(mut tpm) = hardware.tpm() else { return false };
+        // Whoever has the lock looks.
+        let Some(mut counting) = self.counting.try_lock() else { return true };
+        let under_way = counting.as_mut().is_some_and(|counting| counting.step(&mut tpm, now_ms));
+        self.committing.store(under_way, Ordering::Relaxed);
+        under_way
+    }
+
+    /// `COUNTER_READ`.
+    pub(super) fn counter_read(&self, pal: &Pal) -> Result<u64, Status> {
+        let identity = pal.identity().ok_or(Status::BadArgument)?;
+        let counting = self.counting.lock();
+        let counting = counting.as_ref().ok_or(Status::Unsupported)?;
+        Ok(counting.counters.read(&identity.sha256, pal.regs.rdi))
+    }
+
+    /// `COUNTER_INCREMENT`; None while S has to wait.
+    pub(super) fn counter_increment(
+        &self,
+        pal: &Pal,
+        hardware: &mut impl Hardware,
+    ) -> Option<Result<u64, Status>> {
+        if self.commit(hardware) {
+            return None;
+        }
+        let now_ms = hardware.now_ms();
+        let mut counting = self.counting.lock();
+        let (Some(counting), Some(mut tpm), Some(identity)) =
+            (counting.as_mut(), hardware.tpm(), pal.identity())
+        else {
+            return Some(Err(Status::Unsupported));
+        };
+        match &counting.commit {
+            Some(commit) if commit.is_under_way() => return None,
+            // S waits in one call at a time: its own is the one that it waits for.
+            Some(ended) if ended.pal == pal.call.incarnation => {
+                let kept = (ended.stage == Stage::Kept).then_some(ended.increment.value());
+                counting.commit = None;
+                return Some(kept.ok_or(Status::NotKept));
+            }
+            Some(ended) if now_ms.saturating_sub(ended.since_ms) <= TOLD_MS => return None,
+            _ => {}
+        }
+        let increment = counting.counters.increment(&identity.sha256, pal.regs.rdi).ok_or(Status::TooMany);
+        let begun = increment.and_then(|increment| counting.begin(increment, pal, &mut tpm, now_ms));
+        self.committing.store(begun.is_ok(), Ordering::Relaxed);
+        begun.err().map(Err)
+    }
+}
