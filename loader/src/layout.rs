@@ -80,7 +80,12 @@ pub fn lay_out<'a>(
     }
     let is_root = |module: &&Module| module.line.as_bytes() == ROOT_LINE;
     let initrd = modules[2..].iter().find(|module| !is_root(module)).map_or(&[][..], bytes);
-    let (root, key_blob) = split_key_blob(modules[2..].iter().find(is_root).map_or(&[][..], bytes));
+    // An empty file is a root that is damaged, which is something else than none.
+    let saved = modules[2..].iter().find(is_root).map(|module| match bytes(module) {
+        [] => &[0],
+        saved => saved,
+    });
+    let (root, key_blob) = split_key_blob(saved.unwrap_or(&[]));
 
     let mut taken = [loader; 1 + MAX_MODULES];
     for (taken, module) in taken[1..].iter_mut().zip(modules) {
@@ -157,7 +162,7 @@ mod tests {
             let end = start as u32 + module.len() as u32;
             let line = match n {
                 1 => kernel_line,
-                _ if module.starts_with(b"root") => ROOT_LINE,
+                _ if module.is_empty() || module.starts_with(b"root") => ROOT_LINE,
                 _ => b"",
             };
             tag(3, &[&(start as u32).to_le_bytes()[..], &end.to_le_bytes(), line, b"\0"].concat());
@@ -200,6 +205,9 @@ mod tests {
             let expected = |what: &'static [u8]| if rest.contains(&what) { what } else { &[] };
             assert_eq!((layout.initrd, layout.root), (expected(&[7; 5000]), expected(b"root, sealed")));
         }
+        let (memory, info) = machine(&[&hypervisor, &kernel, &[]], b"quiet");
+        let layout = lay_out(&memory, &info, Range::default(), DEFAULT_RESERVE).unwrap();
+        assert_eq!(layout.root, [0], "an empty file is no saved root, but one was handed in");
     }
 
     #[test]

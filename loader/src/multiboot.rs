@@ -1,6 +1,6 @@
 //! What the boot loader says, in one form for both versions of multiboot.
 //!
-//! Guarantees: command lines and memory map are copies, module ranges are below 4 GiB and not empty, and nothing in the boot
+//! Guarantees: command lines and memory map are copies, module ranges are below 4 GiB, and nothing in the boot
 //! loader's information, however wrong, ends in anything but an error. Relies on [`Memory`] to follow addresses.
 
 mod v1;
@@ -140,8 +140,13 @@ impl Builder {
     }
 
     fn module(&mut self, start: u32, end: u32, text: &[u8]) -> Result<(), BootInfoError> {
-        let range = Range { start: start.into(), end: end.into() };
-        if range.is_empty() || start == 0 {
+        // An empty file has no address.
+        let range = if start == end {
+            Range { start: 0, end: 0 }
+        } else {
+            Range { start: start.into(), end: end.into() }
+        };
+        if start != end && (range.is_empty() || start == 0) {
             return Err(BootInfoError::Malformed(Part::Module));
         }
         let line = Line::new(text).ok_or(BootInfoError::LineTooLong(Part::ModuleLine))?;

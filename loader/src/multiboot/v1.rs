@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(with(0, info(0x0c, 2, 0)), Some(NoMap));
         assert_eq!(with(1, vec![b'a'; 100]), Some(LineTooLong(Part::CommandLine)));
         assert_eq!(with(1, [vec![b'a'; 1025], vec![0]].concat()), Some(LineTooLong(Part::CommandLine)));
-        assert_eq!(with(2, words(&[5, 5, 0, 0, 6, 7, 0, 0])), Some(Malformed(Part::Module)));
+        assert_eq!(with(2, words(&[6, 5, 0, 0, 6, 7, 0, 0])), Some(Malformed(Part::Module)));
         assert_eq!(with(0, info(0x48, 3, 0)), Some(Malformed(Part::Module)));
         assert_eq!(with(4, words(&[20, 0])), Some(Malformed(Part::Map)));
         assert_eq!(with(4, words(&[19, 0, 0, 0, 0, 1, 20, 0, 0, 0, 0, 1, 0])), Some(Malformed(Part::Map)));

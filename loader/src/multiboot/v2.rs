@@ -136,7 +136,9 @@ mod tests {
         assert_eq!(with(4, tag(tag::MAP, &[19, 0, 0, 0, 0, 0, 0, 0])), Some(Malformed(Part::Map)));
         assert_eq!(with(4, tag(tag::MAP, &[24, 0, 0, 0])), Some(Malformed(Part::Map)));
         assert_eq!(with(2, tag(tag::MODULE, &[0; 7])), Some(Malformed(Part::Module)));
-        assert_eq!(with(2, module(7, 7, b"\0")), Some(Malformed(Part::Module)));
+        assert_eq!(with(2, module(8, 7, b"\0")), Some(Malformed(Part::Module)));
+        assert_eq!(with(2, module(0, 7, b"\0")), Some(Malformed(Part::Module)));
+        assert_eq!(with(2, module(7, 7, b"\0")), None, "an empty file");
         assert_eq!(with(5, tag(tag::EFI64, &[0; 4])), Some(Malformed(Part::Efi)));
         assert_eq!(with(0, tag(tag::CMDLINE, &[b'a'; 1025])), Some(LineTooLong(Part::CommandLine)));
         assert_eq!(with(3, module(1, 2, &[b'a'; 2048])), Some(LineTooLong(Part::ModuleLine)));

@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// How many PALs suite soak registers, calls and kills
     #[arg(long, value_name = "CYCLES", default_value_t = 500)]
     soak: u64,
+    /// Suite model tries every mutation, not the third whose turn it is with this commit
+    #[arg(long)]
+    all_mutations: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,7 +103,7 @@ impl Suite {
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
-            Self::Model => mutants::run(),
+            Self::Model => mutants::run(arguments.all_mutations),
             Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),
         }
     }

@@ -39,7 +39,7 @@ struct Counts {
     tpm: Wire,
     /// What S asks for, and for which counter.
     asks: (u16, u64),
-    /// 1: every wait for the TPM's registers is in vain; else this time does not go by.
+    /// 1: every wait for registers of the TPM that do not answer at once is in vain.
     tsc_per_ms: u64,
 }
 
@@ -93,7 +93,7 @@ impl Counts {
             m,
             tpm: Wire(Rc::new(RefCell::new(Bus::new(model, quirks)))),
             asks: (0, 0),
-            tsc_per_ms: 1 << 48,
+            tsc_per_ms: 1 << 28,
         };
         counts.boot();
         counts

@@ -36,6 +36,7 @@ fn a_report_says_who_asks_and_what_it_wants_to_say() {
         assert_eq!(attest[..6], *b"\xffTCG\x80\x18");
         assert_eq!(attest[42..45], [0, 65, TAG_QUOTE]);
         assert_eq!(attest[45..109], nonce);
+        assert_eq!(attest[117..121], [0, 0, 0, 3], "launches so far");
         let digest = utpm::digest(&identity).sha256;
         assert_eq!(attest[attest.len() - 32..], digest);
     };
