@@ -40,6 +40,7 @@ mod sealed;
 mod secrecy;
 mod shared_file;
 mod soak;
+mod speedup;
 mod support;
 mod swap;
 mod tables;
@@ -142,6 +143,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bench-guest", bench::guest),
     ("bench-pal", bench::pal),
     ("bench-utpm", bench::utpm),
+    ("bench-speedup", speedup::run),
     ("seal-for-later", sealed::for_later),
     ("unseal-later", sealed::later),
     ("no-longer", sealed::no_longer),
