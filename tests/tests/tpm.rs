@@ -19,6 +19,8 @@ const LATE: Duration = Duration::from_secs(240);
 mod counters;
 #[path = "tpm/evidence.rs"]
 mod evidence;
+#[path = "tpm/robust.rs"]
+mod robust;
 
 /// A machine's disk and TPM, which outlive a boot.
 struct Computer {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::build::{Artifacts, DEFAULT_OPTIONS};
 use crate::console::Echo;
+use crate::faulty_tpm::Fault;
 use crate::skinit::Tampering;
 use crate::tpm::Family;
 
@@ -52,6 +53,7 @@ pub struct Boot {
     tampering: Vec<Tampering>,
     tpm: Option<Family>,
     tpm_state: Option<PathBuf>,
+    tpm_fault: Option<Fault>,
     accel: Accel,
     cpu: String,
     processors: u32,
@@ -87,6 +89,7 @@ impl Boot {
             tampering: Vec::new(),
             tpm: Some(Family::V20),
             tpm_state: None,
+            tpm_fault: None,
             accel: Accel::Tcg,
             cpu: "EPYC".into(),
             processors: 1,
@@ -175,6 +178,13 @@ impl Boot {
     #[must_use]
     pub fn tpm_state(mut self, folder: &Path) -> Self {
         self.tpm_state = Some(folder.to_owned());
+        self
+    }
+
+    /// What is wrong with the TPM.
+    #[must_use]
+    pub fn tpm_fault(mut self, fault: Fault) -> Self {
+        self.tpm_fault = Some(fault);
         self
     }
 

@@ -12,6 +12,7 @@
 mod boot;
 mod build;
 mod console;
+mod faulty_tpm;
 mod files;
 mod flatten;
 mod gdb;
@@ -31,6 +32,7 @@ mod tpm;
 pub use boot::{Accel, Boot, Module, Multiboot};
 pub use build::{Artifacts, artifacts, hypervisor_elsewhere, mutated_hypervisor, source_files};
 pub use console::Line;
+pub use faulty_tpm::{Fault, Misbehaviour};
 pub use guest::{Guest, pal_images};
 pub use machine::{Machine, Output};
 pub use mutation::{Mutation, Trial, Verdict, mutations};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::faulty_tpm::{self, Fault};
 use crate::files;
 use crate::paths::build_dir;
 use crate::process::{Process, run, say};
@@ -48,7 +49,12 @@ pub(crate) struct Tpm {
 
 impl Tpm {
     /// Starts a TPM: the one whose state is in `state`, else one fresh from the factory, with its state below `folder`.
-    pub(crate) fn start(family: Family, folder: &Path, state: Option<&Path>) -> Result<Self> {
+    pub(crate) fn start(
+        family: Family,
+        folder: &Path,
+        state: Option<&Path>,
+        fault: Option<Fault>,
+    ) -> Result<Self> {
         let state = state.map_or_else(|| folder.join("tpm"), Path::to_owned);
         if !state.exists() {
             copy(&template(family)?, &state)?;
@@ -64,6 +70,10 @@ impl Tpm {
         }
         command.stdin(std::process::Stdio::null());
         let process = Process::spawn("swtpm", command, vec![theirs])?;
+        let control = match fault {
+            Some(fault) => faulty_tpm::put_before(control, fault)?,
+            None => control,
+        };
         Ok(Self { control, _process: process })
     }
 

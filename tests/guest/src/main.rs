@@ -145,6 +145,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bench-utpm", bench::utpm),
     ("bench-speedup", speedup::run),
     ("seal-for-later", sealed::for_later),
+    ("save-root", sealed::save_root),
     ("unseal-later", sealed::later),
     ("no-longer", sealed::no_longer),
     ("vmcore", attacks::crash::vmcore),

@@ -37,7 +37,9 @@ impl Boot {
         let iso = self.iso(folder.path())?;
         let tpm = self
             .tpm
-            .map(|family| Tpm::start(family, folder.path(), self.tpm_state.as_deref()))
+            .map(|family| {
+                Tpm::start(family, folder.path(), self.tpm_state.as_deref(), self.tpm_fault.clone())
+            })
             .transpose()?;
         let (serial, serial_end) = UnixStream::pair()?;
         let (monitor, monitor_end) = UnixStream::pair()?;
