@@ -21,6 +21,8 @@ mod counters;
 mod evidence;
 #[path = "tpm/robust.rs"]
 mod robust;
+#[path = "tpm/secrets.rs"]
+mod secrets;
 
 /// A machine's disk and TPM, which outlive a boot.
 struct Computer {

@@ -10,16 +10,20 @@ use sha1::{Digest, Sha1};
 use trustvisor_tests::SOON;
 use trustvisor_verify::{Challenge, Evidence, Policy, verify};
 
+use super::secrets::{Keys, Pem, search};
 use super::{Computer, LATE, from_hex, word_after};
 
 const NONCE: [u8; 32] = [0x5a; 32];
 /// The index of S's `reverse`.
 const ENTRY: u16 = 5;
+/// Little, to be searched soon.
+const RAM_MIB: u32 = 512;
 
 /// A machine whose RSA identity key was saved in an earlier boot answers a nonce.
 #[test]
 fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
     let mut computer = Computer::new()?;
+    let pem = Pem::on(&computer.disk())?;
     let machine = computer.start(computer.boot()?, "none was handed in")?;
     computer.seal(&machine)?;
     // The key is made once: it stays what it was.
@@ -28,7 +32,7 @@ fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
         LATE,
     )?;
     drop(machine);
-    let machine = computer.start(computer.boot()?, "the saved one, opened")?;
+    let machine = computer.start(computer.boot()?.memory_mib(RAM_MIB), "the saved one, opened")?;
     machine.succeed("trustvisor root save /tmp/root", SOON)?;
     ensure!(super::length(&machine, "/tmp/root")? == computer.root.len(), "another key");
 
@@ -71,7 +75,12 @@ fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
         fails(&policy, &call, &challenge)?;
         checkquote(&quote, key)?;
     }
-    Ok(())
+    let [rsa, p256] = [0, 1].map(|key| base64(&json["identity"][key]));
+    let (rsa, p256) = (rsa?, p256?);
+    // TPMT_PUBLICs: both end in a TPM2B for each number.
+    let point = [&p256[22..54], &p256[56..88]].concat();
+    let keys = Keys { modulus: &rsa[24..], point: point.as_slice().try_into()? };
+    search(&machine, u64::from(RAM_MIB) << 20, &computer.disk(), &keys, &pem)
 }
 
 fn file(machine: &Machine, name: &str) -> Result<String> {
