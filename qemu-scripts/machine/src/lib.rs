@@ -28,6 +28,7 @@ mod qmp;
 mod release;
 pub mod skinit;
 mod tpm;
+mod tpm_tools;
 
 pub use boot::{Accel, Boot, Module, Multiboot};
 pub use build::{Artifacts, artifacts, hypervisor_elsewhere, mutated_hypervisor, source_files};
@@ -40,3 +41,4 @@ pub use paths::{build_dir, root, target_dir};
 pub use pcr::{BootPcrs, Pcr, predict};
 pub use process::{Process, run_shown, say};
 pub use tpm::{Family, manufacture};
+pub use tpm_tools::tpm_tools;
