@@ -185,6 +185,23 @@ fn an_increment_is_told_when_it_is_kept() {
     }
 }
 
+/// However long the TPM thinks: a stay is short.
+#[test]
+fn nobody_waits_for_the_tpm_in_the_hypervisor() {
+    let mut c = Counts::with(Quirks { thinks: 500, ..Quirks::default() });
+    let handle = c.m.register(OWNER);
+    let (mut outcome, mut answer) = c.begin(handle, (COUNTER_INCREMENT, 7));
+    let mut stays = 0;
+    while answer.is_none() {
+        let before = c.tpm.0.borrow().accesses;
+        (outcome, answer) = c.go_on(handle, outcome);
+        let accesses = c.tpm.0.borrow().accesses - before;
+        assert!(accesses < 250, "{accesses} accesses in a stay");
+        stays += 1;
+    }
+    assert!(answer == Some(ok(1)) && stays > 500, "{stays} stays");
+}
+
 #[test]
 fn each_pal_has_its_own() {
     let mut c = Counts::new();

@@ -14,11 +14,13 @@ pub struct Quirks {
     pub stuck_after: Option<u32>,
     /// Bytes that follow an answer.
     pub trailing: usize,
+    /// Reads of the status until there is an answer.
+    pub thinks: u32,
 }
 
 impl Default for Quirks {
     fn default() -> Self {
-        Self { burst: 64, slow: 0, held_by: None, stuck_after: None, trailing: 0 }
+        Self { burst: 64, slow: 0, held_by: None, stuck_after: None, trailing: 0, thinks: 0 }
     }
 }
 
@@ -38,6 +40,7 @@ pub struct Bus {
     pub asked: Option<u16>,
     state: State,
     silent: u32,
+    thinks: u32,
     pub accesses: u32,
     command: Vec<u8>,
     answer: Vec<u8>,
@@ -52,6 +55,7 @@ impl Bus {
             asked: None,
             state: State::Idle,
             silent: 0,
+            thinks: 0,
             accesses: 0,
             command: vec![],
             answer: vec![],
@@ -87,6 +91,10 @@ impl Bus {
             State::Reception if self.complete() => 0,
             State::Reception => 0x08,
             State::Completion if self.answer.is_empty() => 0,
+            State::Completion if self.thinks > 0 => {
+                self.thinks -= 1;
+                0
+            }
             State::Completion => 0x10,
         };
         0x80 | state | u32::from(self.quirks.burst) << 8
@@ -126,6 +134,7 @@ impl Registers for Bus {
                 self.answer = self.model.execute(&self.command);
                 self.answer.resize(self.answer.len() + self.quirks.trailing, 0);
                 self.enter(State::Completion);
+                self.thinks = self.quirks.thinks;
             }
             (0x24, byte) if mine && matches!(self.state, State::Ready | State::Reception) => {
                 assert!(!self.complete(), "more bytes than the command has");
