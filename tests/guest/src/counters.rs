@@ -159,8 +159,3 @@ pub fn full() -> anyhow::Result<()> {
     ensure!(s.count_up(2000)? == too_many && taken > 5, "{taken} more counters");
     up(&s, STEADY).map(drop)
 }
-
-/// Only the root, without an RSA key, which takes long to make.
-pub fn save_root() -> anyhow::Result<()> {
-    Ok(std::fs::write("/tmp/root", trustvisor::saved_root()?)?)
-}

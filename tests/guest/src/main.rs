@@ -69,7 +69,6 @@ const TESTS: &[(&str, Test)] = &[
     ("version-is-current", counters::current),
     ("next-version", counters::next_version),
     ("version-is-outdated", counters::outdated),
-    ("save-root", counters::save_root),
     ("fpu", fpu::run),
     ("cycles", cycles::run),
     ("several", cycles::several),
