@@ -153,8 +153,7 @@ impl Counts {
     }
 
     fn is_free(&self) -> bool {
-        let bus = self.tpm.0.borrow();
-        (bus.active, bus.asked) == (None, None)
+        self.tpm.0.borrow().is_free()
     }
 }
 

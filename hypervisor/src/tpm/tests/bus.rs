@@ -62,6 +62,11 @@ impl Bus {
         }
     }
 
+    /// Nobody has it, and no answer lies in it.
+    pub fn is_free(&self) -> bool {
+        (self.active, self.asked) == (None, None) && self.state != State::Completion
+    }
+
     fn stuck(&mut self) -> bool {
         self.accesses += 1;
         self.quirks.stuck_after.is_some_and(|n| self.accesses > n)
