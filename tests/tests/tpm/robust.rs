@@ -15,6 +15,7 @@ const CERTIFY_CREATION: u32 = 0x14a;
 const CREATE: u32 = 0x153;
 const LOAD: u32 = 0x157;
 const UNSEAL: u32 = 0x15e;
+const GET_RANDOM: u32 = 0x17b;
 const PCR_EXTEND: u32 = 0x182;
 /// TPM_ORD_PcrRead (TPM Main 1.2 part 2, 17).
 const PCR_READ_1_2: u32 = 0x15;
@@ -62,8 +63,8 @@ fn measured(machine: &Machine) -> Result<()> {
 fn a_root_that_cannot_be_made_stops_nobody() -> Result<()> {
     let computer = Computer::new()?;
     for (command, how, why) in [
-        (CREATE_PRIMARY, Misbehaviour::Code(FAILURE), "the TPM answers with error 0x101"),
-        (CREATE, Misbehaviour::Code(RETRY), "the TPM answers with error 0x922"),
+        (GET_RANDOM, Misbehaviour::Code(FAILURE), "the TPM answers with error 0x101"),
+        (CREATE_PRIMARY, Misbehaviour::Code(RETRY), "the TPM answers with error 0x922"),
         (CREATE, Misbehaviour::Length(4000), "the TPM's answer makes no sense (size)"),
         (CREATE, Misbehaviour::Silence, "the TPM takes too long (answer)"),
     ] {
