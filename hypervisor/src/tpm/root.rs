@@ -38,9 +38,11 @@ const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
 const ALG_NULL: u16 = 0x10;
 const SE_POLICY: u8 = 1;
-/// Response codes that speak of a parameter (RC_FMT1 with RC_P, part 2, 6.6.1), and of CertifyCreation's fourth, the ticket.
-const PARAMETER: u32 = 0x0c0;
-const TICKET: u32 = 0x4c0;
+/// Response codes that speak of a parameter (RC_FMT1 with RC_P and its number, part 2, 6.6.1): of Load's two, and of CertifyCreation's
+/// fourth, the ticket. Which error it is, bits 5:0 say.
+const OBJECT: [u32; 2] = [0x1c0, 0x2c0];
+const TICKET: [u32; 1] = [0x4c0];
+const ERROR: u32 = 0x3f;
 
 /// TPMA_LOCALITY of locality 1 (part 2, 8.5).
 const LOCALITY_1: u8 = 1 << 1;
@@ -238,18 +240,18 @@ fn open(
         return Err(Stop::Blob(RootState::NewNotOurs));
     }
     let object =
-        load(transport, parent, &parts).map_err(|error| blame(error, PARAMETER, RootState::NewOtherTpm))?;
+        load(transport, parent, &parts).map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
     let opened = certify_creation(transport, object, &parts)
-        .map_err(|error| blame(error, TICKET, RootState::NewNotOurs))
+        .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))
         .and_then(|()| Ok(unseal(transport, object, pcrs, secret)?));
     flush(transport, object)?;
     opened
 }
 
 /// Whose fault an error is: the blob's, if a parameter is refused that comes out of it. All else is the TPM's trouble.
-fn blame(error: Error, parameter: u32, blob: RootState) -> Stop {
+fn blame(error: Error, parameters: &[u32], blob: RootState) -> Stop {
     match error {
-        Error::Refused(code) if code & parameter == parameter => Stop::Blob(blob),
+        Error::Refused(code) if parameters.contains(&(code & !ERROR)) => Stop::Blob(blob),
         other => Stop::Tpm(other),
     }
 }
