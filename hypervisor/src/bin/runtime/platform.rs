@@ -1,11 +1,11 @@
 //! What the machine must be like before the runtime relies on it. SKINIT keeps most registers as whoever ran before left them, and
 //! PCR 17 does not tell of them: each that could undercut the nested tables is looked at here, or set.
 
-use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::processor::{RealPorts, cpuid};
 use hypervisor::addr::Hpa;
 use hypervisor::asid;
 use hypervisor::cpu::Features;
+use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
 use hypervisor::launch::ensure;
 use hypervisor::memory::{RamMap, Run};
 use hypervisor::npt;
