@@ -101,8 +101,8 @@ impl Space {
         self.root
     }
 
-    fn five_levels(&self) -> bool {
-        self.cr4 & CR4_LA57 != 0
+    fn levels(&self) -> u32 {
+        if self.cr4 & CR4_LA57 != 0 { 5 } else { 4 }
     }
 
     fn no_execute(&self) -> bool {
@@ -113,31 +113,26 @@ impl Space {
         self.cr0 & CR0_WP != 0
     }
 
-    fn pkru(&self) -> Option<u32> {
-        (self.cr4 & CR4_PKE != 0).then_some(self.pkru)
-    }
-
-    /// Address bits that must be 0 in an entry: those that the processor does not have.
+    /// What must be 0 in every entry: address bits that the processor does not have, and NX where it is not enabled.
     fn reserved(&self) -> u64 {
-        entry::ADDRESS & !((1u64 << self.physical_bits.clamp(32, 52)) - 1)
+        let not_there = entry::ADDRESS & !((1u64 << self.physical_bits.clamp(32, 52)) - 1);
+        not_there | if self.no_execute() { 0 } else { entry::NO_EXECUTE }
     }
 
     /// User: the lower half. Supervisor: any canonical address.
     fn allows(&self, gva: Gva, user: bool) -> bool {
-        let bits = if self.five_levels() { 56 } else { 47 };
-        let high = (gva.0 as i64) >> bits;
+        let high = (gva.0 as i64) >> (9 * self.levels() + 11);
         high == 0 || (!user && high == -1)
     }
 }
 
-/// Where a walk ended: the page, and what all its entries together allow.
+/// Where a walk ended: the page, what all its entries together allow, and the last of them.
 struct Leaf {
     at: Hpa,
     writable: bool,
     user: bool,
     no_execute: bool,
-    dirty: bool,
-    key: u32,
+    entry: u64,
 }
 
 /// Where a walk ended without a page.
@@ -274,7 +269,9 @@ impl<'a> GuestMemory<'a> {
         }
         let allowed = match access {
             Access::Read => true,
-            Access::Write => (leaf.writable || !(user || self.space.write_protect())) && leaf.dirty,
+            Access::Write => {
+                (leaf.writable || !(user || self.space.write_protect())) && leaf.entry & entry::DIRTY != 0
+            }
             Access::Fetch => !leaf.no_execute,
         };
         let key_forbids = self.key_forbids(&leaf, access, user);
@@ -300,23 +297,20 @@ impl<'a> GuestMemory<'a> {
     /// Protection keys guard data accesses to user pages: two bits of PKRU a key, access disable and write disable (APM vol. 2,
     /// 5.6.7).
     fn key_forbids(&self, leaf: &Leaf, access: Access, user: bool) -> bool {
-        let Some(pkru) = self.space.pkru().filter(|_| leaf.user) else {
-            return false;
+        let forbidding = match access {
+            Access::Write if user || self.space.write_protect() => 0b11,
+            Access::Read | Access::Write => 0b01,
+            Access::Fetch => 0,
         };
-        let bits = pkru >> (2 * leaf.key);
-        let (access_disable, write_disable) = (bits & 1 != 0, bits & 2 != 0);
-        match access {
-            Access::Read => access_disable,
-            Access::Write => access_disable || (write_disable && (user || self.space.write_protect())),
-            Access::Fetch => false,
-        }
+        let key = leaf.entry >> entry::KEY_SHIFT & 0xf;
+        leaf.user && self.space.cr4 & CR4_PKE != 0 && self.space.pkru >> (2 * key) & forbidding != 0
     }
 
     /// Follows the tables (APM vol. 2, 5.3), reading one entry a level.
     fn walk(&self, gva: Gva) -> Result<Leaf, Miss> {
         let mut table = self.space.root;
-        let (mut writable, mut user, mut no_execute) = (true, true, false);
-        let mut level = if self.space.five_levels() { 5 } else { 4 };
+        let mut leaf = Leaf { at: table, writable: true, user: true, no_execute: false, entry: 0 };
+        let mut level = self.space.levels();
         loop {
             if !self.ram.contains(table) {
                 return Err(Miss::NotRam);
@@ -330,19 +324,14 @@ impl<'a> GuestMemory<'a> {
             if entry & self.must_be_zero(level, is_leaf) != 0 {
                 return Err(Miss::Reserved);
             }
-            writable &= entry & entry::WRITABLE != 0;
-            user &= entry & entry::USER != 0;
-            no_execute |= entry & entry::NO_EXECUTE != 0;
+            leaf.writable &= entry & entry::WRITABLE != 0;
+            leaf.user &= entry & entry::USER != 0;
+            leaf.no_execute |= entry & entry::NO_EXECUTE != 0;
             if is_leaf {
                 let within = (1u64 << shift) - 1;
-                return Ok(Leaf {
-                    at: Hpa((entry & entry::ADDRESS & !within) | (gva.0 & within)),
-                    writable,
-                    user,
-                    no_execute,
-                    dirty: entry & entry::DIRTY != 0,
-                    key: (entry >> entry::KEY_SHIFT) as u32 & 0xf,
-                });
+                leaf.at = Hpa((entry & entry::ADDRESS & !within) | (gva.0 & within));
+                leaf.entry = entry;
+                return Ok(leaf);
             }
             table = Hpa(entry & entry::ADDRESS);
             level -= 1;
@@ -359,8 +348,7 @@ impl<'a> GuestMemory<'a> {
             (2, true) => (LARGE_PAGE - 1) & entry::ADDRESS & !(1 << 12),
             _ => 0,
         };
-        let no_execute = if self.space.no_execute() { 0 } else { entry::NO_EXECUTE };
-        self.space.reserved() | no_execute | by_level
+        self.space.reserved() | by_level
     }
 }
 

@@ -157,9 +157,7 @@ pub enum Verdict {
 }
 
 /// The command register, low half: writing it sends the IPI.
-pub mod register {
-    pub const COMMAND_LOW: u32 = 0x300;
-}
+pub const COMMAND_LOW: u32 = 0x300;
 
 /// Message types, bits 10:8 of the command register, of a local vector (APM vol. 2, 16.4 and 16.5) and of the I/O APIC's entries.
 pub mod message {
@@ -178,7 +176,7 @@ pub fn filter(offset: u32, value: u32) -> Verdict {
     let message = (value >> 8) & 7;
     match offset {
         _ if !offset.is_multiple_of(16) => Verdict::Drop,
-        register::COMMAND_LOW => match message {
+        COMMAND_LOW => match message {
             message::FIXED | message::LOWEST_PRIORITY | message::NMI => Verdict::Pass,
             _ => Verdict::RefuseIpi,
         },

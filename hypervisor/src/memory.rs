@@ -77,6 +77,16 @@ impl DirectMap {
         unsafe { copy_bytes(source, to.as_mut_ptr(), to.len() as u64) }
     }
 
+    /// Hands on the bytes of a range, copied a block at a time.
+    pub fn each_block(&self, from: Hpa, len: u64, mut f: impl FnMut(&[u8])) {
+        let mut block = [0; 512];
+        for done in (0..len).step_by(block.len()) {
+            let part = &mut block[..(len - done).min(512) as usize];
+            self.copy_from(from + done, part);
+            f(part);
+        }
+    }
+
     /// Copies to physical memory.
     pub fn copy_to(&self, to: Hpa, from: &[u8]) {
         let target = self.pointer(to, from.len() as u64);

@@ -57,39 +57,36 @@ fn is_smn_index(address: u32) -> bool {
     address & 0x0f00_fffc == SMN_INDEX
 }
 
-const FUNCTIONS: u32 = 1 << 16;
-const WORDS: usize = FUNCTIONS as usize / 64;
+const FUNCTIONS: usize = 1 << 16;
 
 /// Configuration space in memory: a page a function (PCI Express 5.0, 7.2.2), and which pages are guarded.
 pub struct ConfigSpace {
     pub range: Range<u64>,
-    guarded: [u64; WORDS],
+    guarded: [bool; FUNCTIONS],
 }
 
 impl ConfigSpace {
     /// There is none.
     pub const fn none() -> Self {
-        Self { range: 0..0, guarded: [0; WORDS] }
+        Self { range: 0..0, guarded: [false; FUNCTIONS] }
     }
 
     /// Looks at every function. `mmio_cfg_base` is the processor's register that says where configuration space is in memory.
-    pub fn find(&mut self, ports: &impl Ports, mmio_cfg_base: u64) -> Result<(), Misplaced> {
+    pub fn find(&mut self, ports: &impl Ports, mmio_cfg_base: u64) -> Result<(), &'static str> {
         self.range = match processors(mmio_cfg_base)? {
             Some(range) => range,
             None => q35(ports)?.unwrap_or(0..0),
         };
         // What is at the end of 4 GiB has guards of its own.
         if self.range.start < 4 << 30 && self.range.end > DEVICES {
-            return Err(Misplaced);
+            return Err(MISPLACED);
         }
-        for device in (0..FUNCTIONS).step_by(8) {
+        for device in (0..FUNCTIONS as u32).step_by(8) {
             if read(ports, device, IDENTITY) == ABSENT {
                 continue;
             }
-            for function in (device..device + 8).filter(|function| is_guarded(ports, *function)) {
-                if let Some(word) = self.guarded.get_mut(function as usize / 64) {
-                    *word |= 1 << (function % 64);
-                }
+            for function in device..device + 8 {
+                self.guarded[function as usize] = is_guarded(ports, function);
             }
         }
         Ok(())
@@ -101,8 +98,7 @@ impl ConfigSpace {
         let to = (start + size).min(self.range.end);
         (from..to).step_by(PAGE_SIZE as usize).any(|page| {
             let function = (page - self.range.start) / PAGE_SIZE;
-            let word = self.guarded.get(function as usize / 64);
-            word.is_some_and(|word| word >> (function % 64) & 1 != 0)
+            self.guarded.get(function as usize).is_some_and(|guarded| *guarded)
         })
     }
 }
@@ -111,30 +107,29 @@ impl ConfigSpace {
 pub const TABLES: u64 = (FUNCTIONS as u64 * PAGE_SIZE) / (2 << 20) + 2;
 
 /// Configuration space is at an address, or of a size, of which it is not certain what the chipset makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misplaced;
+const MISPLACED: &str = "PCI configuration space is at an unusual address";
 
 /// The I/O APICs, TPM, local APICs and flash.
 const DEVICES: u64 = 0xfec0_0000;
 
-fn aligned(base: u64, size: u64) -> Result<Option<Range<u64>>, Misplaced> {
-    if base.is_multiple_of(size) { Ok(Some(base..base + size)) } else { Err(Misplaced) }
+fn aligned(base: u64, size: u64) -> Result<Option<Range<u64>>, &'static str> {
+    if base.is_multiple_of(size) { Ok(Some(base..base + size)) } else { Err(MISPLACED) }
 }
 
 /// From MSR C001_0058 (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two; more than 256 are segments).
-fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, Misplaced> {
+fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, &'static str> {
     if mmio_cfg_base & 1 == 0 {
         return Ok(None);
     }
     let buses = mmio_cfg_base >> 2 & 0xf;
     if buses > 8 {
-        return Err(Misplaced);
+        return Err(MISPLACED);
     }
     aligned(mmio_cfg_base & 0x000f_ffff_fff0_0000, 1 << (20 + buses))
 }
 
 /// The chipset that QEMU puts under AMD processors as well (82Q35 data sheet, 5.1.17: PCIEXBAR).
-fn q35(ports: &impl Ports) -> Result<Option<Range<u64>>, Misplaced> {
+fn q35(ports: &impl Ports) -> Result<Option<Range<u64>>, &'static str> {
     const MCH: u32 = 0x29c0_8086;
     const PCIEXBAR: u32 = 0x60;
     if read(ports, 0, IDENTITY) != MCH {
@@ -146,7 +141,7 @@ fn q35(ports: &impl Ports) -> Result<Option<Range<u64>>, Misplaced> {
     }
     // 256 MiB below 4 GiB: all that firmware uses.
     if low >> 1 & 3 != 0 || read(ports, 0, PCIEXBAR + 4) != 0 {
-        return Err(Misplaced);
+        return Err(MISPLACED);
     }
     aligned(u64::from(low & 0xfc00_0000), 256 << 20)
 }
@@ -246,21 +241,21 @@ pub mod tests {
         assert_eq!(processors(0xf800_0000 | 6 << 2 | 1), Ok(Some(0xf800_0000..0xfc00_0000)));
         assert_eq!(processors(0xf800_0000 | 6 << 2), Ok(None));
         for misplaced in [0xe000_0000 | 9 << 2 | 1, 0xf800_0000 | 8 << 2 | 1, 0xe010_0000 | 8 << 2 | 1] {
-            assert_eq!(processors(misplaced), Err(Misplaced));
+            assert_eq!(processors(misplaced), Err(MISPLACED));
         }
         let over_the_devices = ConfigSpace::none().find(&machine, 0xf000_0000 | 8 << 2 | 1);
-        assert_eq!(over_the_devices, Err(Misplaced));
+        assert_eq!(over_the_devices, Err(MISPLACED));
         assert_eq!(ConfigSpace::none().find(&machine, 0x10_f000_0000 | 8 << 2 | 1), Ok(()));
 
         machine.registers.insert(1 << 31, 0x29c0_8086);
         for (high, low, range) in [
             (0, 0xb000_0001, Ok(Some(0xb000_0000..0xc000_0000))),
             (0, 0xb000_0000, Ok(None)),
-            (0, 0xb800_0001, Err(Misplaced)),
-            (0, 0xb800_0003, Err(Misplaced)),
-            (0, 0xb000_0007, Err(Misplaced)),
-            (0x10, 0xb000_0001, Err(Misplaced)),
-            (u32::MAX, 0xf000_0001, Err(Misplaced)),
+            (0, 0xb800_0001, Err(MISPLACED)),
+            (0, 0xb800_0003, Err(MISPLACED)),
+            (0, 0xb000_0007, Err(MISPLACED)),
+            (0x10, 0xb000_0001, Err(MISPLACED)),
+            (u32::MAX, 0xf000_0001, Err(MISPLACED)),
         ] {
             machine.registers.insert(1 << 31 | 0x60, low);
             machine.registers.insert(1 << 31 | 0x64, high);

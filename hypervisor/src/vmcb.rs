@@ -232,8 +232,8 @@ pub const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_FIXED: u64 = 1 << 1;
-/// Power-on value of the page attribute table (7.8.2).
-const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// Power-on value of the page attribute table (7.8.2), for which all tables are made.
+pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
 const DR6_SINGLE_STEP: u64 = 1 << 14;

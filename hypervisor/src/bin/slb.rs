@@ -3,7 +3,8 @@
 //!
 //! Guarantees: nothing that the loader wrote is used before it was copied into the block and checked; nothing above the
 //! measured part of the block is used that the entry code (`slb/entry.s`) has not zeroed; every way out is the runtime or
-//! `slb: stopped`. Relies on the CPU having measured these very bytes, which no step here takes on trust: PCR 17 is read.
+//! `slb: stopped` (silence on a processor, or at an address, where the loader does not start it). Relies on the CPU having
+//! measured these very bytes, which no step here takes on trust: PCR 17 is read.
 
 #![no_std]
 #![no_main]
@@ -12,13 +13,12 @@ use core::panic::PanicInfo;
 
 use abi::Digests;
 use hypervisor::check;
-use hypervisor::idt::{self, Idt};
+use hypervisor::exceptions::{self, try_rdmsr};
 use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
 use hypervisor::options::{COM1, Options};
-use hypervisor::place::Place;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
 use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
@@ -36,26 +36,16 @@ core::arch::global_asm!(
     options(att_syntax),
 );
 
-// SAFETY: symbols of `entry.s`, of these types.
-unsafe extern "C" {
-    safe static slb_exceptions: [[u8; 8]; idt::EXCEPTIONS as usize];
-    /// # Safety
-    /// `entry` must be code that does not return and that expects the handover.
-    fn slb_leave(handover: *const Handover, entry: u64) -> !;
-}
-
 /// 64-bit code in the GDT of `entry.s`.
 const CODE64: u16 = 0x18;
-/// MSR TOP_MEM (APM vol. 2, 7.9.4).
+/// MSR TOP_MEM (APM vol. 2, 7.9.4). Below another hypervisor it may be missing: what memory is, that one decides.
 const TOP_MEM: u32 = 0xc001_001a;
 
 const _: () = assert!(size_of::<LaunchInfo>().is_multiple_of(8));
 
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {
-    let idt = IDT.put(Idt::new(CODE64, slb_exceptions.as_ptr() as u64, 8));
-    // SAFETY: the stubs say which exception it was, and stop.
-    unsafe { idt.load() };
+    exceptions::catch(CODE64);
     // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
     let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
     copy_info(&mut handover.info);
@@ -66,8 +56,7 @@ extern "C" fn slb_main(base: u64) -> ! {
     });
     open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
-    check_processor();
-    if let Err(rule) = check::record(&handover.info, base, top_of_memory()) {
+    if let Err(rule) = check::record(&handover.info, base, try_rdmsr(TOP_MEM).unwrap_or(0)) {
         refuse_record(rule);
     }
     let header = runtime_header();
@@ -77,13 +66,14 @@ extern "C" fn slb_main(base: u64) -> ! {
     }
     handover.tsc_per_ms = pit::measure().unwrap_or_else(|| {
         line(Warn, format_args!("the interval timer does not count; time-outs may be long"));
-        pit::fallback()
+        pit::FASTEST
     });
     measure(&options, &header, handover);
     zero_above_image(&header);
     line(Info, format_args!("starting the runtime, {} bytes measured", header.image_size));
-    // SAFETY: the entry lies in the runtime's image, which was measured as what it is.
-    unsafe { slb_leave(handover, header.entry) }
+    // SAFETY: the entry lies in the runtime's image, which was measured as what it is; it brings a stack of its own.
+    let runtime: extern "C" fn(&Handover) -> ! = unsafe { core::mem::transmute(header.entry) };
+    runtime(handover)
 }
 
 /// The record as it is at this moment; nobody looks at the original again.
@@ -98,27 +88,6 @@ fn copy_info(info: &mut LaunchInfo) {
 
 fn refuse_record(rule: &str) -> ! {
     refuse(format_args!("the loader's record is wrong ({rule})"))
-}
-
-/// What the runtime cannot do without (long mode and 1 GiB pages were checked by the entry code).
-fn check_processor() {
-    // 8000_0001: ECX bit 2 SVM, EDX bit 20 NX (APM vol. 3, E.4.2).
-    let features = core::arch::x86_64::__cpuid(0x8000_0001);
-    if features.ecx & 1 << 2 == 0 {
-        refuse("this processor has no SVM");
-    }
-    if features.edx & 1 << 20 == 0 {
-        refuse("this processor has no NX");
-    }
-}
-
-/// TOP_MEM, or 0 below another hypervisor: there the register may be missing, and what memory is, that one decides.
-fn top_of_memory() -> u64 {
-    if core::arch::x86_64::__cpuid(1).ecx & 1 << 31 != 0 {
-        return 0;
-    }
-    // SAFETY: a read of a register that every AMD processor with SVM has.
-    unsafe { x86_64::registers::model_specific::Msr::new(TOP_MEM).read() }
 }
 
 fn runtime_header() -> RuntimeHeader {
@@ -188,18 +157,6 @@ fn zero_above_image(header: &RuntimeHeader) {
     let above = (RESERVE_VA + RUNTIME_OFFSET + header.image_size) as *mut u8;
     // SAFETY: the header was checked: this is the runtime's room, of which no reference is left.
     unsafe { above.write_bytes(0, (header.mem_size - header.image_size) as usize) }
-}
-
-static IDT: Place<Idt> = Place::new();
-
-/// # Safety
-/// `frame` must be the vector that a stub pushed on top of what the CPU pushed.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn slb_exception(frame: *const u64) -> ! {
-    // SAFETY: as demanded.
-    let (vector, rip) = unsafe { (*frame, *frame.add(1 + idt::rip_index(*frame))) };
-    say(format_args!("exception {vector} at {rip:#x}"));
-    stop()
 }
 
 #[panic_handler]

@@ -104,13 +104,8 @@ impl Pals {
 
     /// Hashes a piece of a buffer, which lies in one page of the parameter section.
     pub(super) fn hash_piece(&self, pal: &mut Pal, param: u64, length: u64) {
-        let mut block = [0; 512];
         let Some(frame) = pal.frames.param_frame(self.mem, param) else { return };
-        for done in (0..length).step_by(block.len()) {
-            let part = &mut block[..(length - done).min(512) as usize];
-            self.mem.copy_from(frame + param % PAGE_SIZE + done, part);
-            pal.attestation.update(part);
-        }
+        self.mem.each_block(frame + param % PAGE_SIZE, length, |part| pal.attestation.update(part));
     }
 
     /// `CALL_REPORT`: the last attested call of this PAL, and a report on it.

@@ -62,17 +62,14 @@ impl Pals {
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
             return self.make_room(hardware, Status::NoMemory);
         }
-        let free = |index: &usize| {
-            self.slots[*index].incarnation.load(Ordering::Acquire) == 0
-                && self.lock(*index).is_ok_and(|pal| matches!(pal.state, State::Free))
+        let free = |index: usize| {
+            let unused = self.slots[index].incarnation.load(Ordering::Acquire) == 0;
+            let pal = unused.then(|| self.lock(index).ok())??;
+            matches!(pal.state, State::Free).then_some((index, pal))
         };
-        let Some(index) = (0..self.slots.len()).find(free) else {
+        let Some((index, mut pal)) = (0..self.slots.len()).find_map(free) else {
             return self.make_room(hardware, Status::TooMany);
         };
-        let Ok(mut pal) = self.lock(index) else { return Outcome::Restart };
-        if !matches!(pal.state, State::Free) {
-            return Outcome::Restart;
-        }
         self.registered.fetch_add(1, Ordering::Relaxed);
         pal.owner = OwnerPage { space: *caller.space(), page: owner_page };
         pal.last_used_ms = hardware.now_ms();
@@ -108,15 +105,20 @@ impl Pals {
         let frames = pal.frames;
         let mut budget = HASH_SLICE / PAGE_SIZE;
         while registration.next_page < frames.pages() && budget > 0 {
-            match self.fill_page(caller, index, &frames, &header, registration) {
-                Ok(()) => {
-                    registration.next_page += 1;
-                    registration.faults = 0;
-                    budget -= 1;
-                }
-                Err(Stop::NoMemory) => return self.start_wipe(index, pal, Outcome::status(Status::NoMemory)),
-                Err(Stop::Fault(fault)) => return self.registration_fault(index, pal, fault),
+            let page = registration.next_page;
+            let owner = Self::owner(index);
+            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), owner, &header, page) else {
+                return self.start_wipe(index, pal, Outcome::status(Status::NoMemory));
+            };
+            let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
+                section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
+            });
+            if let Err(fault) = self.fill_page(caller, frame, length, registration) {
+                return self.registration_fault(index, pal, fault);
             }
+            registration.next_page += 1;
+            registration.faults = 0;
+            budget -= 1;
         }
         if registration.next_page < frames.pages() {
             return Outcome::Again(pal.next_token(index));
@@ -124,51 +126,24 @@ impl Pals {
         self.finish_registration(caller, index, pal)
     }
 
-    /// Takes the next page's frame (if that is not done yet) and copies and measures its part of the image.
+    /// Copies the next part of the image and measures the copy, which the OS cannot change any more.
     fn fill_page(
         &self,
         caller: &GuestMemory,
-        index: usize,
-        frames: &PalFrames,
-        header: &Header,
+        frame: Hpa,
+        length: u64,
         registration: &mut Registration,
-    ) -> Result<(), Stop> {
-        let page = registration.next_page;
-        let frame = match frames.frame(self.mem, page) {
-            Some(frame) => frame,
-            None => frames
-                .add_page(self.mem, &mut self.pool.lock(), Self::owner(index), header, page)
-                .ok_or(Stop::NoMemory)?,
-        };
-        let length = contents_of(frames, header, page);
-        if length == 0 {
-            return Ok(());
-        }
+    ) -> Result<(), Fault> {
         match registration.image {
-            Some(image) => {
-                let source = image + registration.read;
-                caller.copy_in(source, frame, length).map_err(Stop::Fault)?;
-            }
+            Some(image) => caller.copy_in(image + registration.read, frame, length)?,
             None => {
                 let rest = self.quoting.get(registration.read as usize..).unwrap_or_default();
                 self.mem.copy_to(frame, rest.get(..length as usize).unwrap_or(rest));
             }
         }
-        self.measure(frame, length, &mut registration.measurement);
+        self.mem.each_block(frame, length, |part| registration.measurement.update(part));
         registration.read += length;
         Ok(())
-    }
-
-    /// Hashes what is in the pool: the OS cannot change it any more.
-    fn measure(&self, frame: Hpa, length: u64, measurement: &mut Measurement) {
-        let mut block = [0; 512];
-        let mut done = 0;
-        while done < length {
-            let part = &mut block[..(length - done).min(512) as usize];
-            self.mem.copy_from(frame + done, part);
-            measurement.update(part);
-            done += part.len() as u64;
-        }
     }
 
     fn registration_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
@@ -234,17 +209,6 @@ impl Pals {
         self.mem.copy_from(pal.frames.header, &mut bytes);
         header_from(&bytes)
     }
-}
-
-enum Stop {
-    NoMemory,
-    Fault(Fault),
-}
-
-/// How many bytes of the image belong into a guest-physical page.
-fn contents_of(frames: &PalFrames, header: &Header, page: u64) -> u64 {
-    let Some((section, number)) = frames.section_of(header, page) else { return 0 };
-    section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
 }
 
 fn header_from(bytes: &[u8; HEADER_SIZE]) -> Header {

@@ -109,7 +109,8 @@ impl PalFrames {
         Some(())
     }
 
-    /// Adds guest-physical page `page` (in ascending order): takes its frame, maps it, and fills it if it is one of S's page tables.
+    /// The frame of guest-physical page `page`. If it has none yet (in ascending order): takes one, maps it, and fills it if it is one
+    /// of S's page tables.
     pub fn add_page(
         &self,
         mem: DirectMap,
@@ -118,6 +119,9 @@ impl PalFrames {
         header: &Header,
         page: u64,
     ) -> Option<Hpa> {
+        if let Some(frame) = self.frame(mem, page) {
+            return Some(frame);
+        }
         let slot = self.nested_pd + page / ENTRIES * 8;
         if mem.read_u64(slot) & PRESENT == 0 {
             let table = pool.take(owner)?;
@@ -170,18 +174,13 @@ impl PalFrames {
 
     /// Wipes the nested tables and the control frames, after all pages are gone.
     pub fn wipe_control(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner) {
-        if self.nested_pd != Hpa(0) {
-            for index in 0..self.pages.div_ceil(ENTRIES) {
-                let entry = mem.read_u64(self.nested_pd + index * 8);
-                if entry & PRESENT != 0 {
-                    let _ = pool.wipe(owner, Hpa(entry & ADDRESS));
-                }
-            }
+        for index in 0..self.pages.div_ceil(ENTRIES) {
+            let table = mem.read_u64(self.nested_pd + index * 8) & ADDRESS;
+            let _ = pool.wipe(owner, Hpa(table));
         }
+        // What was never taken is 0, no frame of the pool.
         for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.fpu, self.header, self.vmcb] {
-            if frame != Hpa(0) {
-                let _ = pool.wipe(owner, frame);
-            }
+            let _ = pool.wipe(owner, frame);
         }
         *self = Self::none();
     }

@@ -1,7 +1,7 @@
-# The SLB's first instructions: from the state that SKINIT leaves (APM vol. 2, 15.27.4: 32-bit protected mode without
-# paging, EAX = own address, ESP = end of the block, only CS and SS flat) to 64-bit mode at RESERVE_VA, and the way out.
-# Everything runs where it lies and is written for any address; nothing before `slb_length` is ever written, so what the
-# CPU measured is what runs (the GDT's accessed bits are set beforehand for that reason).
+// The SLB's first instructions: from the state that SKINIT leaves (APM vol. 2, 15.27.4: 32-bit protected mode without
+// paging, EAX = own address, ESP = end of the block, only CS and SS flat) to 64-bit mode at RESERVE_VA.
+// Everything runs where it lies and is written for any address; nothing before `slb_length` is ever written, so what the
+// CPU measured is what runs (the GDT's accessed bits are set beforehand for that reason).
 
 .set CODE32, 0x08
 .set DATA, 0x10
@@ -40,37 +40,33 @@ slb_entry:
     movl $DATA, %eax
     movl %eax, %ds
     movl %eax, %es
-    movl %eax, %fs
-    movl %eax, %gs
     movl %eax, %ss
     leal flat - slb_base(%ebp), %ecx
     pushl $CODE32
     pushl %ecx
     lretl
 flat:
-    # Whatever lies above the measured part was not measured.
+    // Whatever lies above the measured part was not measured.
     leal slb_length(%ebp), %edi
     movl ${SLB_SIZE}, %ecx
     subl $slb_length, %ecx
     xorl %eax, %eax
     rep stosb
 
-    leal unaligned - slb_base(%ebp), %esi
     testl ${LARGE_PAGE} - 1, %ebp
     jnz refuse
-    # 8000_0001 EDX: bit 29 long mode, bit 26 1 GiB pages (APM vol. 3, E.4.2).
-    leal processor - slb_base(%ebp), %esi
+    // 8000_0001 EDX: bit 29 long mode, bit 26 1 GiB pages, bit 20 NX (APM vol. 3, E.4.2).
     movl $0x80000000, %eax
     cpuid
     cmpl $0x80000001, %eax
     jb refuse
     movl $0x80000001, %eax
     cpuid
-    andl $0x24000000, %edx
-    cmpl $0x24000000, %edx
+    andl $0x24100000, %edx
+    cmpl $0x24100000, %edx
     jne refuse
 
-    # Entries of PML4 and PDPT: present, writable (3); 1 GiB and 2 MiB pages: 83 (APM vol. 2, 5.3).
+    // Entries of PML4 and PDPT: present, writable (3); 1 GiB and 2 MiB pages: 83 (APM vol. 2, 5.3).
     leal {SLB_TABLES}(%ebp), %edi
     movl %edi, %cr3
     leal 0x1003(%edi), %eax
@@ -94,8 +90,8 @@ flat:
     addl $8, %edi
     loop 2b
 
-    # CR4.PAE alone; EFER.LME, with SVME (bit 12) as it is: clearing it while GIF = 0 is undefined (APM vol. 2, 15.17);
-    # CR0: PG, WP, NE, ET, PE, caches on.
+    // CR4.PAE alone; EFER.LME, with SVME (bit 12) as it is: clearing it while GIF = 0 is undefined (APM vol. 2, 15.17);
+    // CR0: PG, WP, NE, ET, PE, caches on.
     movl $0x20, %eax
     movl %eax, %cr4
     movl $MSR_EFER, %ecx
@@ -111,28 +107,10 @@ flat:
     pushl %ecx
     lretl
 
-# There is no console option yet: COM1, as the firmware or the loader left it. ESI = the text.
+// The loader refuses such a machine, and says why.
 refuse:
-    lodsb
-    testb %al, %al
-    jz 4f
-    movb %al, %ah
-    movl $0x3fd, %edx
-    movl $0x100000, %ecx
-3:  inb %dx, %al
-    testb $0x20, %al
-    loopz 3b
-    movl $0x3f8, %edx
-    movb %ah, %al
-    outb %al, %dx
-    jmp refuse
-4:  cli
     hlt
-    jmp 4b
-unaligned:
-    .asciz "slb: refused: the SLB is not at a multiple of 2 MiB\r\nslb: stopped\r\n"
-processor:
-    .asciz "slb: refused: this processor has no long mode or no 1 GiB pages\r\nslb: stopped\r\n"
+    jmp refuse
 
     .code64
 long_mode:
@@ -144,42 +122,6 @@ high:
     movl %ebp, %edi
     xorl %ebp, %ebp
     call slb_main
-    ud2
-
-# slb_leave(RDI = handover, RSI = entry): to the runtime on a fresh stack, with nothing else in a register.
-    .globl slb_leave
-slb_leave:
-    leaq slb_base + {SLB_SIZE}(%rip), %rsp
-    pushq $0
-    xorl %eax, %eax
-    xorl %ebx, %ebx
-    xorl %ecx, %ecx
-    xorl %edx, %edx
-    xorl %ebp, %ebp
-    xorl %r8d, %r8d
-    xorl %r9d, %r9d
-    xorl %r10d, %r10d
-    xorl %r11d, %r11d
-    xorl %r12d, %r12d
-    xorl %r13d, %r13d
-    xorl %r14d, %r14d
-    xorl %r15d, %r15d
-    jmpq *%rsi
-
-# One stub of 8 bytes for each of the 32 exceptions: slb_exception(frame), with the vector on top of the CPU's frame.
-    .balign 8
-    .globl slb_exceptions
-slb_exceptions:
-    .set vector, 0
-    .rept 32
-    .balign 8
-    pushq $vector
-    jmp 5f
-    .set vector, vector + 1
-    .endr
-5:  movq %rsp, %rdi
-    andq $-16, %rsp
-    call slb_exception
     ud2
 
     .text

@@ -2,7 +2,7 @@
 //! 1,193,182 Hz and which needs no interrupt. For time-outs: where the timer does not count, a rate that no processor
 //! reaches makes them longer, never shorter.
 
-use x86_64::instructions::port::{Port, PortGeneric, ReadWriteAccess};
+use x86_64::instructions::port::Port;
 
 /// Ticks of the timer in a measurement, and the milliseconds these are (5.0).
 const PIT_TICKS: u16 = 5966;
@@ -10,14 +10,12 @@ const MS: u64 = 5;
 const MEASUREMENTS: u32 = 8;
 /// Ticks of the TSC after which the timer is given up, and the rate assumed then: 10 GHz.
 const GIVE_UP: u64 = 1 << 32;
-const FASTEST: u64 = 10_000_000;
+pub const FASTEST: u64 = 10_000_000;
 
 /// Port 61 (NMI status and control): gate of channel 2, its way to the speaker, its output.
 const GATE: u8 = 1;
 const SPEAKER: u8 = 2;
 const OUTPUT: u8 = 1 << 5;
-
-type BytePort = PortGeneric<u8, ReadWriteAccess>;
 
 /// Ticks of the TSC in a millisecond; the least of some measurements, since a delay (an SMI, a busy host) can only lengthen one.
 /// `None` if the timer does not count.
@@ -25,14 +23,8 @@ pub fn measure() -> Option<u64> {
     (0..MEASUREMENTS).map(|_| once()).min().flatten().map(|ticks| (ticks / MS).max(1))
 }
 
-/// What to use when [`measure`] finds no timer.
-pub const fn fallback() -> u64 {
-    FASTEST
-}
-
 fn once() -> Option<u64> {
-    let (mut control, mut channel, mut mode): (BytePort, BytePort, BytePort) =
-        (Port::new(0x61), Port::new(0x42), Port::new(0x43));
+    let [mut control, mut channel, mut mode] = [0x61, 0x42, 0x43].map(Port::<u8>::new);
     let [low, high] = PIT_TICKS.to_le_bytes();
     // SAFETY: ports of the timer and its gate; they touch no memory, and the OS sets them up for itself.
     unsafe {

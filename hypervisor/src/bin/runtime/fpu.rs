@@ -3,7 +3,9 @@
 //! The hypervisor itself has no FPU code.
 
 use core::arch::asm;
+use core::arch::x86_64::{_xrstor64, _xsave64};
 use hypervisor::addr::PAGE_SIZE;
+use x86_64::registers::xcontrol::XCr0;
 
 /// x87, SSE and AVX: what S may use, where the processor has it (APM vol. 2, 11.5.2).
 const PAL_COMPONENTS: u64 = 0b111;
@@ -41,16 +43,16 @@ impl Fpu {
     /// CR4.OSXSAVE is set; both areas are page aligned, a page long, and no Rust reference to `pal` is alive; `pal` was
     /// written by `leave`, or is zero but for MXCSR.
     pub unsafe fn enter(&mut self, os: &mut Area, pal: *mut u8) {
-        let xcr0 = xgetbv();
+        let xcr0 = XCr0::read_raw();
         // SAFETY: the components are all supported: those of XCR0 and of `self.pal`.
         unsafe {
-            xsetbv(xcr0 | self.pal);
+            XCr0::write_raw(xcr0 | self.pal);
             // XSAVE leaves the bits of components that it does not save; XRSTOR would fault on those that are off by then.
             os.0[HEADER].fill(0);
-            xsave(os.0.as_mut_ptr(), xcr0 | self.pal);
+            _xsave64(os.0.as_mut_ptr(), xcr0 | self.pal);
             clear_pointers();
-            xsetbv(self.pal);
-            xrstor(pal, self.pal);
+            XCr0::write_raw(self.pal);
+            _xrstor64(pal, self.pal);
         }
         self.xcr0 = xcr0;
     }
@@ -63,11 +65,11 @@ impl Fpu {
         let xcr0 = self.xcr0;
         // SAFETY: as above; S cannot change XCR0.
         unsafe {
-            xsave(pal, self.pal);
+            _xsave64(pal, self.pal);
             clear_pointers();
-            xsetbv(xcr0 | self.pal);
-            xrstor(os.0.as_mut_ptr(), xcr0 | self.pal);
-            xsetbv(xcr0);
+            XCr0::write_raw(xcr0 | self.pal);
+            _xrstor64(os.0.as_mut_ptr(), xcr0 | self.pal);
+            XCr0::write_raw(xcr0);
         }
     }
 }
@@ -77,38 +79,4 @@ impl Fpu {
 fn clear_pointers() {
     // SAFETY: the x87 state was saved, and is about to be restored; the hypervisor has none.
     unsafe { asm!("fninit", options(nomem, nostack)) }
-}
-
-fn xgetbv() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads a register; CR4.OSXSAVE is set where there is an `Fpu`.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// # Safety
-/// `value` is a combination that the processor supports.
-unsafe fn xsetbv(value: u64) {
-    // SAFETY: the caller's contract; the hypervisor uses none of the components.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack))
-    }
-}
-
-/// # Safety
-/// `area` is 64-byte aligned and long enough for `components`.
-unsafe fn xsave(area: *mut u8, components: u64) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        asm!("xsave64 [{}]", in(reg) area, in("eax") components as u32, in("edx") (components >> 32) as u32, options(nostack))
-    }
-}
-
-/// # Safety
-/// As [`xsave`], and `area` holds what it wrote, or an initial state.
-unsafe fn xrstor(area: *mut u8, components: u64) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        asm!("xrstor64 [{}]", in(reg) area, in("eax") components as u32, in("edx") (components >> 32) as u32, options(nostack))
-    }
 }

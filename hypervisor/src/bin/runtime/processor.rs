@@ -1,6 +1,5 @@
 //! The processor as the hypervisor's logic sees it, and the loop that runs the OS on it.
 
-use crate::entry::{try_rdmsr, try_wrmsr};
 use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
@@ -9,6 +8,7 @@ use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
+use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
 use hypervisor::exit::{self, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;

@@ -2,31 +2,31 @@
 //!
 //! Relies on the SLB for nothing but what [`Handover`] says of the TPM: the loader's record in it is checked again here.
 
-use crate::entry::{catch_exceptions, data, parts};
+use crate::entry::{CODE, parts};
 use crate::fpu::Area;
 use crate::processor::{self, cpuid};
 use crate::{platform, smp, svm, tpm};
 use abi::{Info, info_flag};
 use core::fmt;
+use core::mem::MaybeUninit;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::Registers;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
-use hypervisor::launch::{GuestStart, Handover, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, tpm_family};
+use hypervisor::launch::{Handover, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, ensure, tpm_family};
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
-use hypervisor::place::Place;
 use hypervisor::tables::TableArea;
-use hypervisor::tpm::clock::{Clock, TscClock};
+use hypervisor::tpm::clock::TscClock;
 use hypervisor::vmcb::Maps;
-use hypervisor::{check, ioports, lapic, msr, serial};
+use hypervisor::{check, exceptions, ioports, msr, serial};
 use log::LevelFilter;
-use spin::Once;
+use spin::{Mutex, MutexGuard, Once};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
@@ -35,16 +35,9 @@ use x86_64::{PhysAddr, instructions::port::Port};
 const APIC_BASE: Msr = Msr::new(0x1b);
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-#[repr(C, align(4096))]
-struct Page([u8; PAGE_SIZE as usize]);
-
-/// The host save area (APM vol. 2, 15.30.4): the processor's own.
-static HOST_SAVE: Place<Page> = Place::new();
-/// See [`processor::run`].
-static OS_STATE: Place<Page> = Place::new();
-static OS_FPU: Place<Area> = Place::new();
-static CONFIG_SPACE: Place<ConfigSpace> = Place::new();
-static CPU: Place<Cpu> = Place::new();
+static OS_FPU: Mutex<Area> = Mutex::new(Area::new());
+static CONFIG_SPACE: Mutex<ConfigSpace> = Mutex::new(ConfigSpace::none());
+static CPU: Mutex<MaybeUninit<Cpu>> = Mutex::new(MaybeUninit::uninit());
 static SLOTS: Slots = free_slots();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
 /// What a panic wipes: the pool's first frame and its frames.
@@ -52,14 +45,16 @@ static POOL: Once<(Hpa, u64)> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
-    catch_exceptions();
+    exceptions::catch(CODE);
     let options = &handover.info.options;
     serial::init(options.console, "runtime", options.level());
     match start(handover) {
-        Ok((hv, guest)) => {
+        Ok(machine) => {
             wipe_unused_stack();
-            let (cpu, os_state) = enter_svm(&guest);
-            let reason = processor::run(hv, cpu, os_state, OS_FPU.put(Area::new()));
+            let cpu = enter_svm(&machine, handover);
+            // Known by their addresses, which makes the code of calls shorter.
+            let hv = HYPERVISOR.get().expect("published by `start`");
+            let reason = processor::run(hv, cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
             log::error!("{reason}: wiping and resetting the machine");
             reset_machine()
         }
@@ -72,51 +67,56 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
 
 /// Why the runtime does not start the OS.
 pub enum Refusal {
-    Info(&'static str),
-    Area,
-    Platform(&'static str),
+    Machine(&'static str),
     Entropy,
     Tpm(hypervisor::tpm::Error),
+}
+
+impl From<&'static str> for Refusal {
+    fn from(rule: &'static str) -> Self {
+        Self::Machine(rule)
+    }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Info(rule) => write!(f, "the loader's record is wrong ({rule})"),
-            Self::Area => f.write_str("the table area is too small for this machine"),
-            Self::Platform(what) => f.write_str(what),
+            Self::Machine(rule) => f.write_str(rule),
             Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
             Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
         }
     }
 }
 
-/// What the OS is started with.
-struct Guest {
+/// What the OS runs on.
+struct Machine {
     reserve: Reserve,
     features: Features,
-    maps: Maps,
-    profiling_msrpm: Hpa,
-    start: GuestStart,
-    tsc_per_ms: u64,
+    maps: PermissionMaps,
+    /// The host save area (APM vol. 2, 15.30.4): the processor's own.
+    host_save: Hpa,
+    /// See [`processor::run`].
+    os_state: Hpa,
 }
 
-/// Sets everything up but for SVM itself.
-fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
+/// Sets everything up but for SVM itself. In a frame of its own, which is wiped.
+#[inline(never)]
+fn start(handover: &Handover) -> Result<Machine, Refusal> {
     let info = &handover.info;
     let (reserve, ram) = check(info)?;
     let start_page = Hpa(info.start_page.into());
     let features = features();
-    let config = CONFIG_SPACE.put(ConfigSpace::none());
-    platform::check(reserve, &ram, &features, config).map_err(Refusal::Platform)?;
+    let config = MutexGuard::leak(CONFIG_SPACE.lock());
+    platform::check(reserve, &ram, &features, config)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
     // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
     let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
-    let maps = permission_maps(&mut area);
     let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
-    let nested = npt::build(&mut area, hide, features.phys_bits);
+    let nested_cr3 = npt::build(&mut area, hide, features.phys_bits);
+    let maps = permission_maps(&mut area, nested_cr3);
+    let (host_save, os_state) = (area.take(1), area.take(1));
     let root = paging::build(&mut area, reserve, top, &parts());
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
@@ -132,19 +132,17 @@ fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
     let frames = Frames::new(mem, reserve.pool, reserve.end);
     POOL.call_once(|| (frames.base(), frames.total().into()));
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let place = smp::Place { page: start_page, slb_root: reserve.base + SLB_TABLES, root };
+    let place = smp::Place { page: start_page, reserve: reserve.base, root };
     // PCR 17 tells; only without a TPM there is nothing but the loader's word.
     let in_init = match handover.tpm_family {
         tpm_family::NONE => info.skinit_missing == 0,
         _ => handover.dynamic_launch != 0,
     };
-    let parked =
-        smp::park_others(mem, place, in_init, |command| send_ipi(mem, command), |ms| wait(clock, ms));
+    let parked = smp::park_others(mem, clock, place, in_init);
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
 
-    let pal_maps = Maps { nested_cr3: Hpa(0), ..maps.pal };
     let facts = Info {
         version: abi::VERSION,
         flags: info_flags(handover),
@@ -158,29 +156,15 @@ fn start(handover: &Handover) -> Result<(&'static Hypervisor, Guest), Refusal> {
         ..Info::default()
     };
     tpm::with_secrets(handover, mem, clock, |secrets, (root, counters), blobs, extends| {
-        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
+        let pals = Pals::new(mem, ram, frames, secrets, maps.pal, features.fpu, &SLOTS);
         let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
         HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
-    // Known by its address, which makes the code of calls shorter.
-    let hypervisor = HYPERVISOR.get().expect("published above");
-    log::info!(
-        "{} free frames for PALs; starting the guest at {:#x}",
-        hypervisor.pals.pool.lock().free_count(),
-        info.guest.rip
-    );
+    log::info!("{} free frames for PALs; starting the guest at {:#x}", facts.frames_total, info.guest.rip);
     if info.options.level() < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
-    let guest = Guest {
-        reserve,
-        features,
-        maps: Maps { nested_cr3: nested, ..maps.os },
-        profiling_msrpm: maps.profiling_msr,
-        start: info.guest,
-        tsc_per_ms: handover.tsc_per_ms,
-    };
-    Ok((hypervisor, guest))
+    Ok(Machine { reserve, features, maps, host_save, os_state })
 }
 
 fn info_flags(handover: &Handover) -> u32 {
@@ -195,13 +179,12 @@ fn info_flags(handover: &Handover) -> u32 {
 
 /// The loader's record again, and the division of the reserve.
 fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
-    // The SLB's mapping, through which this runs, is what the processor started: the record must agree with it.
-    let ram = check::record(info, own_address(), platform::top_of_memory()).map_err(Refusal::Info)?;
+    // The SLB's tables, through which this runs, lie in what the processor started: the record must agree with it.
+    let own_base = Cr3::read().0.start_address().as_u64() - SLB_TABLES;
+    let ram = check::record(info, own_base, platform::top_of_memory())?;
     let (base, size) = (Hpa(info.reserve_base), info.reserve_size);
     let pool = RUNTIME_END + area_size(ram.end());
-    if size < pool + LARGE_PAGE {
-        return Err(Refusal::Area);
-    }
+    ensure(size >= pool + LARGE_PAGE, "the table area is too small for this machine")?;
     Ok((Reserve { base, end: base + size, pool: base + pool }, ram))
 }
 
@@ -211,12 +194,6 @@ fn area_size(top: Hpa) -> u64 {
     let direct = 2 * top.0.div_ceil(512 * HUGE_PAGE) + 4;
     let pages = npt::tables(features().phys_bits) + OWN + direct;
     (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE)
-}
-
-/// Where [`RESERVE_VA`] is mapped by the SLB's tables.
-fn own_address() -> u64 {
-    let root = Cr3::read().0.start_address().as_u64();
-    root - SLB_TABLES
 }
 
 fn features() -> Features {
@@ -272,64 +249,44 @@ struct PermissionMaps {
 }
 
 /// MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's from the table of guarded registers, the PALs' all ones.
-fn permission_maps(area: &mut TableArea) -> PermissionMaps {
-    let (os_msr, os_io) = (area.take(2), area.take(3));
-    let profiling_msr = area.take(2);
-    let (pal_msr, pal_io) = (area.take(2), area.take(3));
-    let mut map = [0; msr::MAP_SIZE];
-    for (place, profiles) in [(os_msr, false), (profiling_msr, true)] {
+#[inline(never)]
+fn permission_maps(area: &mut TableArea, nested_cr3: Hpa) -> PermissionMaps {
+    let [msrpm, profiling_msr] = [false, true].map(|profiles| {
+        let (place, mut map) = (area.take(2), [0; msr::MAP_SIZE]);
         msr::fill_permission_map(&mut map, profiles);
         area.mem().copy_to(place, &map);
-    }
-    map.fill(0xff);
-    area.mem().copy_to(pal_msr, &map);
+        place
+    });
+    let (iopm, ones) = (area.take(3), area.take(3));
     let mut map = [0; ioports::MAP_SIZE];
     ioports::fill_permission_map(&mut map);
-    area.mem().copy_to(os_io, &map);
+    area.mem().copy_to(iopm, &map);
     map.fill(0xff);
-    area.mem().copy_to(pal_io, &map);
-    let maps = |msrpm, iopm| Maps { nested_cr3: Hpa(0), msrpm, iopm };
-    PermissionMaps { os: maps(os_msr, os_io), profiling_msr, pal: maps(pal_msr, pal_io) }
-}
-
-/// Writes the APIC's command register and waits until the IPI is on its way.
-fn send_ipi(mem: DirectMap, command: u32) {
-    const COMMAND: Hpa = Hpa(npt::LAPIC.0 + lapic::register::COMMAND_LOW as u64);
-    const PENDING: u32 = 1 << 12;
-    const PATIENCE: u32 = 1_000_000;
-    mem.write_u32(COMMAND, command);
-    for _ in 0..PATIENCE {
-        if mem.read_u32(COMMAND) & PENDING == 0 {
-            return;
-        }
-    }
-}
-
-fn wait(clock: TscClock, ms: u64) {
-    let start = clock.ms();
-    while clock.ms() - start <= ms {
-        core::hint::spin_loop();
+    area.mem().copy_to(ones, &map);
+    PermissionMaps {
+        os: Maps { nested_cr3, msrpm, iopm },
+        profiling_msr,
+        // Each has nested tables of its own.
+        pal: Maps { nested_cr3: Hpa(0), msrpm: ones, iopm: ones },
     }
 }
 
 /// Enables SVM on this processor and gives it its VMCB.
-fn enter_svm(guest: &Guest) -> (&'static mut Cpu, Hpa) {
-    let physical = |va: u64| Hpa(va - RESERVE_VA + guest.reserve.base.0);
-    let host_save = HOST_SAVE.put(Page([0; PAGE_SIZE as usize]));
+fn enter_svm(machine: &Machine, handover: &Handover) -> &'static mut Cpu {
     // SAFETY: `platform::check` has seen that the processor has SVM and that firmware did not lock it; the host save area is
-    // a page of the runtime's that nothing else uses.
+    // a page that nothing else uses.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         svm::clgi();
-        Msr::new(VM_HSAVE_PA).write(physical(host_save as *const Page as u64).0);
+        Msr::new(VM_HSAVE_PA).write(machine.host_save.0);
     }
-    let cpu = CPU.put(Cpu::new(guest.features, guest.tsc_per_ms));
-    cpu.os_hpa = physical(&raw const cpu.os as u64);
-    cpu.profiling_msrpm = guest.profiling_msrpm;
-    cpu.os.init_os(guest.maps, &guest.start);
-    cpu.regs = Gprs { rsi: guest.start.rsi, ..Gprs::zeroed() };
-    let os_state = OS_STATE.put(Page([0; PAGE_SIZE as usize]));
-    (cpu, physical(os_state as *const Page as u64))
+    let start = &handover.info.guest;
+    let cpu = MutexGuard::leak(CPU.lock()).write(Cpu::new(machine.features, handover.tsc_per_ms));
+    cpu.os_hpa = machine.reserve.base + (&raw const cpu.os as u64 - RESERVE_VA);
+    cpu.profiling_msrpm = machine.maps.profiling_msr;
+    cpu.os.init_os(machine.maps.os, start);
+    cpu.regs = Gprs { rsi: start.rsi, ..Gprs::zeroed() };
+    cpu
 }
 
 /// The OS came to its end, or the hypervisor did.
@@ -369,17 +326,11 @@ fn forget() {
         hv.wipe(*pool);
     }
     wipe_unused_stack();
-    let data = data();
+    let [_, _, data, _] = parts();
     // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop.
     unsafe {
-        core::arch::asm!(
-            "rep stosb",
-            "wbinvd",
-            inout("rdi") data.start => _,
-            inout("rcx") data.end - data.start => _,
-            in("al") 0u8,
-            options(nostack),
-        );
+        (data.start as *mut u8).write_bytes(0, (data.end - data.start) as usize);
+        core::arch::asm!("wbinvd", options(nostack));
     }
 }
 
