@@ -1,5 +1,5 @@
 //! Exceptions in SLB and runtime: each is a bug and ends like a panic, but for #GP at the MSR access of [`try_rdmsr`] or
-//! [`try_wrmsr`], which say so. GIF and IF are 0 in both, so nothing else arrives.
+//! [`try_wrmsr`], which say so. IF is 0 in both, and so is GIF after SKINIT: nothing else arrives.
 
 use spin::Once;
 use x86_64::VirtAddr;

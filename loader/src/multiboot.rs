@@ -63,7 +63,7 @@ pub enum BootInfoError {
     #[error("the memory map has too many regions")]
     TooManyRegions,
     /// More modules than have a meaning.
-    #[error("more than three modules: hypervisor, kernel and initrd are expected")]
+    #[error("more than four modules: hypervisor, kernel, initrd and saved root are expected")]
     TooManyModules,
     /// A command line that does not fit.
     #[error("{0} is too long")]

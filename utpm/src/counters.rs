@@ -24,12 +24,17 @@ pub struct Increment {
 impl Increment {
     /// Where in the table it is kept.
     pub fn offset(&self) -> u16 {
-        (self.index * SLOT) as u16
+        (self.index * SLOT + self.known()) as u16
     }
 
     /// What is kept there.
-    pub fn bytes(&self) -> &[u8; SLOT] {
-        &self.slot
+    pub fn bytes(&self) -> &[u8] {
+        &self.slot[self.known()..]
+    }
+
+    /// Bytes of the slot that are there already: a name is written once, so that nothing that happens to a write makes it unknown.
+    fn known(&self) -> usize {
+        if self.value() == 1 { 0 } else { NAME }
     }
 
     /// What the counter has been incremented to.
@@ -110,7 +115,8 @@ mod tests {
         assert_eq!(hex(increment.bytes()), "a3830775bf6863b450b7b96cc820b7f60000000000000001");
         let mut counters = Counters::new(&NONE);
         counters.apply(&increment);
-        assert_eq!(counters.increment(&[7; 32], 0x0102).unwrap().value(), 2);
+        let next = counters.increment(&[7; 32], 0x0102).unwrap();
+        assert_eq!((next.value(), next.offset(), next.bytes()), (2, 16, &2u64.to_be_bytes()[..]));
         let second = counters.increment(&[7; 32], 0x0103).unwrap();
         assert_eq!((second.offset(), second.value()), (24, 1));
     }

@@ -104,7 +104,7 @@ pub mod number {
     /// [`crate::Status::Unsupported`] if there are no counters ([`crate::CountersState`]).
     pub const COUNTER_READ: u16 = 0x88;
     /// From S: `COUNTER_INCREMENT(RDI number)`: one more. RAX = what the counter has come to, once the hardware TPM keeps it.
-    /// [`crate::Status::NotKept`]: it may do so or not, to be tried later (256 increments since the launch, then one in 10 s, spare the TPM); [`crate::Status::TooMany`]: there is no room for one more counter.
+    /// [`crate::Status::NotKept`]: it may do so or not, to be tried later (256 increments since the launch and one more for each 10 minutes, to spare the TPM); [`crate::Status::TooMany`]: there is no room for one more counter.
     pub const COUNTER_INCREMENT: u16 = 0x89;
 }
 

@@ -1,8 +1,8 @@
 //! Monotonic counters, kept by the hardware TPM: whoever puts old files back, or the whole disk, does not put them back.
 //!
-//! A PAL (an identity) has counters of its own, by number; each takes one of the machine's 15 places at its first increment, for ever.
-//! An increment waits for the hardware TPM (tens of milliseconds), which wears by it: all programs together have 256 of them since the
-//! launch, and then one in 10 seconds. Count what is rare, as tries of a password.
+//! A PAL (an identity) has counters of its own, by number, which all its instances share, whoever registered them; each takes one of the
+//! machine's 15 places at its first increment, for ever. An increment waits for the hardware TPM (tens of milliseconds), which wears by
+//! it: all programs together have 256 of them since the launch, and one more for each 10 minutes. Count what is rare, as tries of a password.
 //!
 //! ```ignore
 //! let version = counter::increment(0)?;         // counts, and then
@@ -12,7 +12,8 @@
 //! if state[..8] != counter::read(0)?.to_le_bytes() { /* an old blob */ }
 //! ```
 //! Where power may fail between the increment and the blob, the application keeps the blob before: S seals for `read()? + 1` first, and
-//! increments when the application has written that.
+//! increments when the application has written that, beside the last one. If the increment comes to something else than was sealed
+//! (another instance counted, or one before was [`Status::NotKept`], which may have counted), S seals again.
 
 use crate::hypercall::hypercall;
 use abi::{Status, number};

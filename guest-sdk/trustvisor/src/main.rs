@@ -95,13 +95,12 @@ fn main() -> anyhow::Result<()> {
             save_root(&file, &root, force).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Command::Root { command: Root::Reset { file } } => {
+            let there = is_saved_root(&file).with_context(|| file.display().to_string())?;
             trustvisor::remove_counters().context("the counters are still there")?;
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", file.display()));
-                }
-                _ => println!("at the next boot there is a new root"),
+            if there {
+                fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
             }
+            println!("at the next boot there is a new root");
         }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
@@ -123,6 +122,25 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
         _ => Quoting::register()?.generate().context("no RSA identity key"),
     }
 }
+
+/// Whether a saved root is there. An error: it is something else, or there must be one elsewhere.
+fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
+    match fs::read(file) {
+        Ok(saved) => {
+            anyhow::ensure!(saved.starts_with(ROOT_MAGIC), "this is no saved root");
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let opened = trustvisor::info()?.root == RootState::Opened as u32;
+            anyhow::ensure!(!opened, "it is not there, but this launch's root came out of a file");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// First bytes of a saved root.
+const ROOT_MAGIC: &[u8] = b"TVROOT2\x01";
 
 fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
     let mut output = std::io::stdout();

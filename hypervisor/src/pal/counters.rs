@@ -23,20 +23,22 @@ use zeroize::Zeroizing;
 const SESSIONS: u16 = 0x8002;
 /// Longest answer of interest: a header, no parameters, one session.
 const ANSWER: usize = HEADER + 64;
-/// How long the OS may keep its locality, and the TPM take for a command.
+/// How long the OS may keep its locality; and how long ours is kept then: Linux's driver gives up after 750 ms.
 const LIMIT_MS: u64 = 5000;
+const OURS_MS: u64 = 600;
 /// How long others wait for whom it concerns to learn what came of an increment.
 const TOLD_MS: u64 = 1000;
-/// The TPM's memory wears, and any program can have a PAL that counts: so many increments since the launch, and then one in this time.
+/// The TPM's memory wears, and any program can have a PAL that counts: so many increments since the launch, and one more for each of
+/// these times.
 const BURST: u64 = 256;
-const SPACING_MS: u64 = 10_000;
+const SPACING_MS: u64 = 600_000;
 
 /// The counters, and the increment under way.
 pub struct Counting {
     pub counters: Counters,
     pub auth: Zeroizing<Auth>,
     commit: Option<Commit>,
-    /// Increments that were begun since then.
+    /// Increments that the TPM was given since then.
     begun: u64,
     since_ms: u64,
 }
@@ -47,7 +49,7 @@ struct Commit {
     pal: Incarnation,
     increment: Increment,
     stage: Stage,
-    /// Since when it is at this stage.
+    /// Since when the locality has been asked for, or ours, or given back.
     since_ms: u64,
 }
 
@@ -71,14 +73,13 @@ impl Counting {
     /// One look at the increment under way. False: there is none.
     fn step(&mut self, tpm: &mut Tis<impl Registers, TscClock>, now_ms: u64) -> bool {
         let Some(commit) = self.commit.as_mut().filter(|commit| commit.is_under_way()) else { return false };
+        let late_ms = now_ms.saturating_sub(commit.since_ms);
         let next = match commit.stage {
-            Stage::Asked if tpm.held() => {
-                tpm.make_ready();
-                Stage::Granted
-            }
+            Stage::Asked if tpm.held() => Stage::Granted,
             Stage::Granted if tpm.is_ready() => {
                 let (offset, bytes) = (commit.increment.offset(), commit.increment.bytes());
                 let mut command = write_command(&self.auth, offset, bytes);
+                self.begun += 1;
                 let sent = command.finish().and_then(|command| tpm.send(command));
                 sent.map_or(Stage::NotKept, |()| Stage::Sent)
             }
@@ -89,12 +90,16 @@ impl Counting {
                 }
                 Err(_) => Stage::NotKept,
             },
-            _ if now_ms.saturating_sub(commit.since_ms) > LIMIT_MS => Stage::NotKept,
+            stage if late_ms > if stage == Stage::Asked { LIMIT_MS } else { OURS_MS } => Stage::NotKept,
             stage => stage,
         };
-        if next != commit.stage {
-            (commit.stage, commit.since_ms) = (next, now_ms);
+        if next == Stage::Granted {
+            tpm.make_ready();
         }
+        if next != commit.stage && next != Stage::Sent {
+            commit.since_ms = now_ms;
+        }
+        commit.stage = next;
         if !commit.is_under_way() {
             // The OS's turn, whatever the TPM is doing.
             tpm.make_ready();
@@ -114,7 +119,6 @@ impl Counting {
         if self.begun >= BURST + now_ms.saturating_sub(self.since_ms) / SPACING_MS {
             return Err(Status::NotKept);
         }
-        self.begun += 1;
         tpm.ask();
         let pal = pal.call.incarnation;
         self.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });

@@ -6,7 +6,7 @@ pub trait Clock {
     fn ms(&self) -> u64;
 }
 
-/// The time stamp counter. Should it be faster than it was calibrated, time-outs get shorter; nothing else depends on it.
+/// The time stamp counter. Should it be faster than it was calibrated, time-outs get shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct TscClock {
     /// Ticks in a millisecond; 0 counts as 1.

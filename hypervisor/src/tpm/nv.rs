@@ -26,10 +26,9 @@ const OWNER: u32 = 0x4000_0001;
 /// TPMA_NV (part 2, 13.4): AUTHWRITE, AUTHREAD, NO_DA.
 const ATTRIBUTES: u32 = 1 << 2 | 1 << 18 | 1 << 25;
 
-/// Response codes (part 2, 6.6.3): it is there already; never written; not there (of handle 1); not ours: its attributes do not allow
+/// Response codes (part 2, 6.6.3): it is there already; not there (of handle 1); not ours: its attributes do not allow
 /// it, or it opens to something else (of session 1).
 const DEFINED: u32 = 0x14c;
-const UNINITIALIZED: u32 = 0x14a;
 const NO_INDEX: u32 = 0x18b;
 const NOT_OURS: [u32; 4] = [0x12f, 0x149, 0x98e, 0x9a2];
 
@@ -75,10 +74,6 @@ impl<T: Transport> Tpm<T> {
         command.sized(auth).u16(14).u32(INDEX).u16(Algorithm::SHA256.number()).u32(ATTRIBUTES).u16(0);
         command.u16(Counters::SIZE as u16);
         exchange(&mut self.transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?;
-        self.nv_clear(auth)
-    }
-
-    fn nv_clear(&mut self, auth: &Auth) -> Result<[u8; Counters::SIZE], Error> {
         let none = [0; Counters::SIZE];
         self.nv_write(auth, 0, &none).map(|()| none)
     }
@@ -88,15 +83,12 @@ impl<T: Transport> Tpm<T> {
         exchange(&mut self.transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
     }
 
-    /// TPM2_NV_Read (part 3, 31.13). One that was never written is as the launch left it that defined it and came no further.
+    /// TPM2_NV_Read (part 3, 31.13).
     fn nv_read(&mut self, auth: &Auth) -> Result<[u8; Counters::SIZE], Error> {
         let mut command = access(READ, auth);
         command.u16(Counters::SIZE as u16).u16(0);
         let mut answer = [0; MESSAGE];
-        let mut body = match exchange(&mut self.transport, &mut command, &mut answer)?.success(SESSIONS) {
-            Err(Error::Refused(UNINITIALIZED)) => return self.nv_clear(auth),
-            body => body?,
-        };
+        let mut body = exchange(&mut self.transport, &mut command, &mut answer)?.success(SESSIONS)?;
         let _size = body.u32()?;
         body.sized()?.try_into().map_err(|_| Error::Malformed("counters"))
     }

@@ -54,7 +54,7 @@ const DURATION: u64 = 20_000;
 /// TPM_INTERFACE_ID.InterfaceType (PTP 1.05, table 23): command response buffer.
 const INTERFACE_CRB: u32 = 1;
 
-/// Longest wait while the OS runs, which waits as well. What takes longer is waited for by looking now and then.
+/// How long a look at it may wait while the OS runs, which waits as well. What takes longer is waited for by looking now and then.
 const PATIENCE: u64 = 10;
 
 /// A locality of the TPM.
@@ -62,13 +62,13 @@ pub struct Tis<R, C> {
     registers: R,
     clock: C,
     page: u16,
-    patience: u64,
+    until: u64,
 }
 
 impl<R: Registers, C: Clock> Tis<R, C> {
     /// Takes a locality (0 to 3): asks for it, and seizes it from a lower one that does not let go.
     pub fn request(registers: R, clock: C, locality: u8) -> Result<Self, Error> {
-        let mut tis = Self { patience: u64::MAX, ..Self::beside_the_os(registers, clock, locality) };
+        let mut tis = Self { until: u64::MAX, ..Self::beside_the_os(registers, clock, locality) };
         let id = tis.registers.read32(register::DID_VID);
         if tis.access() == 0xff || id == 0 || id == u32::MAX {
             // A TPM that speaks CRB alone keeps its identity elsewhere.
@@ -86,9 +86,10 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         if tis.held() { Ok(tis) } else { Err(Error::Locality(locality)) }
     }
 
-    /// A locality that is had, or not, while the OS runs and has locality 0: [`Self::ask`] for it.
+    /// A locality that is had, or not, while the OS runs and has locality 0: [`Self::ask`] for it. For one look.
     pub fn beside_the_os(registers: R, clock: C, locality: u8) -> Self {
-        Self { registers, clock, page: u16::from(locality & 3) << 12, patience: PATIENCE }
+        let until = clock.ms().saturating_add(PATIENCE);
+        Self { registers, clock, page: u16::from(locality & 3) << 12, until }
     }
 
     /// Asks for the locality: it is granted when no other has the TPM any more.
@@ -115,7 +116,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     }
 
     fn wait(&mut self, ms: u64, what: &'static str, ready: impl Fn(&mut Self) -> bool) -> Result<(), Error> {
-        let end = self.clock.ms().saturating_add(ms.min(self.patience));
+        let end = self.clock.ms().saturating_add(ms).min(self.until);
         loop {
             // Looked at before the register: whoever was away in between still sees the register once more.
             let late = self.clock.ms() > end;

@@ -18,8 +18,15 @@ const STEADY: u64 = 3;
 const SOON: Duration = Duration::from_millis(700);
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A TPM that was not to be had in time, on a busy host, is asked again.
 fn up(s: &TestPal, number: u64) -> anyhow::Result<u64> {
-    let value = s.count_up(number)?;
+    let mut value = FAILED;
+    for _ in 0..10 {
+        value = s.count_up(number)?;
+        if value != FAILED + Status::NotKept as u64 {
+            break;
+        }
+    }
     ensure!(value < FAILED, "incrementing counter {number} answers {value:#x}");
     Ok(value)
 }

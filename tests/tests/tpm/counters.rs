@@ -81,7 +81,11 @@ fn counters_never_go_back() -> Result<()> {
 
     let machine = computer.start(computer.boot()?, "the saved one, opened")?;
     machine.succeed("tvtest counters-full", SOON)?;
-    machine.succeed("echo old >/tmp/root && trustvisor root reset /tmp/root && ! test -e /tmp/root", SOON)?;
+    machine.succeed("! trustvisor root reset /tmp/none && ! trustvisor root reset /bin/busybox", SOON)?;
+    machine.succeed(
+        "tvtest counter save-root && trustvisor root reset /tmp/root && ! test -e /tmp/root",
+        SOON,
+    )?;
     drop(machine);
     // The old root does not begin to count anew.
     let machine = computer.start(computer.boot()?, "the saved one, opened")?;

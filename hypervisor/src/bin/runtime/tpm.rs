@@ -80,7 +80,7 @@ fn identify(handover: &Handover, secrets: &mut MicroTpm, key: &mut Blob) {
     secrets.identity = Some(identity);
 }
 
-/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone. And
+/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone, unless the TPM fails. And
 /// the root: opened or sealed by the hardware TPM, before PCR 19 is extended.
 fn secrets(
     handover: &Handover,

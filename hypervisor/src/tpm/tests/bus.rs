@@ -132,8 +132,11 @@ impl Registers for Bus {
             (0x18, 0x40) if mine => {
                 self.command.clear();
                 self.answer.clear();
-                let idle = self.state == State::Completion;
-                self.enter(if idle { State::Idle } else { State::Ready });
+                match self.state {
+                    State::Ready => {}
+                    State::Completion => self.enter(State::Idle),
+                    State::Idle | State::Reception => self.enter(State::Ready),
+                }
             }
             (0x18, 0x20) if mine && self.state == State::Reception && self.complete() => {
                 self.answer = self.model.execute(&self.command);

@@ -134,6 +134,20 @@ fn over(model: Model, quirks: Quirks) -> Result<Tpm<Tis<Bus, StepClock>>, Error>
     Tpm::open(Tis::request(Bus::new(model, quirks), StepClock::default(), 2)?)
 }
 
+/// While the OS runs, a look ends soon, however often it has to wait: a clock's step is a millisecond.
+#[test]
+fn a_look_beside_the_os_is_short() {
+    let clock = StepClock::default();
+    let mut tis = Tis::beside_the_os(Bus::new(Model::v20(&ALL_BANKS), Quirks::default()), clock.clone(), 1);
+    tis.ask();
+    tis.make_ready();
+    assert!(tis.held() && tis.is_ready());
+    let start = clock.ms();
+    assert!(matches!(tis.send(&[0x80; 100]), Err(Error::Timeout(_))));
+    tis.pause(1000);
+    assert!(clock.ms() - start < 30);
+}
+
 #[test]
 fn the_fifo_interface_carries_whole_commands() {
     for burst in [1, 3, 8, 64, 0xffff] {
