@@ -82,7 +82,7 @@ pub fn pcrs() -> anyhow::Result<()> {
         refused("PCR_EXTEND from a bad pointer", s.hypercall(pcr_extend, 1, pointer)?, Status::BadAddress)?;
     }
     for unknown in
-        [0, number::INFO.into(), number::UNREGISTER.into(), 0x80, 0x88, u64::MAX, pcr_read | 1 << 16]
+        [0, number::INFO.into(), number::UNREGISTER.into(), 0x80, 0x8a, u64::MAX, pcr_read | 1 << 16]
     {
         refused("an unknown number from S", s.hypercall(unknown, 0, 0)?, Status::UnknownCall)?;
     }

@@ -83,13 +83,14 @@ pub fn beside_the_os() -> anyhow::Result<()> {
 pub fn left() -> anyhow::Result<()> {
     let s = register()?;
     let mut rng = Rng::new(17);
+    // No more increments than there may be at a time.
     for _ in 0..20 {
         let before = s.counter(LEFT)?;
         let child = Child::fork(|| {
             let s = register()?;
-            loop {
-                up(&s, LEFT)?;
-            }
+            (0..5).try_for_each(|_| up(&s, LEFT).map(drop))?;
+            sleep(LIMIT);
+            Ok(())
         })?;
         while s.counter(LEFT)? == before {
             sleep(Duration::from_millis(1));
