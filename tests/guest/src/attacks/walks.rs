@@ -87,7 +87,7 @@ fn page_in_reserve() -> anyhow::Result<()> {
 /// secret: the same build puts it at the same place.
 fn table_in_reserve() -> anyhow::Result<()> {
     const TABLES: u64 = 2 << 20;
-    const FIRST_GIB: u64 = TABLES + 16 * PAGE as u64;
+    const FIRST_GIB: u64 = TABLES + 4 * PAGE as u64;
     const RAM: u64 = 8;
     let (s, place, info) = (register()?, Place::new()?, trustvisor::info()?);
     let handle = s.pal().handle();
