@@ -146,7 +146,7 @@ impl Builder {
         } else {
             Range { start: start.into(), end: end.into() }
         };
-        if start != end && (range.is_empty() || start == 0) {
+        if start > end || (start == 0 && end > 0) {
             return Err(BootInfoError::Malformed(Part::Module));
         }
         let line = Line::new(text).ok_or(BootInfoError::LineTooLong(Part::ModuleLine))?;

@@ -9,20 +9,15 @@
 
 use super::{Hardware, Pal, Pals};
 use crate::asid::Incarnation;
+use crate::tpm::Transport;
 use crate::tpm::clock::TscClock;
-use crate::tpm::nv::{Auth, write_command};
+use crate::tpm::nv::{Auth, receive_written, write_command};
 use crate::tpm::tis::{Registers, Tis};
-use crate::tpm::wire::{Answer, HEADER};
-use crate::tpm::{Error, Transport};
 use abi::Status;
 use core::sync::atomic::Ordering;
 use utpm::{Counters, Increment};
 use zeroize::Zeroizing;
 
-/// TPM_ST_SESSIONS: the tag of an answer that says success.
-const SESSIONS: u16 = 0x8002;
-/// Longest answer of interest: a header, no parameters, one session.
-const ANSWER: usize = HEADER + 64;
 /// How long the OS may keep its locality; and how long ours is kept then: Linux's driver gives up after 750 ms.
 const LIMIT_MS: u64 = 5000;
 const OURS_MS: u64 = 600;
@@ -35,8 +30,8 @@ const SPACING_MS: u64 = 600_000;
 
 /// The counters, and the increment under way.
 pub struct Counting {
-    pub counters: Counters,
-    pub auth: Zeroizing<Auth>,
+    counters: Counters,
+    auth: Zeroizing<Auth>,
     commit: Option<Commit>,
     /// Increments that the TPM was given since then.
     begun: u64,
@@ -83,7 +78,7 @@ impl Counting {
                 let sent = command.finish().and_then(|command| tpm.send(command));
                 sent.map_or(Stage::NotKept, |()| Stage::Sent)
             }
-            Stage::Sent if tpm.has_answer() => match success(tpm) {
+            Stage::Sent if tpm.has_answer() => match receive_written(tpm) {
                 Ok(()) => {
                     self.counters.apply(&commit.increment);
                     Stage::Kept
@@ -130,13 +125,6 @@ impl Commit {
     fn is_under_way(&self) -> bool {
         !matches!(self.stage, Stage::Kept | Stage::NotKept)
     }
-}
-
-/// Whether the TPM has done it.
-fn success(tpm: &mut Tis<impl Registers, TscClock>) -> Result<(), Error> {
-    let mut answer = [0; ANSWER];
-    let length = tpm.receive(&mut answer)?;
-    Answer::parse(&answer, length)?.success(SESSIONS).map(drop)
 }
 
 impl Pals {

@@ -15,7 +15,7 @@ pub mod root;
 pub mod tis;
 mod v12;
 mod v20;
-pub mod wire;
+mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;

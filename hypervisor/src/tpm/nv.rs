@@ -8,9 +8,11 @@ use abi::{CountersState, RootState};
 use utpm::Counters;
 
 use super::bank::Algorithm;
-use super::root::authorise;
+use super::clock::Clock;
+use super::root::{OWNER, authorise};
+use super::tis::{Registers, Tis};
 use super::v20::{RS_PW, SESSIONS, exchange};
-use super::wire::Command;
+use super::wire::{Answer, Command};
 use super::{Error, MESSAGE, Tpm, Transport};
 
 /// The index, of those that are the owner's ("TV").
@@ -18,11 +20,10 @@ pub(super) const INDEX: u32 = 0x0180_5456;
 /// What opens it.
 pub type Auth = [u8; 32];
 
-/// Command codes (2.0 part 2, 6.5.2), TPM_RH_OWNER (7.4).
+/// Command codes (2.0 part 2, 6.5.2).
 const DEFINE_SPACE: u32 = 0x12a;
 const WRITE: u32 = 0x137;
 const READ: u32 = 0x14e;
-const OWNER: u32 = 0x4000_0001;
 /// TPMA_NV (part 2, 13.4): AUTHWRITE, AUTHREAD, NO_DA.
 const ATTRIBUTES: u32 = 1 << 2 | 1 << 18 | 1 << 25;
 
@@ -47,6 +48,13 @@ pub fn write_command(auth: &Auth, offset: u16, bytes: &[u8]) -> Command {
     let mut command = access(WRITE, auth);
     command.sized(bytes).u16(offset);
     command
+}
+
+/// Its answer, from a TPM that has one.
+pub fn receive_written(tpm: &mut Tis<impl Registers, impl Clock>) -> Result<(), Error> {
+    let mut answer = [0; MESSAGE];
+    let length = tpm.receive(&mut answer)?;
+    Answer::parse(&answer, length)?.success(SESSIONS).map(drop)
 }
 
 impl<T: Transport> Tpm<T> {

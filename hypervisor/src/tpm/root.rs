@@ -34,7 +34,7 @@ pub(super) mod code {
 }
 
 /// TPM_RH_OWNER, TPM_RH_NULL (part 2, 7.4), TPM_ALG_NULL (6.3), TPM_SE_POLICY (6.11).
-const OWNER: u32 = 0x4000_0001;
+pub(super) const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
 const ALG_NULL: u16 = 0x10;
 const SE_POLICY: u8 = 1;

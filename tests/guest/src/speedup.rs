@@ -43,11 +43,11 @@ struct Chip(File);
 impl Chip {
     /// What follows the answer's header.
     fn ask(&mut self, code: u32, handle: Option<u32>, parameters: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let authorised = ![GET_RANDOM, FLUSH_CONTEXT].contains(&code);
-        let password: &[u8] = if authorised { &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0] } else { &[] };
-        let handle = handle.map(u32::to_be_bytes).unwrap_or_default();
-        let handle = if code == GET_RANDOM { &[] } else { &handle[..] };
-        let tag = if authorised { SESSIONS } else { NO_SESSIONS };
+        const PASSWORD: &[u8] = &[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+        let plain = [GET_RANDOM, FLUSH_CONTEXT].contains(&code);
+        let (tag, password) = if plain { (NO_SESSIONS, &[][..]) } else { (SESSIONS, PASSWORD) };
+        let handle = handle.map(u32::to_be_bytes);
+        let handle = handle.as_ref().map_or(&[][..], |handle| handle);
         let length = (10 + handle.len() + password.len() + parameters.len()) as u32;
         let header = [&tag.to_be_bytes()[..], &length.to_be_bytes(), &code.to_be_bytes()].concat();
         self.0.write_all(&[&header, handle, password, parameters].concat())?;

@@ -80,8 +80,8 @@ fn identify(handover: &Handover, secrets: &mut MicroTpm, key: &mut Blob) {
     secrets.identity = Some(identity);
 }
 
-/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one: nobody has to believe in one alone, unless the TPM fails. And
-/// the root: opened or sealed by the hardware TPM, before PCR 19 is extended.
+/// Random numbers, out of the processor's generator and the hardware TPM's, if there is one and it works: then nobody has to believe
+/// in one alone. And what the hardware TPM keeps, before PCR 19 is extended: the root, opened or sealed, and the counters.
 fn secrets(
     handover: &Handover,
     mem: DirectMap,
