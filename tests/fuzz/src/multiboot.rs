@@ -1,6 +1,6 @@
 //! The boot loader's information, both versions of multiboot, in a memory that holds nothing else.
 //!
-//! Demanded: what is accepted is what the type promises (at most three modules, none empty; lines without NUL that stand in memory; a
+//! Demanded: what is accepted is what the type promises (at most four modules, those of an empty file at no address; lines without NUL that stand in memory; a
 //! map in order, without overlaps, neighbours of different kinds); the map says of every address what the entries say that a second,
 //! plainer reader finds, and RAM only where nothing says otherwise; and however the information is made, reading it takes a
 //! bounded number of looks at memory.
@@ -9,6 +9,7 @@ use std::cell::Cell;
 
 use loader::bytes::Memory;
 use loader::multiboot::{BootInfo, MAGIC_1, MAGIC_2, MAX_MODULES};
+use loader::range::Range;
 
 use crate::input::Input;
 
@@ -54,7 +55,8 @@ fn accepted(memory: &[u8], info: &BootInfo) {
     assert!(stands_there(info.cmdline.as_bytes()) && !info.cmdline.as_bytes().contains(&0));
     assert!(info.modules().len() <= MAX_MODULES);
     for module in info.modules() {
-        assert!(module.range.start < module.range.end && module.range.end <= 1 << 32);
+        let range = module.range;
+        assert!(range.end <= 1 << 32 && (range.start < range.end || range == Range { start: 0, end: 0 }));
         let line = module.line.as_bytes();
         assert!(stands_there(line) && !line.contains(&0), "a line that is nowhere");
     }
