@@ -27,6 +27,7 @@ pub mod paging;
 pub mod pal;
 pub mod pci;
 pub mod profiling;
+pub mod release;
 pub mod serial;
 pub mod slb;
 pub mod tables;

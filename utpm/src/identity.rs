@@ -86,7 +86,7 @@ mod tests {
     const MOMENT: Moment = Moment { clock: 0, boot: 0, release: 0 };
 
     fn root(seed: u8) -> Root {
-        Root::new(&[seed; Root::SIZE])
+        Root::new(&[seed; Root::SIZE], digest(b"quoting").sha256)
     }
 
     /// A key blob for `whom`, sealed by `sealer`.

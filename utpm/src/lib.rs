@@ -13,6 +13,7 @@
 mod counters;
 mod hash;
 mod identity;
+pub mod manifest;
 mod pcrs;
 pub mod quote;
 pub mod random;

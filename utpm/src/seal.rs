@@ -170,7 +170,7 @@ mod tests {
     const IV_: [u8; 16] = [9; 16];
 
     fn root() -> Root {
-        Root::new(&[7; Root::SIZE])
+        Root::new(&[7; Root::SIZE], [0; 32])
     }
 
     /// A PAL, known by its image, that has extended its PCR 1 by something.
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(opened(&s1, &blob), Err(DoesNotOpen));
         assert_eq!(opened(&pal(b"S2'", b""), &blob), Err(DoesNotOpen));
         let mut copy = blob.clone();
-        assert!(unseal(&Root::new(&[8; 32]), &s2, &mut copy).is_err(), "another root");
+        assert!(unseal(&Root::new(&[8; Root::SIZE], [0; 32]), &s2, &mut copy).is_err(), "another root");
     }
 
     #[test]

@@ -251,6 +251,19 @@ pub enum RootState {
     Tpm12 = 8,
     /// None, and nothing can be sealed: the hardware TPM fails.
     TpmFails = 9,
+    /// That of an earlier release, opened; now sealed for this one, and to be saved.
+    TakenOver = 10,
+    /// The saved one was opened, and is sealed for the newer release whose manifest was handed in with it.
+    HandedOver = 11,
+    /// The saved one was opened. The manifest that was handed in with it is none, or of a lower security version.
+    NotHandedOver = 12,
+}
+
+impl RootState {
+    /// Whether what was sealed before this launch opens.
+    pub fn is_old(self) -> bool {
+        matches!(self, Self::Opened | Self::TakenOver | Self::HandedOver | Self::NotHandedOver)
+    }
 }
 
 /// What became of the counters, which the hardware TPM keeps, at this launch.

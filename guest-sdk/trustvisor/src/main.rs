@@ -1,12 +1,12 @@
 //! The command `trustvisor`: asks TrustVisor, and makes and measures PAL images (which needs no TrustVisor).
 
+mod saved_root;
+
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use trustvisor::Quoting;
-use trustvisor::abi::quote::KEY_BLOB;
 use trustvisor::abi::{CountersState, Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
@@ -61,6 +61,17 @@ enum Root {
         #[arg(long)]
         force: bool,
     },
+    /// Hands it to a newer release: what was sealed, and counters, are that one's as well. Called twice, with a reboot of this release between:
+    /// the first call says so
+    Migrate {
+        /// The newer release's manifest, signed
+        #[arg(long)]
+        to: PathBuf,
+        /// The saved root, which GRUB hands in
+        file: PathBuf,
+        /// Where to write the root for the newer release
+        new: PathBuf,
+    },
     /// Removes the saved root and the counters in the hardware TPM: the next boot begins anew, with new identity keys. What was sealed will
     /// never open again
     Reset {
@@ -88,20 +99,9 @@ fn main() -> anyhow::Result<()> {
                 .with_context(|| image.display().to_string())?;
             print_digests(&trustvisor::image::measure(&bytes));
         }
-        Command::Root { command: Root::Save { file, force } } => {
-            let mut root =
-                trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
-            root.extend(rsa_key(&file, &root)?);
-            save_root(&file, &root, force).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        Command::Root { command: Root::Reset { file } } => {
-            let there = is_saved_root(&file).with_context(|| file.display().to_string())?;
-            trustvisor::remove_counters().context("the counters are still there")?;
-            if there {
-                fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-            }
-            println!("at the next boot there is a new root");
-        }
+        Command::Root { command: Root::Save { file, force } } => saved_root::save(&file, force)?,
+        Command::Root { command: Root::Reset { file } } => saved_root::reset(&file)?,
+        Command::Root { command: Root::Migrate { to, file, new } } => saved_root::migrate(&to, &file, &new)?,
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
             trustvisor::collect()?
@@ -109,38 +109,6 @@ fn main() -> anyhow::Result<()> {
     }
     Ok(())
 }
-
-/// The RSA identity key that belongs to the root: this launch's, or the one in the file, or a new one.
-fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
-    if let Ok(key) = trustvisor::saved_key() {
-        return Ok(key);
-    }
-    match fs::read(file) {
-        Ok(saved) if saved.starts_with(root) && saved.len() == root.len() + KEY_BLOB => {
-            Ok(saved[root.len()..].to_vec())
-        }
-        _ => Quoting::register()?.generate().context("no RSA identity key"),
-    }
-}
-
-/// Whether a saved root is there. An error: it is something else, or there must be one elsewhere.
-fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
-    match fs::read(file) {
-        Ok(saved) => {
-            anyhow::ensure!(saved.starts_with(ROOT_MAGIC), "this is no saved root");
-            Ok(true)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let opened = trustvisor::info()?.root == RootState::Opened as u32;
-            anyhow::ensure!(!opened, "it is not there, but this launch's root came out of a file");
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// First bytes of a saved root.
-const ROOT_MAGIC: &[u8] = b"TVROOT2\x01";
 
 fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
     let mut output = std::io::stdout();
@@ -153,23 +121,6 @@ fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
         Some(file) => fs::write(file, log).with_context(|| format!("cannot write {}", file.display())),
         None => output.write_all(&log).context("cannot write the event log"),
     }
-}
-
-/// The old file is there until the new one is safe: without the root, nothing that was sealed opens any more.
-fn save_root(file: &Path, root: &[u8], force: bool) -> anyhow::Result<()> {
-    if let Ok(old) = fs::read(file) {
-        if old == root {
-            return Ok(());
-        }
-        // A root that was saved without its RSA key gets it.
-        anyhow::ensure!(force || root.starts_with(&old), "another root is there (--force replaces it)");
-    }
-    let new = file.with_added_extension("new");
-    fs::write(&new, root)?;
-    fs::File::open(&new)?.sync_all()?;
-    fs::rename(&new, file)?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(fs::File::open(folder)?.sync_all()?)
 }
 
 fn print_info(info: &Info) {
@@ -185,8 +136,8 @@ fn print_info(info: &Info) {
             (_, false) => "2.0",
         }
     );
-    let root = ROOT.iter().find(|(state, _)| *state as u32 == info.root);
-    println!("root: {}", root.map_or_else(|| format!("state {}", info.root), |(_, text)| (*text).into()));
+    let root = root_state(info).map_or_else(|| format!("state {}", info.root), |(_, text)| text.into());
+    println!("root: {root}");
     let counters = COUNTERS.iter().find(|(state, _)| *state as u32 == info.counters);
     let counters = counters.map_or_else(|| format!("state {}", info.counters), |(_, text)| (*text).into());
     println!("counters: {counters}");
@@ -198,7 +149,12 @@ fn print_info(info: &Info) {
     }
 }
 
-const ROOT: [(RootState, &str); 10] = [
+/// What became of the root, and how to say it; nothing if TrustVisor is newer and has more states.
+fn root_state(info: &Info) -> Option<(RootState, &'static str)> {
+    ROOT.into_iter().find(|(state, _)| *state as u32 == info.root)
+}
+
+const ROOT: [(RootState, &str); 13] = [
     (RootState::Opened, "the saved one, opened by the hardware TPM"),
     (RootState::NewNoBlob, "new, to be saved: none was handed in"),
     (RootState::NewMalformed, "new, to be saved: what was handed in is no saved root"),
@@ -211,6 +167,13 @@ const ROOT: [(RootState, &str); 10] = [
     (RootState::NoLaunch, "ephemeral: there was no dynamic launch"),
     (RootState::NoTpm, "ephemeral: there is no hardware TPM"),
     (RootState::Tpm12, "ephemeral: saving it is not supported on TPM 1.2"),
+    (RootState::TakenOver, "an earlier release's, taken over: to be saved"),
+    (RootState::HandedOver, "the saved one, opened by the hardware TPM, and sealed for a newer release"),
+    (
+        RootState::NotHandedOver,
+        "the saved one, opened by the hardware TPM; NOT handed over: the manifest is not signed for this release, or of a lower \
+         security version",
+    ),
     (RootState::TpmFails, "NONE, nothing can be sealed: the hardware TPM fails"),
 ];
 

@@ -60,7 +60,7 @@ pub fn receive_written(tpm: &mut Tis<impl Registers, impl Clock>) -> Result<(), 
 impl<T: Transport> Tpm<T> {
     /// The counters, and how often TrustVisor has been launched with this root.
     pub fn counters(&mut self, auth: &Auth, root: RootState) -> Result<(Counters, u64), CountersState> {
-        let found = if root == RootState::Opened { self.nv_read(auth) } else { self.nv_define(auth) };
+        let found = if root.is_old() { self.nv_read(auth) } else { self.nv_define(auth) };
         let mut counters = match found {
             Ok(table) => Counters::new(&table),
             Err(Error::Refused(NO_INDEX)) => return Err(CountersState::Gone),

@@ -4,21 +4,28 @@
 //! A policy says who opens a blob, not who made it: the OS could make one of a root that it knows. So the TPM must certify the blob's
 //! creation (2.0 part 3, 18.3, with the ticket and the creation data that are part of the blob): at locality 1, with these PCRs.
 //!
-//! A blob: [`MAGIC`], then as TPM2_Create answers them TPM2B_PRIVATE, TPM2B_PUBLIC, TPM2B_CREATION_DATA and TPMT_TK_CREATION.
+//! A blob: [`MAGIC`], then as TPM2_Create answers them TPM2B_PRIVATE, TPM2B_PUBLIC, TPM2B_CREATION_DATA and TPMT_TK_CREATION. Behind it
+//! may stand the manifest of a newer release: then the half that storage depends on is sealed for that one, which takes it over
+//! if it names this release, and makes an identity of its own.
 
 use abi::RootState;
 use sha2::{Digest, Sha256};
+use utpm::Root;
+use zeroize::Zeroizing;
 
 use super::bank::Algorithm;
 use super::v20::{self, NO_SESSIONS, RS_PW, SESSIONS, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, Family, MESSAGE, Tpm, Transport};
 use crate::launch::MAX_ROOT_BLOB;
+use crate::release::Release;
 
 /// First bytes of a blob.
 pub(super) const MAGIC: [u8; 8] = *b"TVROOT2\x01";
-/// Bytes of the root.
-const SECRET: usize = 32;
+/// The secret.
+pub(super) type Secret = [u8; Root::SIZE];
+/// PCR 17, 18 and 19.
+type Values = [[u8; 32]; 3];
 
 /// Command codes (2.0 part 2, 6.5.2).
 pub(super) mod code {
@@ -30,6 +37,7 @@ pub(super) mod code {
     pub const FLUSH_CONTEXT: u32 = 0x165;
     pub const POLICY_LOCALITY: u32 = 0x16f;
     pub const START_AUTH_SESSION: u32 = 0x176;
+    pub const GET_CAPABILITY: u32 = 0x17a;
     pub const POLICY_PCR: u32 = 0x17f;
 }
 
@@ -38,6 +46,10 @@ pub(super) const OWNER: u32 = 0x4000_0001;
 const NULL: u32 = 0x4000_0007;
 const ALG_NULL: u16 = 0x10;
 const SE_POLICY: u8 = 1;
+/// TPM_CAP_HANDLES (6.12), and the first handle of objects and of sessions (7.2).
+const CAP_HANDLES: u32 = 1;
+const TRANSIENT: u32 = 0x8000_0000;
+const LOADED_SESSION: u32 = 0x0200_0000;
 /// Response codes that speak of a parameter (RC_FMT1 with RC_P and its number, part 2, 6.6.1): of Load's two, and of CertifyCreation's
 /// fourth, the ticket. Which error it is, bits 5:0 say.
 const OBJECT: [u32; 2] = [0x1c0, 0x2c0];
@@ -98,13 +110,22 @@ impl From<Error> for Stop {
     }
 }
 
+/// What was opened.
+enum Opened<'a> {
+    /// A root of this release, and what stands behind its blob.
+    Ours(&'a [u8]),
+    /// That of a release that this one takes over from.
+    Predecessor,
+}
+
 impl<T: Transport> Tpm<T> {
     /// At locality 1: opens the root that was saved, or else seals `secret`, which is new. Returns what happened; `secret` is the root
-    /// then, and `blob` what keeps it. An error leaves nothing to be believed: no root.
+    /// then, and `blob` what is to be saved. An error leaves nothing to be believed: no root.
     pub fn root(
         &mut self,
+        release: &Release,
         saved: &[u8],
-        secret: &mut [u8; SECRET],
+        secret: &mut Secret,
         blob: &mut Blob,
     ) -> Result<RootState, Error> {
         if self.family == Family::V12 {
@@ -117,16 +138,40 @@ impl<T: Transport> Tpm<T> {
         if values[2] != [0; 32] {
             return Err(Error::Malformed("PCR 19"));
         }
-        let pcrs = Sha256::digest(values.as_flattened()).into();
+        flush_all(&mut self.transport)?;
         let parent = create_primary(&mut self.transport)?;
-        let state = match open(&mut self.transport, parent, &pcrs, saved, secret) {
-            Ok(()) => blob.append(saved).map(|()| RootState::Opened),
-            Err(Stop::Blob(why)) => create(&mut self.transport, parent, &pcrs, secret, blob).map(|()| why),
+        let mut opened = Zeroizing::new([0; Root::SIZE]);
+        let state = match open(&mut self.transport, parent, &values, release, saved, &mut opened) {
+            Ok(Opened::Ours(manifest)) => {
+                *secret = *opened;
+                match release.successor(manifest) {
+                    Some(pcr17) => {
+                        opened[Root::STORAGE..].fill(0);
+                        let theirs = pcrs(&[pcr17.sha256, values[1], values[2]]);
+                        create(&mut self.transport, parent, &theirs, &opened, blob)
+                            .map(|()| RootState::HandedOver)
+                    }
+                    None if manifest.is_empty() => blob.append(saved).map(|()| RootState::Opened),
+                    None => blob.append(saved).map(|()| RootState::NotHandedOver),
+                }
+            }
+            Ok(Opened::Predecessor) => {
+                secret[..Root::STORAGE].copy_from_slice(&opened[..Root::STORAGE]);
+                create(&mut self.transport, parent, &pcrs(&values), secret, blob)
+                    .map(|()| RootState::TakenOver)
+            }
+            Err(Stop::Blob(why)) => {
+                create(&mut self.transport, parent, &pcrs(&values), secret, blob).map(|()| why)
+            }
             Err(Stop::Tpm(error)) => Err(error),
         };
         flush(&mut self.transport, parent)?;
         state
     }
+}
+
+fn pcrs(values: &Values) -> [u8; 32] {
+    Sha256::digest(values.as_flattened()).into()
 }
 
 /// PolicyLocality, then PolicyPCR (part 3, 23.7 and 23.8).
@@ -164,12 +209,12 @@ pub(super) fn create(
     transport: &mut impl Transport,
     parent: u32,
     pcrs: &[u8; 32],
-    secret: &[u8; SECRET],
+    secret: &Secret,
     blob: &mut Blob,
 ) -> Result<(), Error> {
     let mut command = Command::new(SESSIONS, code::CREATE);
     authorise(command.u32(parent), RS_PW);
-    command.u16(4 + SECRET as u16).u16(0).sized(secret);
+    command.u16(4 + Root::SIZE as u16).u16(0).sized(secret);
     command.u16(SEALED.len() as u16 + 36).bytes(&SEALED).bytes(&policy(pcrs)).u16(ALG_NULL).u16(0);
     command.u16(0).bytes(&PCRS);
     let mut answer = [0; 2 * MESSAGE];
@@ -191,6 +236,7 @@ pub(super) struct Parts<'a> {
     pub public: &'a [u8],
     pub creation: &'a [u8],
     pub ticket: &'a [u8],
+    pub manifest: &'a [u8],
 }
 
 pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
@@ -199,31 +245,39 @@ pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
         return Err(Error::Malformed("root blob"));
     }
     let (private, public, creation) = (reader.sized()?, reader.sized()?, reader.sized()?);
-    let ticket = reader.rest();
-    let mut fields = Reader::new(ticket);
+    let rest = reader.rest();
+    let mut fields = Reader::new(rest);
     // TPM_ST_CREATION (part 2, 10.7.3), and no NULL ticket.
     let good = (fields.u16()?, fields.u32()?) == (0x8021, OWNER) && !fields.sized()?.is_empty();
-    fields.end()?;
+    let manifest = fields.rest();
+    let ticket = &rest[..rest.len() - manifest.len()];
     if !good || private.len() + public.len() + ticket.len() > MESSAGE / 2 + 128 {
         return Err(Error::Malformed("root blob"));
     }
-    Ok(Parts { private, public, creation, ticket })
+    Ok(Parts { private, public, creation, ticket, manifest })
 }
 
-/// Whether TPMS_CREATION_DATA (part 2, 15.1) tells of locality 1 and these PCRs.
-fn made_by_us(creation: &[u8], pcrs: &[u8; 32]) -> Result<bool, Error> {
-    let mut fields = Reader::new(creation);
-    let (selected, values, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
-    Ok(selected == PCRS && values == pcrs && locality == LOCALITY_1)
+/// Who made the blob, as TPMS_CREATION_DATA (part 2, 15.1) tells: at locality 1, with the PCRs of a release.
+fn maker<'a>(parts: &Parts<'a>, values: &Values, release: &Release) -> Result<Option<Opened<'a>>, Error> {
+    let mut fields = Reader::new(parts.creation);
+    let (selected, digest, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
+    let is = |pcr17| digest == pcrs(&[pcr17, values[1], values[2]]);
+    if selected != PCRS || locality != LOCALITY_1 {
+        return Ok(None);
+    }
+    let predecessor = || release.predecessors.iter().any(|old| is(old.sha256));
+    let ours = is(values[0]).then_some(Opened::Ours(parts.manifest));
+    Ok(ours.or_else(|| predecessor().then_some(Opened::Predecessor)))
 }
 
-fn open(
+fn open<'a>(
     transport: &mut impl Transport,
     parent: u32,
-    pcrs: &[u8; 32],
-    saved: &[u8],
-    secret: &mut [u8; SECRET],
-) -> Result<(), Stop> {
+    values: &Values,
+    release: &Release,
+    saved: &'a [u8],
+    secret: &mut Secret,
+) -> Result<Opened<'a>, Stop> {
     if saved.is_empty() {
         return Err(Stop::Blob(RootState::NewNoBlob));
     }
@@ -233,19 +287,19 @@ fn open(
     if public.array().map_err(malformed)? != SEALED {
         return Err(Stop::Blob(RootState::NewMalformed));
     }
-    if public.array().map_err(malformed)? != policy(pcrs) {
+    let pcrs = pcrs(values);
+    if public.array().map_err(malformed)? != policy(&pcrs) {
         return Err(Stop::Blob(RootState::NewOtherPolicy));
     }
-    if !made_by_us(parts.creation, pcrs).map_err(malformed)? {
-        return Err(Stop::Blob(RootState::NewNotOurs));
-    }
+    let maker = maker(&parts, values, release).map_err(malformed)?;
+    let maker = maker.ok_or(Stop::Blob(RootState::NewNotOurs))?;
     let object =
         load(transport, parent, &parts).map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
     let opened = certify_creation(transport, object, &parts)
         .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))
-        .and_then(|()| Ok(unseal(transport, object, pcrs, secret)?));
+        .and_then(|()| Ok(unseal(transport, object, &pcrs, secret)?));
     flush(transport, object)?;
-    opened
+    opened.map(|()| maker)
 }
 
 /// Whose fault an error is: the blob's, if a parameter is refused that comes out of it. All else is the TPM's trouble.
@@ -277,14 +331,9 @@ pub(super) fn unseal(
     transport: &mut impl Transport,
     object: u32,
     pcrs: &[u8; 32],
-    secret: &mut [u8; SECRET],
+    secret: &mut Secret,
 ) -> Result<(), Error> {
-    let mut answer = [0; MESSAGE];
-    let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
-    // Neither salted nor bound, a nonce that nothing depends on.
-    command.u32(NULL).u32(NULL).sized(&[0; 16]).u16(0).u8(SE_POLICY).u16(ALG_NULL);
-    command.u16(Algorithm::SHA256.number());
-    let session = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.u32()?;
+    let session = start_session(transport)?;
     let unsealed = unseal_in(transport, object, session, pcrs, secret);
     if unsealed.is_err() {
         // One that was used is gone by itself; what went wrong before counts.
@@ -293,12 +342,20 @@ pub(super) fn unseal(
     unsealed
 }
 
+pub(super) fn start_session(transport: &mut impl Transport) -> Result<u32, Error> {
+    let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
+    // Neither salted nor bound, a nonce that nothing depends on.
+    command.u32(NULL).u32(NULL).sized(&[0; 16]).u16(0).u8(SE_POLICY).u16(ALG_NULL);
+    command.u16(Algorithm::SHA256.number());
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?.u32()
+}
+
 fn unseal_in(
     transport: &mut impl Transport,
     object: u32,
     session: u32,
     pcrs: &[u8; 32],
-    secret: &mut [u8; SECRET],
+    secret: &mut Secret,
 ) -> Result<(), Error> {
     let mut answer = [0; MESSAGE];
     let mut command = Command::new(NO_SESSIONS, code::POLICY_LOCALITY);
@@ -314,6 +371,21 @@ fn unseal_in(
     let data = parameters.sized()?.first_chunk().ok_or(Error::Malformed("root"))?;
     *secret = *data;
     parameters.end()
+}
+
+/// Empties the few places for objects and sessions, whoever left something there.
+fn flush_all(transport: &mut impl Transport) -> Result<(), Error> {
+    for first in [TRANSIENT, LOADED_SESSION] {
+        let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
+        command.u32(CAP_HANDLES).u32(first).u32(MESSAGE as u32 / 8);
+        let mut answer = [0; MESSAGE];
+        let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+        let (_more, _capability, count) = (body.u8()?, body.u32()?, body.u32()?);
+        for _ in 0..count {
+            flush(transport, body.u32()?)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn flush(transport: &mut impl Transport, handle: u32) -> Result<(), Error> {

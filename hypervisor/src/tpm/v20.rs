@@ -22,10 +22,11 @@ const SU_CLEAR: u16 = 0;
 const CAP_PCRS: u32 = 5;
 pub(super) const RS_PW: u32 = 0x4000_0009;
 
-/// Response codes (part 2, 6.6.3): not started; suspended, testing, asked to come again.
+/// Response codes (part 2, 6.6.3): not started; suspended, testing, sparing its memory, asked to come again.
 const INITIALIZE: u32 = 0x100;
 const YIELDED: u32 = 0x908;
 const TESTING: u32 = 0x90a;
+const NV_RATE: u32 = 0x920;
 const RETRY: u32 = 0x922;
 
 /// Bytes of a PCR selection: 24 PCRs.
@@ -134,5 +135,5 @@ pub(super) fn exchange<'a>(
     command: &mut Command,
     answer: &'a mut [u8],
 ) -> Result<Answer<'a>, Error> {
-    super::exchange(transport, command.finish()?, answer, &[RETRY, TESTING, YIELDED])
+    super::exchange(transport, command.finish()?, answer, &[RETRY, TESTING, NV_RATE, YIELDED])
 }

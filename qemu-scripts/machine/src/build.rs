@@ -1,5 +1,5 @@
 //! Builds everything a boot needs: the loader, the hypervisor module, the guest; and `build/boot/`, the folder for an AMD
-//! machine's /boot; and `build/release.toml`, for policies of verifiers.
+//! machine's /boot; and what others have to know of this release.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use hypervisor::launch::{
     RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC, RUNTIME_OFFSET, SLB_MAGIC, SLB_MAGIC_OFFSET, SLB_MAX_LENGTH,
     SLB_SIZE,
 };
+use hypervisor::release::RELEASE;
 
 use crate::files;
 use crate::flatten::flatten;
@@ -60,6 +61,8 @@ fn build() -> Result<Artifacts> {
     let artifacts = Artifacts { loader, hypervisor, guest, pcrs };
     artifacts.write_boot_folder(&build_dir().join("boot"))?;
     files::write(&build_dir().join("release.toml"), release::entry(&artifacts.hypervisor).as_bytes())?;
+    let manifest = release::manifest(&artifacts.hypervisor, RELEASE.security_version)?;
+    files::write(&build_dir().join("release.manifest"), &manifest)?;
     Ok(artifacts)
 }
 
@@ -77,6 +80,16 @@ pub fn mutated_hypervisor(name: &str) -> Result<Vec<u8>> {
     say(format_args!("building the hypervisor without {}", name.replace('+', ", ")));
     let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
     mutation::mirror(&sources.root, &mutations)?;
+    sources.hypervisor()
+}
+
+/// The hypervisor module of a release that says this of itself, in `hypervisor/src/release.rs`.
+pub fn another_release(itself: &str) -> Result<Vec<u8>> {
+    let folder = target_dir().join("mutated");
+    let _lock = files::lock(&folder)?;
+    say("building another release");
+    let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
+    mutation::mirror(&sources.root, &[mutation::release(itself)?])?;
     sources.hypervisor()
 }
 

@@ -31,7 +31,9 @@ mod tpm;
 mod tpm_tools;
 
 pub use boot::{Accel, Boot, Module, Multiboot};
-pub use build::{Artifacts, artifacts, hypervisor_elsewhere, mutated_hypervisor, source_files};
+pub use build::{
+    Artifacts, another_release, artifacts, hypervisor_elsewhere, mutated_hypervisor, source_files,
+};
 pub use console::Line;
 pub use faulty_tpm::{Fault, Misbehaviour};
 pub use guest::{Guest, pal_images};
@@ -40,5 +42,6 @@ pub use mutation::{Mutation, Trial, Verdict, mutations};
 pub use paths::{build_dir, root, target_dir};
 pub use pcr::{BootPcrs, Pcr, predict};
 pub use process::{Process, run_shown, say};
+pub use release::manifest;
 pub use tpm::{Family, manufacture};
 pub use tpm_tools::tpm_tools;

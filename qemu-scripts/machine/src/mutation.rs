@@ -58,6 +58,18 @@ fn parse(list: &str) -> Result<Vec<Mutation>> {
     Ok(changes.into_iter().map(|(name, change)| Mutation { name, change }).collect())
 }
 
+/// Another release: it says this of itself.
+pub(crate) fn release(itself: &str) -> Result<Mutation> {
+    const FILE: &str = "release.rs";
+    let text = fs::read_to_string(root().join(MUTATED[0].1).join(FILE))?;
+    let from = text.find("pub static RELEASE").context(FILE)?;
+    let until = from + text[from..].find(';').context(FILE)?;
+    let find = text[from..=until].to_owned();
+    let replace = format!("pub static RELEASE: Release = {itself};");
+    let change = Change { file: FILE.into(), removes: String::new(), find, replace, shown_by: None };
+    Ok(Mutation { name: "another release".to_owned(), change })
+}
+
 impl Mutation {
     /// What the code lacks with it.
     pub fn removes(&self) -> &str {

@@ -1,25 +1,31 @@
-//! `build/release.toml`: this build as an entry of a policy of `trustvisor-verify`.
+//! This build for others: `build/release.toml`, an entry of a policy of `trustvisor-verify`; `build/release.manifest`, which an older
+//! release wants signed before it hands over its root.
 
-use abi::RELEASE;
+use abi::RELEASE as FIRMWARE;
+use anyhow::Result;
 use hypervisor::launch::SLB_SIZE;
+use hypervisor::release::RELEASE;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use crate::pcr::{hex, measured_length};
-
-/// Goes up with every release that mends a hole: a policy can refuse those before.
-const SECURITY_VERSION: u32 = 1;
+use crate::pcr::{self, hex, measured_length};
 
 /// The entry for this hypervisor module.
 pub(crate) fn entry(hypervisor: &[u8]) -> String {
     let (slb, runtime) = hypervisor.split_at(SLB_SIZE as usize);
-    let version = env!("CARGO_PKG_VERSION");
+    let (version, security_version) = (env!("CARGO_PKG_VERSION"), RELEASE.security_version);
     let slb = digests(&slb[..measured_length(slb)]);
     let runtime = digests(runtime);
     format!(
-        "[[release]]\nversion = \"{version}\"\nfirmware = {RELEASE}\nsecurity_version = {SECURITY_VERSION}\n\
+        "[[release]]\nversion = \"{version}\"\nfirmware = {FIRMWARE}\nsecurity_version = {security_version}\n\
          slb = {slb}\nruntime = {runtime}\n"
     )
+}
+
+/// What is to be signed of the manifest of this hypervisor module.
+pub fn manifest(hypervisor: &[u8], security_version: u32) -> Result<Vec<u8>> {
+    let pcr17 = pcr::predict(hypervisor, "")?.pcr17.0;
+    Ok([&utpm::manifest::MAGIC[..], &security_version.to_be_bytes(), &pcr17.to_bytes()].concat())
 }
 
 fn digests(measured: &[u8]) -> String {

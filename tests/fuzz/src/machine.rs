@@ -69,7 +69,7 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     WORD.store(1, Ordering::Relaxed);
     let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
     let random = Random::seeded(words, &[]).expect("the words differ");
-    let root = Some(Root::new(&[1; Root::SIZE]));
+    let root = Some(Root::new(&[1; Root::SIZE], [0; 32]));
     let secrets = MicroTpm { random, root, identity: None, quoting: &[], counting: None, launches: 0 };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)

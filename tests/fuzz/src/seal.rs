@@ -12,7 +12,7 @@ const PALS: [&[u8]; 3] = [b"S", b"S1", b"S2"];
 
 pub fn check(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let root = Root::new(&[3; Root::SIZE]);
+    let root = Root::new(&[3; Root::SIZE], [0; 32]);
     let mut pals = PALS.map(|image| Pcrs::new(digest(image)));
     for _ in 0..input.below(4) {
         let (pal, pcr) = (input.below(3) as usize, input.below(10));

@@ -168,32 +168,44 @@ fn private_key(bytes: &[u8], public: &[u8; 64]) -> Result<Option<[u8; 32]>> {
     Ok(None)
 }
 
-/// `utpm::Root`: HKDF-SHA-256's salt, and the purpose of the P-256 key (its first candidate).
+/// `utpm::Root`: HKDF-SHA-256's salt, and the purposes of the P-256 key (its first candidate), which is the identity half's, and of what
+/// opens the counters, which is the storage half's.
 const SALT: &[u8] = b"TrustVisor root 1";
-const P256: [u8; 15] = *b"P-256 identity\0";
+const P256: &[u8] = b"P-256 identity\0";
+const COUNTERS: &[u8] = b"counters";
+/// Bytes between one half's states and the other's, at most.
+const HALVES: usize = 256;
 
-/// The P-256 key that a root gives.
-fn key_of(root: &[u8; 32]) -> [u8; 32] {
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::new(Some(SALT), root).expand(&P256, &mut key).expect("32 bytes");
-    key
+/// The P-256 key and what opens the counters, as this half of a root gives them.
+fn given_by(half: &[u8; 32]) -> [[u8; 32]; 2] {
+    let hkdf = Hkdf::<Sha256>::new(Some(SALT), half);
+    [P256, COUNTERS].map(|purpose| {
+        let mut key = [0; 32];
+        hkdf.expand(purpose, &mut key).expect("32 bytes");
+        key
+    })
 }
 
-/// The states of an HMAC after its key's two blocks, where they give the P-256 key: as SHA-256's words lie in memory, near each other.
-fn hmac_states(bytes: &[u8], key: &[u8; 32]) -> Option<[[u8; 32]; 2]> {
+/// The states of an HMAC after its key's two blocks, where they give such a key: as SHA-256's words lie in memory, near each other.
+fn hmac_states(bytes: &[u8], purpose: &[u8], is_key: impl Fn(&[u8; 32]) -> bool) -> Option<[[u8; 32]; 2]> {
     const NEAR: usize = 128;
     // T(1) of RFC 5869, 2.3, is HMAC(PRK, info || 1).
-    let inner_block = padded(&[&P256[..], &[1]].concat());
+    let inner_block = padded(&[purpose, &[1]].concat());
     let candidates: Vec<_> = windows(bytes, 4).collect();
     for (i, (at, inner)) in candidates.iter().enumerate() {
         let block = padded(&hash(inner, &inner_block));
         let before = candidates[..i].iter().rev().take_while(|(other, _)| at - other <= NEAR);
         let after = candidates[i + 1..].iter().take_while(|(other, _)| other - at <= NEAR);
-        if let Some((_, outer)) = before.chain(after).find(|(_, outer)| hash(outer, &block) == *key) {
+        if let Some((_, outer)) = before.chain(after).find(|(_, outer)| is_key(&hash(outer, &block))) {
             return Some([**inner, **outer]);
         }
     }
     None
+}
+
+/// The key that these states give.
+fn hmac_key([inner, outer]: &[[u8; 32]; 2], purpose: &[u8]) -> [u8; 32] {
+    hash(outer, &padded(&hash(inner, &padded(&[purpose, &[1]].concat()))))
 }
 
 /// The last block of a message whose first was the key's.
@@ -318,15 +330,26 @@ pub fn search(machine: &Machine, ram: u64, disk: &Path, keys: &Keys<'_>, other: 
 
     let key = private_key(kept, keys.point)?.context("the P-256 key is not found in the reserve")?;
     println!("the P-256 key is found in the reserve after {:.1} s", start.elapsed().as_secs_f32());
-    let [inner, outer] = hmac_states(kept, &key).context("the root's state is not found in the reserve")?;
+    let lost = "the root's state is not found in the reserve";
+    let identity = hmac_states(kept, P256, |given| *given == key).context(lost)?;
+    let at = kept.windows(32).position(|window| window == identity[0]).context(lost)?;
+    let near = &kept[at.saturating_sub(HALVES)..kept.len().min(at + HALVES)];
+    let words: BTreeSet<_> = windows(kept, 8).map(|(_, window)| window).collect();
+    // What opens the counters is kept as well, for their increments.
+    let storage = hmac_states(near, COUNTERS, |given| words.contains(given)).context(lost)?;
     println!("the root's state is found in the reserve after {:.1} s", start.elapsed().as_secs_f32());
-    for (what, secret) in [("P-256 key", key), ("root's state", inner), ("root's state", outer)] {
+    let opens = hmac_key(&storage, COUNTERS);
+    let states = [identity, storage].concat().into_iter().map(|state| ("root's state", state));
+    for (what, secret) in states.chain([("P-256 key", key), ("counters' authorisation", opens)]) {
         ensure!(contains(kept, &secret), "the {what} is not found again in the reserve");
         ensure!(!seen.iter().any(|part| contains(part, &secret)), "the {what} can be seen");
     }
     for part in &seen {
-        let root = windows(part, 4).find(|(_, window)| key_of(window) == key);
-        ensure!(root.is_none(), "the root can be seen");
+        let is_half = |half| {
+            let [first, second] = given_by(half);
+            first == key || second == opens
+        };
+        ensure!(!windows(part, 4).any(|(_, window)| is_half(window)), "half of the root can be seen");
     }
     println!("the root is not seen after {:.1} s", start.elapsed().as_secs_f32());
 
@@ -370,9 +393,12 @@ fn the_search_finds_what_is_hidden_in_noise() -> Result<()> {
     ensure!(primes(&noise, &modulus) == [1001, 40_003], "a number that does not divide is found");
 
     // The root's keys are those of utpm.
-    let root: [u8; 32] = std::array::from_fn(|at| (at as u8 + 3).wrapping_mul(0x95));
-    let theirs = utpm::Identity::new(&utpm::Root::new(&root), &[7; 32], utpm::digest(b"quoting"), &[]);
-    let key = key_of(&root);
+    let secret: [u8; 64] = std::array::from_fn(|at| (at as u8 + 3).wrapping_mul(0x95));
+    let [storage, root] = [&secret[..32], &secret[32..]].map(|half| *half.first_chunk().expect("32 bytes"));
+    let theirs = utpm::Root::new(&secret, [0; 32]);
+    ensure!(*theirs.counters_auth() == given_by(&storage)[1], "something else opens the counters");
+    let theirs = utpm::Identity::new(&theirs, &[7; 32], utpm::digest(b"quoting"), &[]);
+    let key = given_by(&root)[0];
     ensure!(theirs.quoting_keys()[32..] == key, "another key of the root");
     let public = SecretKey::from_slice(&key)?.public_key().to_sec1_point(false);
     let public = public.as_bytes()[1..].try_into()?;
@@ -381,7 +407,7 @@ fn the_search_finds_what_is_hidden_in_noise() -> Result<()> {
     ensure!(private_key(&noise[..3000], public)? == Some(key), "the private key");
     noise[2001] ^= 1;
     noise[333..365].copy_from_slice(&root);
-    ensure!(windows(&noise, 1).any(|(at, window)| at == 333 && key_of(window) == key), "the root");
+    ensure!(windows(&noise, 1).any(|(at, window)| at == 333 && given_by(window)[0] == key), "the root");
     ensure!(contains(&noise, &root) && !contains(&noise, &key), "found wrongly");
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use crate::processor::cpuid;
 use crate::start::Refusal;
-use abi::{CountersState, Extends, RootState};
+use abi::{CountersState, Digests, Extends, RootState};
 use core::arch::x86_64::_rdrand64_step;
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, tpm_family};
@@ -13,6 +13,7 @@ use hypervisor::memory::DirectMap;
 use hypervisor::npt;
 use hypervisor::pal::counters::Counting;
 use hypervisor::pal::{MicroTpm, Random};
+use hypervisor::release::RELEASE;
 use hypervisor::serial;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
@@ -56,9 +57,12 @@ pub fn with_secrets(
     publish: impl FnOnce(MicroTpm, States, Blobs, Extends),
 ) -> Result<(), Refusal> {
     let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
-    let (mut secrets, states) = secrets(handover, mem, clock, &mut blobs.root)?;
+    let mut quoting = Measurement::new();
+    quoting.update(QUOTING_PAL);
+    let quoting = quoting.finish();
+    let (mut secrets, states) = secrets(handover, mem, clock, &quoting, &mut blobs.root)?;
     log::info!("root: {:?}, counters: {:?}", states.0, states.1);
-    identify(handover, &mut secrets, &mut blobs.key);
+    identify(handover, &mut secrets, quoting, &mut blobs.key);
     let mut extends = handover.extends;
     extend_identity(handover, mem, clock, &secrets.identity, &mut extends)?;
     publish(secrets, states, blobs, extends);
@@ -66,14 +70,12 @@ pub fn with_secrets(
 }
 
 /// The identity keys of this launch; a saved one that is good is kept.
-fn identify(handover: &Handover, secrets: &mut MicroTpm, key: &mut Blob) {
+fn identify(handover: &Handover, secrets: &mut MicroTpm, quoting: Digests, key: &mut Blob) {
     let Some(root) = &secrets.root else { return };
     let mut report_key = Zeroizing::new([0; 32]);
     secrets.random.fill(&mut *report_key);
-    let mut quoting = Measurement::new();
-    quoting.update(QUOTING_PAL);
     let saved = handover.info.key_blob.get(..handover.info.key_blob_len as usize).unwrap_or_default();
-    let identity = Identity::new(root, &report_key, quoting.finish(), saved);
+    let identity = Identity::new(root, &report_key, quoting, saved);
     if identity.has_rsa() && key.append(saved).is_err() {
         log::error!("the RSA identity key is too long to be saved");
     }
@@ -86,6 +88,7 @@ fn secrets(
     handover: &Handover,
     mem: DirectMap,
     clock: TscClock,
+    quoting: &Digests,
     blob: &mut Blob,
 ) -> Result<(MicroTpm, States), Refusal> {
     let mut tpm = match handover.tpm_family {
@@ -97,11 +100,11 @@ fn secrets(
     let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
     let mut secret = Zeroizing::new([0; Root::SIZE]);
     random.fill(&mut *secret);
-    let saved = handover.info.root.get(..handover.info.root_len as usize);
+    let saved = handover.info.root.get(..handover.info.root_len as usize).unwrap_or(&[0]);
     let state = match &mut tpm {
         None => RootState::NoTpm,
         Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
-        Some(tpm) => match drawn.and_then(|()| tpm.root(saved.unwrap_or(&[0]), &mut secret, blob)) {
+        Some(tpm) => match drawn.and_then(|()| tpm.root(&RELEASE, saved, &mut secret, blob)) {
             Ok(state) => state,
             Err(error) => {
                 log::error!("no root: {error}");
@@ -110,7 +113,7 @@ fn secrets(
             }
         },
     };
-    let root = (state != RootState::TpmFails).then(|| Root::new(&secret));
+    let root = (state != RootState::TpmFails).then(|| Root::new(&secret, quoting.sha256));
     let kept = tpm.as_mut().zip(root.as_ref()).filter(|_| !blob.bytes().is_empty());
     let counters = kept.ok_or(CountersState::NoRoot).and_then(|(tpm, root)| {
         let auth = root.counters_auth();

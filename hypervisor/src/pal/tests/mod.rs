@@ -53,7 +53,7 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     let slots = Box::leak(Box::new(free_slots()));
-    let root = Root::new(&[1; Root::SIZE]);
+    let root = Root::new(&[1; Root::SIZE], [0; 32]);
     let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
     let quoting = machine::image_bytes(&machine::header()).leak();
     let secrets = MicroTpm {

@@ -53,11 +53,12 @@ fn they_go_on_at_every_launch() {
     let mut tpm = SwTpm::new();
     let (mut counters, first) = launch(&mut tpm, RootState::NewNoBlob).unwrap();
     assert_eq!((first, counters.read(&PAL, 0)), (1, 0));
-    for launches in 2..6 {
+    let old = [RootState::Opened, RootState::TakenOver, RootState::HandedOver, RootState::NotHandedOver];
+    for (launches, root) in (2..).zip(old) {
         increment(&mut tpm, &mut counters);
         increment(&mut tpm, &mut counters);
         tpm = tpm.restart();
-        let found = launch(&mut tpm, RootState::Opened).unwrap();
+        let found = launch(&mut tpm, root).unwrap();
         assert_eq!((found.1, found.0.read(&PAL, 0)), (launches, 2 * (launches - 1)));
         counters = found.0;
     }

@@ -7,12 +7,13 @@ use crate::tpm::v20::{RS_PW, SESSIONS, exchange};
 use crate::tpm::wire::Command;
 use crate::tpm::{MESSAGE, Tpm, Transport};
 use sha2::{Digest, Sha256};
+use utpm::Root;
 
 /// Tries to unseal without looking at anything, with the policy that the blob was made for with one of the PCRs as they are, and with an empty
 /// password.
-pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<[u8; 32]> {
+pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<Secret> {
     let parts = parse(blob).unwrap();
-    let then = parts.creation[12..44].try_into().unwrap();
+    let then = made_with(blob);
     let mut hash = Sha256::new();
     (17..=19).for_each(|pcr| hash.update(tpm.read(pcr).unwrap().sha256));
     let transport = &mut tpm.transport;
@@ -20,7 +21,7 @@ pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<[u8;
     let object = load(transport, parent, &parts).unwrap();
     let mut found = None;
     for pcrs in [then, hash.finalize().into()] {
-        let mut secret = [0; 32];
+        let mut secret = [0; Root::SIZE];
         if unseal(transport, object, &pcrs, &mut secret).is_ok() {
             found = Some(secret);
         }
@@ -50,15 +51,29 @@ pub fn mixed(object: &[u8], story: &[u8]) -> [Vec<u8>; 2] {
     [object.ticket, story.ticket].map(|ticket| blob(object.private, object.public, story.creation, ticket))
 }
 
-/// A blob of a known root with the policy of another blob, made here and now.
-pub fn with_policy_of<T: Transport>(tpm: &mut Tpm<T>, other: &[u8], secret: &[u8; 32]) -> Vec<u8> {
-    let pcrs = parse(other).unwrap().creation[12..44].try_into().unwrap();
+/// The PCRs with which a blob was made.
+pub fn made_with(blob: &[u8]) -> [u8; 32] {
+    parse(blob).unwrap().creation[12..44].try_into().unwrap()
+}
+
+/// A blob of a known root, made here and now, that opens with these PCRs.
+pub fn made_for<T: Transport>(tpm: &mut Tpm<T>, pcrs: [u8; 32], secret: &Secret) -> Vec<u8> {
     let transport = &mut tpm.transport;
     let parent = create_primary(transport).unwrap();
     let mut made = Blob::empty();
     create(transport, parent, &pcrs, secret, &mut made).unwrap();
     flush(transport, parent).unwrap();
     made.bytes().to_vec()
+}
+
+/// Leaves objects and sessions behind until no more objects fit.
+pub fn fill<T: Transport>(tpm: &mut Tpm<T>) {
+    let transport = &mut tpm.transport;
+    for _ in 0..3 {
+        start_session(transport).unwrap();
+        create_primary(transport).unwrap();
+    }
+    assert!(create_primary(transport).is_err());
 }
 
 /// A blob with another ticket.

@@ -2,19 +2,23 @@
 
 use super::raw;
 use super::swtpm::SwTpm;
-use crate::tpm::root::Blob;
+use crate::release::Release;
+use crate::tpm::root::{Blob, Secret};
 use crate::tpm::{Error, Tpm, Transport};
 use abi::RootState;
+use utpm::Root;
 
 const SLB: &[u8] = b"the SLB";
 /// What the SLB extends: the runtime, and the options.
 const RELEASE: [(u8, &[u8]); 2] = [(17, b"the runtime"), (18, b"dma=protected\n")];
-const MADE: [u8; 32] = [1; 32];
+/// A release that knows no other.
+const ALONE: Release = Release { security_version: 5, signer: None, predecessors: &[] };
+const MADE: Secret = [1; Root::SIZE];
 
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it.
-fn take(tpm: &mut SwTpm, saved: &[u8], new: [u8; 32]) -> (RootState, [u8; 32], Blob) {
+fn take(tpm: &mut SwTpm, saved: &[u8], new: Secret) -> (RootState, Secret, Blob) {
     let (mut secret, mut blob) = (new, Blob::empty());
-    let state = tpm.at(1).root(saved, &mut secret, &mut blob).unwrap();
+    let state = tpm.at(1).root(&ALONE, saved, &mut secret, &mut blob).unwrap();
     (state, secret, blob)
 }
 
@@ -28,18 +32,18 @@ fn made() -> (SwTpm, Blob) {
 }
 
 /// The next boot, and what becomes of a saved root.
-fn next_boot(tpm: SwTpm, release: &[(u8, &[u8])], saved: &[u8]) -> (SwTpm, RootState, [u8; 32]) {
+fn next_boot(tpm: SwTpm, release: &[(u8, &[u8])], saved: &[u8]) -> (SwTpm, RootState, Secret) {
     let mut tpm = tpm.restart();
     tpm.launch(SLB, release);
-    let (state, secret, blob) = take(&mut tpm, saved, [2; 32]);
+    let (state, secret, blob) = take(&mut tpm, saved, [2; Root::SIZE]);
     if state == RootState::Opened {
         assert_eq!(blob.bytes(), saved);
     } else {
-        assert_eq!(secret, [2; 32], "{state:?}");
+        assert_eq!(secret, [2; Root::SIZE], "{state:?}");
         assert_ne!(blob.bytes(), saved);
         // The new one is as good as any.
-        let (again, secret, _) = take(&mut tpm, blob.bytes(), [3; 32]);
-        assert_eq!((again, secret), (RootState::Opened, [2; 32]));
+        let (again, secret, _) = take(&mut tpm, blob.bytes(), [3; Root::SIZE]);
+        assert_eq!((again, secret), (RootState::Opened, [2; Root::SIZE]));
     }
     (tpm, state, secret)
 }
@@ -60,11 +64,11 @@ fn nobody_else_opens_it() {
     for release in [[(17, &b"another runtime"[..]), RELEASE[1]], [RELEASE[0], (18, b"dma=unprotected\n")]] {
         let mut tpm = SwTpm::new();
         tpm.launch(SLB, &release);
-        assert_eq!(take(&mut tpm, blob.bytes(), [2; 32]).0, RootState::NewOtherPolicy);
+        assert_eq!(take(&mut tpm, blob.bytes(), [2; Root::SIZE]).0, RootState::NewOtherPolicy);
     }
     let mut tpm_19 = SwTpm::new();
     tpm_19.launch(SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
-    let refused = tpm_19.at(1).root(blob.bytes(), &mut [2; 32], &mut Blob::empty());
+    let refused = tpm_19.at(1).root(&ALONE, blob.bytes(), &mut [2; Root::SIZE], &mut Blob::empty());
     assert_eq!(refused, Err(Error::Malformed("PCR 19")));
     let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.bytes());
     assert_eq!(state, RootState::NewOtherTpm, "another TPM");
@@ -101,26 +105,26 @@ fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
 fn a_planted_root_is_refused() {
     let (mut tpm, good) = made();
     for locality in [0, 2, 3] {
-        let (mut known, mut planted) = ([9; 32], Blob::empty());
-        tpm.at(locality).root(&[], &mut known, &mut planted).unwrap();
-        let (state, secret, _) = take(&mut tpm, planted.bytes(), [2; 32]);
-        assert_eq!((state, secret), (RootState::NewNotOurs, [2; 32]), "made at locality {locality}");
+        let (mut known, mut planted) = ([9; Root::SIZE], Blob::empty());
+        tpm.at(locality).root(&ALONE, &[], &mut known, &mut planted).unwrap();
+        let (state, secret, _) = take(&mut tpm, planted.bytes(), [2; Root::SIZE]);
+        assert_eq!((state, secret), (RootState::NewNotOurs, [2; Root::SIZE]), "made at locality {locality}");
         // With the creation data or the ticket of a good one.
         for mixed in raw::mixed(planted.bytes(), good.bytes()) {
-            let (state, secret, _) = take(&mut tpm, &mixed, [2; 32]);
+            let (state, secret, _) = take(&mut tpm, &mixed, [2; Root::SIZE]);
             assert_eq!(
                 (state, secret),
-                (RootState::NewNotOurs, [2; 32]),
+                (RootState::NewNotOurs, [2; Root::SIZE]),
                 "mixed, made at locality {locality}"
             );
         }
     }
     // Made at locality 1 by somebody else's kernel, without a launch: other PCRs at creation, though the policy is right.
     let mut tpm = tpm.restart();
-    let planted = raw::with_policy_of(&mut tpm.at(1), good.bytes(), &[9; 32]);
+    let planted = raw::made_for(&mut tpm.at(1), raw::made_with(good.bytes()), &[9; Root::SIZE]);
     tpm.launch(SLB, &RELEASE);
-    let (state, secret, _) = take(&mut tpm, &planted, [2; 32]);
-    assert_eq!((state, secret), (RootState::NewNotOurs, [2; 32]));
+    let (state, secret, _) = take(&mut tpm, &planted, [2; Root::SIZE]);
+    assert_eq!((state, secret), (RootState::NewNotOurs, [2; Root::SIZE]));
 }
 
 #[test]
@@ -130,23 +134,23 @@ fn a_flipped_bit_is_found_wherever_it_is() {
     for byte in (0..good.len()).step_by(3) {
         let mut bad = good.to_vec();
         bad[byte] ^= 1 << (byte % 8);
-        let (state, secret, _) = take(&mut tpm, &bad, [2; 32]);
+        let (state, secret, _) = take(&mut tpm, &bad, [2; Root::SIZE]);
         assert_ne!(state, RootState::Opened, "byte {byte}");
-        assert_eq!(secret, [2; 32], "byte {byte}");
+        assert_eq!(secret, [2; Root::SIZE], "byte {byte}");
     }
-    for bad in [&good[..good.len() - 1], &[good, &[0]].concat(), &good[..8], &[0], &[7; 1024]] {
-        let (state, secret, _) = take(&mut tpm, bad, [2; 32]);
-        assert_eq!((state, secret), (RootState::NewMalformed, [2; 32]));
+    for bad in [&good[..good.len() - 1], &good[..8], &[0], &[7; 1024]] {
+        let (state, secret, _) = take(&mut tpm, bad, [2; Root::SIZE]);
+        assert_eq!((state, secret), (RootState::NewMalformed, [2; Root::SIZE]));
     }
     // Parts too long for any command, and the ticket that a TPM gives for nothing.
-    let long = [good, &[0; 600]].concat();
+    let long = raw::with_ticket(good, &[&[0x80, 0x21, 0x40, 0, 0, 1, 2, 0x58][..], &[0; 600]].concat());
     let nobody = raw::with_ticket(good, &[0x80, 0x21, 0x40, 0, 0, 7, 0, 1, 0]);
     let nothing = raw::with_ticket(good, &[0x80, 0x21, 0x40, 0, 0, 1, 0, 0]);
     for bad in [long, nobody, nothing] {
-        assert_eq!(take(&mut tpm, &bad, [2; 32]).0, RootState::NewMalformed);
+        assert_eq!(take(&mut tpm, &bad, [2; Root::SIZE]).0, RootState::NewMalformed);
     }
     // And nothing is left in the TPM: it has room for three objects.
-    assert_eq!(take(&mut tpm, good, [2; 32]).0, RootState::Opened);
+    assert_eq!(take(&mut tpm, good, [2; Root::SIZE]).0, RootState::Opened);
 }
 
 /// The TPM, but for one command that it answers with an error, or not at all.
@@ -183,19 +187,27 @@ impl Transport for Failing<'_> {
     }
 }
 
-/// TPM_RC_LOCKOUT, OBJECT_MEMORY, NV_RATE, FAILURE, HIERARCHY of handle 1, BAD_AUTH of session 1 (2.0 part 2, 6.6.3), and silence.
+/// Whoever was there before has filled its three places for objects, and three of those for sessions.
+#[test]
+fn what_others_left_in_the_tpm_goes() {
+    let (mut tpm, blob) = made();
+    raw::fill(&mut tpm.at(0));
+    assert_eq!(take(&mut tpm, blob.bytes(), [2; Root::SIZE]).0, RootState::Opened);
+}
+
+/// TPM_RC_LOCKOUT, OBJECT_MEMORY, FAILURE, HIERARCHY of handle 1, BAD_AUTH of session 1 (2.0 part 2, 6.6.3), and silence.
 #[test]
 fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
     let (mut tpm, blob) = made();
-    let codes = [Some(0x921), Some(0x902), Some(0x920), Some(0x101), Some(0x185), Some(0x9a2)];
+    let codes = [Some(0x921), Some(0x902), Some(0x101), Some(0x185), Some(0x9a2)];
     for (answer, late) in codes.into_iter().chain([None]).map(|code| (code, false)).chain([(None, true)]) {
         for fails_in in 0.. {
             tpm = tpm.restart();
             tpm.launch(SLB, &RELEASE);
             tpm.at(1);
             let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
-            let (mut secret, mut now) = ([2; 32], Blob::empty());
-            let result = Tpm::open(failing).unwrap().root(blob.bytes(), &mut secret, &mut now);
+            let (mut secret, mut now) = ([2; Root::SIZE], Blob::empty());
+            let result = Tpm::open(failing).unwrap().root(&ALONE, blob.bytes(), &mut secret, &mut now);
             if result == Ok(RootState::Opened) {
                 assert!(fails_in > 10, "only {fails_in} commands");
                 break;
