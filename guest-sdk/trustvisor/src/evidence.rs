@@ -22,22 +22,55 @@ struct Call {
     call: AttestedCall,
 }
 
-impl Pal {
-    /// Evidence for the last attested call, which was of this entry and with this nonce.
-    pub fn call_evidence(&self, quoting: &Quoting, entry: u16, nonce: &[u8; 32]) -> Result<String, Error> {
-        let (call, report) = self.call_report(1, key::P256)?;
-        let (quoted, signature) = quoting.sign(&report)?;
-        let pcrs = vec![(0, self.info()?.measurement.sha256)];
-        let call = Call { entry, signature: self.signature(entry)?, nonce: *nonce, call };
-        evidence(quoting, &Quote { quoted, signature, pcrs, call: Some(call) }, nonce)
+/// An attested call that was made. There is evidence of it until the next one to the same PAL.
+#[must_use]
+pub struct Attested<'a> {
+    pal: &'a Pal,
+    entry: u16,
+    nonce: [u8; 32],
+}
+
+impl<'a> Attested<'a> {
+    /// The last attested call to this PAL, which was of this entry and with this nonce.
+    pub fn last(pal: &'a Pal, entry: u16, nonce: &[u8; 32]) -> Self {
+        Self { pal, entry, nonce: *nonce }
     }
 
-    /// Evidence for a report of S on its identity alone ([`key::RSA`] or [`key::P256`]), with this nonce.
-    pub fn evidence(&self, quoting: &Quoting, report: &[u8], nonce: &[u8]) -> Result<String, Error> {
-        let (quoted, signature) = quoting.sign(report)?;
-        let pcrs = vec![(0, self.info()?.measurement.sha256)];
-        evidence(quoting, &Quote { quoted, signature, pcrs, call: None }, nonce)
+    /// Evidence of it.
+    pub fn evidence(&self, quoting: &Quoting) -> Result<String, Error> {
+        self.evidence_with(quoting, &[])
     }
+
+    /// Evidence of it, and of micro-PCRs 1 to 7, in ascending order, with the values that S says they have (SHA-256 bank).
+    pub fn evidence_with(&self, quoting: &Quoting, pcrs: &[(u8, [u8; 32])]) -> Result<String, Error> {
+        let Self { pal, entry, nonce } = *self;
+        let select =
+            pcrs.iter().fold(1, |select, (pcr, _)| select | 1u8.checked_shl((*pcr).into()).unwrap_or(0));
+        let (call, report) = pal.call_report(select, key::P256)?;
+        let (quoted, signature) = quoting.sign(&report)?;
+        let call = Some(Call { entry, signature: pal.signature(entry)?, nonce, call });
+        evidence(quoting, &Quote { quoted, signature, pcrs: with_identity(pal, pcrs)?, call }, &nonce)
+    }
+}
+
+impl Pal {
+    /// Evidence for a report of S ([`key::RSA`] or [`key::P256`]) with this nonce, on its identity and on micro-PCRs 1 to 7, in ascending
+    /// order, with the values that S says they have (SHA-256 bank).
+    pub fn evidence(
+        &self,
+        quoting: &Quoting,
+        report: &[u8],
+        nonce: &[u8],
+        pcrs: &[(u8, [u8; 32])],
+    ) -> Result<String, Error> {
+        let (quoted, signature) = quoting.sign(report)?;
+        evidence(quoting, &Quote { quoted, signature, pcrs: with_identity(self, pcrs)?, call: None }, nonce)
+    }
+}
+
+fn with_identity(pal: &Pal, pcrs: &[(u8, [u8; 32])]) -> Result<Vec<(u8, [u8; 32])>, Error> {
+    let identity = (0, pal.info()?.measurement.sha256);
+    Ok([&[identity], pcrs].concat())
 }
 
 /// Has the hardware TPM quote the launch for this nonce and this quote, and puts all together.

@@ -40,6 +40,7 @@ mod tpm;
 pub use abi;
 pub use error::Error;
 pub use event_log::event_log;
+pub use evidence::Attested;
 pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;

@@ -115,17 +115,23 @@ pub fn evidence() -> anyhow::Result<()> {
     let (s, quoting) = (register()?, Quoting::register()?);
     let nonce: [u8; 32] = *fs::read("/tmp/nonce")?.first_chunk().context("a nonce of 32 bytes")?;
     let mut data = b"Output = S(Input)".to_vec();
-    let mut registers = Registers::default();
-    data.as_mut_slice().put(&mut registers);
-    s.pal().call_attested(REVERSE, registers, &nonce)?;
+    let ((), call) = s.attested(&nonce).reverse(&mut data)?;
     ensure!(data == b")tupnI(S = tuptuO", "not reversed");
-    fs::write("/tmp/call.json", s.pal().call_evidence(&quoting, REVERSE, &nonce)?)?;
+    fs::write("/tmp/call.json", call.evidence(&quoting)?)?;
     for (name, key) in [("p256", key::P256), ("rsa", key::RSA)] {
         if key == key::P256 || trustvisor::saved_key().is_ok() {
-            let evidence = s.pal().evidence(&quoting, &report(&s, 1, key, &nonce)?, &nonce)?;
+            let evidence = s.pal().evidence(&quoting, &report(&s, 1, key, &nonce)?, &nonce, &[])?;
             fs::write(format!("/tmp/{name}.json"), evidence)?;
         }
     }
+    // And of what S has noted since it began.
+    ensure!(s.pcr_extend(2, &[0x33; 52])? == 0, "PCR 2");
+    let noted = sha256(&[&[0; 32], &[0x33; 32]]);
+    let evidence =
+        s.pal().evidence(&quoting, &report(&s, 0b101, key::P256, &nonce)?, &nonce, &[(2, noted)])?;
+    fs::write("/tmp/pcrs.json", evidence)?;
+    let ((), call) = s.attested(&nonce).reverse(&mut data)?;
+    fs::write("/tmp/call-pcrs.json", call.evidence_with(&quoting, &[(2, noted)])?)?;
     s.unregister()?;
     Ok(())
 }

@@ -75,6 +75,14 @@ fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
         fails(&policy, &call, &challenge)?;
         checkquote(&quote, key)?;
     }
+    let noted = hex(&sha2::Sha256::digest([[0; 32], [0x33; 32]].as_flattened()));
+    for (name, entry) in [("pcrs.json", None), ("call-pcrs.json", Some(("reverse", ENTRY)))] {
+        let quote = file(&machine, name)?;
+        let pcrs = format!("name = \"S\"\npcrs = {{ 2 = {{ sha256 = \"{noted}\" }} }}\n");
+        let policy = self::policy(&quote, entry)?.replace("name = \"S\"\n", &pcrs);
+        verify(&Policy::parse(&policy)?, &Evidence::parse(quote.as_bytes())?, &challenge)?;
+        fails(&policy.replace(&noted, &"0".repeat(noted.len())), &quote, &challenge)?;
+    }
     let [rsa, p256] = [0, 1].map(|key| base64(&json["identity"][key]));
     let (rsa, p256) = (rsa?, p256?);
     // TPMT_PUBLICs: both end in a TPM2B for each number.
