@@ -21,6 +21,7 @@ pub mod options;
 pub mod page_walk;
 mod pal;
 mod reference;
+pub mod root;
 pub mod seal;
 mod software;
 pub mod tpm;
@@ -59,7 +60,7 @@ mod tests {
     type Check = fn(&[u8]);
 
     /// In the order of their names.
-    const TARGETS: [(&str, Check); 15] = [
+    const TARGETS: [(&str, Check); 16] = [
         ("decoder", crate::decoder::check),
         ("event_log", crate::event_log::check),
         ("exit", crate::exit::check),
@@ -70,6 +71,7 @@ mod tests {
         ("multiboot", crate::multiboot::check),
         ("options", crate::options::check),
         ("page_walk", crate::page_walk::check),
+        ("root", crate::root::check),
         ("seal", crate::seal::check),
         ("tpm", crate::tpm::check),
         ("verify_event_log", crate::verify_event_log::check),

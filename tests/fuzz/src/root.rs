@@ -1,0 +1,228 @@
+//! A saved root that the OS hands in, and a TPM that may say anything about it.
+//!
+//! Demanded: a root is opened only if the blob is for these PCRs, tells that it was made at locality 1 with the PCRs of this release or of
+//! one that is named, the TPM has certified that, and then answered the root; a predecessor's storage comes without its identity; in all
+//! other cases the root is the new one, or there is none.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use abi::{Digests, RootState};
+use hypervisor::release::Release;
+use hypervisor::tpm::root::Blob;
+use hypervisor::tpm::{Error, Tpm, Transport};
+use sha2::{Digest, Sha256};
+
+use crate::input::Input;
+
+const NEW: [u8; 64] = [7; 64];
+const PCR_17: [u8; 32] = [17; 32];
+const PCR_18: [u8; 32] = [18; 32];
+const OLD: Digests = Digests { sha1: [5; 20], sha256: [6; 32] };
+static RELEASE: Release = Release { security_version: 1, signer: None, predecessors: &[OLD] };
+/// PCR 17, 18, 19 in the bank of SHA-256, and what TPM2_PolicyLocality and TPM2_PolicyPCR hash before.
+const SELECTION: [u8; 10] = [0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 0b1110];
+const LOCALITY: [u8; 5] = [0, 0, 1, 0x6f, 2];
+const POLICY_PCR: [u8; 4] = [0, 0, 1, 0x7f];
+
+/// Every decision that is zero is the right one.
+pub fn check(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let (saved, believed) = if input.bool() { (input.take(700).to_vec(), None) } else { blob(&mut input) };
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let Ok(mut tpm) = Tpm::open(Chip { input, seen: Rc::clone(&seen) }) else {
+        panic!("its banks are known")
+    };
+    let (mut secret, mut blob) = (NEW, Blob::empty());
+    let Ok(state) = tpm.root(&RELEASE, &saved, &mut secret, &mut blob) else { return };
+    let seen = seen.borrow();
+    assert_eq!(seen.objects, 0, "objects are left in the TPM");
+    if !state.is_old() {
+        assert_eq!(secret, NEW, "{state:?}, and not the new root");
+        assert!(blob.bytes().starts_with(b"TVROOT2\x01"));
+        return;
+    }
+    let root = seen.unsealed.expect("what nobody unsealed is the root");
+    assert_eq!(Some(state), believed, "opened");
+    if state == RootState::TakenOver {
+        assert!(secret[..32] == root[..32] && secret[32..] == NEW[32..], "another root");
+    } else {
+        assert!(secret == root && blob.bytes() == saved, "another root");
+    }
+}
+
+fn pcrs(pcr_17: &[u8; 32]) -> [u8; 32] {
+    Sha256::digest([*pcr_17, PCR_18, [0; 32]].as_flattened()).into()
+}
+
+fn policy() -> [u8; 32] {
+    let locality = Sha256::new().chain_update([0; 32]).chain_update(LOCALITY).finalize();
+    let pcrs = pcrs(&PCR_17);
+    let hash = Sha256::new().chain_update(locality).chain_update(POLICY_PCR).chain_update(SELECTION);
+    hash.chain_update(pcrs).finalize().into()
+}
+
+/// A blob in its form, and as what it may be opened.
+fn blob(input: &mut Input) -> (Vec<u8>, Option<RootState>) {
+    let mut good = true;
+    let mut choose = |right: &[u8], wrong: &[u8], input: &mut Input| {
+        let choice = input.u8();
+        if choice == 0 {
+            return right.to_vec();
+        }
+        let mut bytes = if choice == 1 { wrong.to_vec() } else { input.take(choice.into()).to_vec() };
+        good &= bytes == right;
+        bytes.truncate(usize::from(u8::MAX));
+        bytes
+    };
+    let sealed = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
+    let public =
+        [&choose(&sealed, &[0; 10], input)[..], &choose(&policy(), &[1; 32], input), &[0; 36]].concat();
+    let predecessor = input.bool();
+    let made = pcrs(if predecessor { &OLD.sha256 } else { &PCR_17 });
+    let mut creation = choose(&SELECTION, &[0, 0, 0, 1, 0, 0x0b, 3, 0, 0, 0b0110], input);
+    creation.extend([0, 32]);
+    creation.extend(choose(&made, &pcrs(&[9; 32]), input));
+    creation.extend(choose(&[2], &[1], input));
+    creation.extend(input.take(8));
+    let ticket = [&[0x80, 0x21, 0x40, 0, 0, 1, 0, 32][..], &[0x11; 32]].concat();
+    let null = [0x80, 0x21, 0x40, 0, 0, 7, 0, 0];
+    let ticket = choose(&ticket, &null, input);
+    let length = input.u8();
+    let manifest = input.take(length.into());
+    let mut bytes = b"TVROOT2\x01".to_vec();
+    for part in [&[3; 160], &public[..], &creation] {
+        bytes.extend((part.len() as u16).to_be_bytes());
+        bytes.extend(part);
+    }
+    bytes.extend([&ticket, manifest].concat());
+    let state = match (predecessor, manifest) {
+        (true, _) => RootState::TakenOver,
+        (false, []) => RootState::Opened,
+        (false, _) => RootState::NotHandedOver,
+    };
+    (bytes, good.then_some(state))
+}
+
+/// What the TPM was asked and answered.
+#[derive(Default)]
+struct Seen {
+    objects: i32,
+    certified: bool,
+    unsealed: Option<[u8; 64]>,
+}
+
+/// Knows its banks and PCRs; answers all else as the input wants.
+struct Chip<'a> {
+    input: Input<'a>,
+    seen: Rc<RefCell<Seen>>,
+}
+
+impl Chip<'_> {
+    fn answer(&mut self, command: &[u8]) -> (u32, Vec<u8>) {
+        let mut seen = self.seen.borrow_mut();
+        let code = u32::from_be_bytes(*command[6..].first_chunk().unwrap());
+        let fixed = match (code, &command[10..]) {
+            // TPM2_GetCapability of the banks, TPM2_PCR_Read.
+            (0x17a, [0, 0, 0, 5, ..]) => Some([&[0, 0, 0, 0, 5][..], &SELECTION].concat()),
+            (0x17e, [_, _, _, _, 0, 0x0b, 3, _, _, pcr]) => {
+                let value = if pcr & 2 != 0 {
+                    PCR_17
+                } else if pcr & 4 != 0 {
+                    PCR_18
+                } else {
+                    [0; 32]
+                };
+                Some([&[0; 4], &command[10..20], &[0, 0, 0, 1, 0, 32], &value].concat())
+            }
+            _ => None,
+        };
+        if let Some(body) = fixed {
+            return (0, body);
+        }
+        let choice = self.input.u8();
+        match choice {
+            0 => {}
+            1 => return (0, self.input.take(100).to_vec()),
+            _ => return (self.input.u32() | 1, Vec::new()),
+        }
+        let session = [&[0; 4][..], &[0, 0, 1, 0, 0]].concat();
+        let with = |parameters: &[u8]| {
+            [&(parameters.len() as u32).to_be_bytes(), parameters, &session[4..]].concat()
+        };
+        let part = |length: u8| [&[0, length][..], &vec![length; length.into()]].concat();
+        (
+            0,
+            match code {
+                // TPM2_GetCapability of handles: none.
+                0x17a => [0, 0, 0, 0, 1, 0, 0, 0, 0].to_vec(),
+                // TPM2_CreatePrimary, TPM2_Load: the object's handle.
+                0x131 | 0x157 => {
+                    seen.objects += 1;
+                    [&[0x80, 0, 0, 1][..], &session].concat()
+                }
+                // TPM2_CertifyCreation.
+                0x14a => {
+                    seen.certified = command.ends_with(&[0x11; 32]);
+                    session
+                }
+                // TPM2_Create: private, public, creation data, hash and ticket.
+                0x153 => with(
+                    &[part(160), part(78), part(60), part(32), [0x80, 0x21, 0x40, 0, 0, 1].into(), part(32)]
+                        .concat(),
+                ),
+                // TPM2_StartAuthSession: the session's handle and nonce.
+                0x176 => [&[3, 0, 0, 0][..], &part(32)].concat(),
+                // TPM2_Unseal.
+                0x15e => {
+                    assert!(seen.certified, "unsealed without a proof of who made it");
+                    let secret = [self.input.u8(); 64];
+                    seen.unsealed = Some(secret);
+                    with(&[&[0, 64][..], &secret].concat())
+                }
+                // TPM2_FlushContext.
+                0x165 => {
+                    seen.objects -= i32::from(command[10] == 0x80);
+                    Vec::new()
+                }
+                _ => Vec::new(),
+            },
+        )
+    }
+}
+
+impl Transport for Chip<'_> {
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
+        let (code, body) = self.answer(command);
+        let length = 10 + body.len();
+        // An answer with sessions follows a command with them, but for an error.
+        let tag = if code == 0 { &command[..2] } else { &[0x80, 0x01] };
+        answer[..2].copy_from_slice(tag);
+        answer[2..6].copy_from_slice(&(length as u32).to_be_bytes());
+        answer[6..10].copy_from_slice(&code.to_be_bytes());
+        answer[10..length].copy_from_slice(&body);
+        Ok(length)
+    }
+
+    fn pause(&mut self, _: u64) {}
+
+    fn close(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_decisions_open_it() {
+        let (saved, state) = blob(&mut Input::new(&[]));
+        assert_eq!(state, Some(RootState::Opened));
+        let seen = Rc::new(RefCell::new(Seen::default()));
+        let mut tpm = Tpm::open(Chip { input: Input::new(&[]), seen }).unwrap();
+        let (mut secret, mut blob) = (NEW, Blob::empty());
+        assert_eq!(tpm.root(&RELEASE, &saved, &mut secret, &mut blob), Ok(RootState::Opened));
+        assert_eq!(secret, [0; 64]);
+    }
+}
