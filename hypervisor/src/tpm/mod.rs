@@ -12,6 +12,7 @@ pub mod clock;
 pub mod mmio;
 pub mod nv;
 pub mod root;
+mod root20;
 pub mod tis;
 mod v12;
 mod v20;

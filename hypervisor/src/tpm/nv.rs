@@ -9,7 +9,7 @@ use utpm::Counters;
 
 use super::bank::Algorithm;
 use super::clock::Clock;
-use super::root::{OWNER, authorise};
+use super::root20::{OWNER, authorise};
 use super::tis::{Registers, Tis};
 use super::v20::{RS_PW, SESSIONS, exchange};
 use super::wire::{Answer, Command};

@@ -3,7 +3,7 @@
 use super::root::Failing;
 use super::swtpm::SwTpm;
 use crate::tpm::nv::{INDEX, write_command};
-use crate::tpm::root::authorise;
+use crate::tpm::root20::authorise;
 use crate::tpm::v20::{RS_PW, SESSIONS, exchange};
 use crate::tpm::wire::Command;
 use crate::tpm::{MESSAGE, Tpm};

@@ -2,7 +2,8 @@
 
 use std::vec::Vec;
 
-use crate::tpm::root::*;
+use crate::tpm::root::{Blob, Secret};
+use crate::tpm::root20::*;
 use crate::tpm::v20::{RS_PW, SESSIONS, exchange};
 use crate::tpm::wire::Command;
 use crate::tpm::{MESSAGE, Tpm, Transport};
