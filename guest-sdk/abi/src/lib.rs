@@ -247,10 +247,8 @@ pub enum RootState {
     NoLaunch = 6,
     /// Ephemeral: there is no hardware TPM.
     NoTpm = 7,
-    /// Ephemeral: not supported on TPM 1.2.
-    Tpm12 = 8,
     /// None, and nothing can be sealed: the hardware TPM fails.
-    TpmFails = 9,
+    TpmFails = 8,
 }
 
 /// What became of the counters, which the hardware TPM keeps, at this launch.
@@ -268,6 +266,8 @@ pub enum CountersState {
     Gone = 3,
     /// None: the hardware TPM fails.
     TpmFails = 4,
+    /// None: not supported on TPM 1.2.
+    Tpm12 = 5,
 }
 
 /// Why exits are counted; indices of [`Info::exits`].

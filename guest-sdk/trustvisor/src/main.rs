@@ -5,9 +5,9 @@ use clap::{Parser, Subcommand};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use trustvisor::Quoting;
 use trustvisor::abi::quote::KEY_BLOB;
 use trustvisor::abi::{CountersState, Digests, Info, RootState, image::FLAG_FPU, info_flag};
+use trustvisor::{Provision, Quoting};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
 #[derive(Parser)]
@@ -47,8 +47,19 @@ enum Command {
         #[command(subcommand)]
         command: Root,
     },
+    /// The hardware TPM, in which the root is kept
+    Tpm {
+        #[command(subcommand)]
+        command: Tpm,
+    },
     /// Frees PALs whose process is gone (needs two calls, 10 s apart)
     Collect,
+}
+
+#[derive(Subcommand)]
+enum Tpm {
+    /// Says what its owner has to do before TrustVisor can keep a root in it (exit code 1: something)
+    Provision,
 }
 
 #[derive(Subcommand)]
@@ -102,6 +113,15 @@ fn main() -> anyhow::Result<()> {
             }
             println!("at the next boot there is a new root");
         }
+        Command::Tpm { command: Tpm::Provision } => {
+            let found = trustvisor::provision()?;
+            let (ready, text) = PROVISION
+                .iter()
+                .find(|(state, ..)| *state == found)
+                .map_or_else(|| (false, format!("{found:?}")), |(_, ready, text)| (*ready, (*text).into()));
+            println!("{text}");
+            anyhow::ensure!(ready, "the hardware TPM cannot keep a root yet");
+        }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
             trustvisor::collect()?
@@ -127,7 +147,10 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
 fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
     match fs::read(file) {
         Ok(saved) => {
-            anyhow::ensure!(saved.starts_with(ROOT_MAGIC), "this is no saved root");
+            anyhow::ensure!(
+                ROOT_MAGICS.iter().any(|magic| saved.starts_with(magic)),
+                "this is no saved root"
+            );
             Ok(true)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -139,8 +162,8 @@ fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
     }
 }
 
-/// First bytes of a saved root.
-const ROOT_MAGIC: &[u8] = b"TVROOT2\x01";
+/// First bytes of a saved root: of a TPM 1.2, of a TPM 2.0.
+const ROOT_MAGICS: [&[u8]; 2] = [b"TVROOT1\x01", b"TVROOT2\x01"];
 
 fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {
     let mut output = std::io::stdout();
@@ -198,7 +221,7 @@ fn print_info(info: &Info) {
     }
 }
 
-const ROOT: [(RootState, &str); 10] = [
+const ROOT: [(RootState, &str); 9] = [
     (RootState::Opened, "the saved one, opened by the hardware TPM"),
     (RootState::NewNoBlob, "new, to be saved: none was handed in"),
     (RootState::NewMalformed, "new, to be saved: what was handed in is no saved root"),
@@ -210,11 +233,13 @@ const ROOT: [(RootState, &str); 10] = [
     (RootState::NewNotOurs, "new, to be saved: the one handed in was not made by TrustVisor"),
     (RootState::NoLaunch, "ephemeral: there was no dynamic launch"),
     (RootState::NoTpm, "ephemeral: there is no hardware TPM"),
-    (RootState::Tpm12, "ephemeral: saving it is not supported on TPM 1.2"),
-    (RootState::TpmFails, "NONE, nothing can be sealed: the hardware TPM fails"),
+    (
+        RootState::TpmFails,
+        "NONE, nothing can be sealed: the hardware TPM fails, or has no owner as needed (`trustvisor tpm provision`)",
+    ),
 ];
 
-const COUNTERS: [(CountersState, &str); 5] = [
+const COUNTERS: [(CountersState, &str); 6] = [
     (CountersState::Ready, "kept by the hardware TPM"),
     (CountersState::NoRoot, "none: they need a root that the hardware TPM keeps"),
     (
@@ -227,6 +252,28 @@ const COUNTERS: [(CountersState, &str); 5] = [
         "NONE: they were removed from the hardware TPM (`trustvisor root reset` begins anew)",
     ),
     (CountersState::TpmFails, "NONE: the hardware TPM fails"),
+    (CountersState::Tpm12, "none: unsupported on TPM 1.2"),
+];
+
+const PROVISION: [(Provision, bool, &str); 5] = [
+    (Provision::Ready, true, "TPM 2.0: its owner authorisation is empty, as it must stay"),
+    (
+        Provision::OwnerAuth,
+        false,
+        "TPM 2.0: its owner authorisation must be empty (`tpm2_changeauth -c owner -p OLD`)",
+    ),
+    (Provision::LockedOut, false, "TPM 2.0: it is locked out (wait, or `tpm2_dictionarylockout -c`)"),
+    (
+        Provision::NoOwner,
+        false,
+        "TPM 1.2: it has no owner (`tpm_takeownership -z`: the storage root key has the well-known secret then)",
+    ),
+    (
+        Provision::Owned,
+        true,
+        "TPM 1.2: it has an owner. Its storage root key must have the well-known secret: if `trustvisor info` says that there is no root, \
+         `tpm_changeownerauth -s -r`",
+    ),
 ];
 
 fn print_digests(digests: &Digests) {

@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 use super::bank::Algorithm;
 use super::v20::{self, NO_SESSIONS, RS_PW, SESSIONS, exchange};
 use super::wire::{Command, Reader};
-use super::{Error, Family, MESSAGE, Tpm, Transport};
+use super::{Error, Family, MESSAGE, Tpm, Transport, root12};
 use crate::launch::MAX_ROOT_BLOB;
 
 /// First bytes of a blob.
 pub(super) const MAGIC: [u8; 8] = *b"TVROOT2\x01";
 /// Bytes of the root.
-const SECRET: usize = 32;
+pub(super) const SECRET: usize = 32;
 
 /// Command codes (2.0 part 2, 6.5.2).
 pub(super) mod code {
@@ -108,7 +108,7 @@ impl<T: Transport> Tpm<T> {
         blob: &mut Blob,
     ) -> Result<RootState, Error> {
         if self.family == Family::V12 {
-            return Ok(RootState::Tpm12);
+            return root12::root(&mut self.transport, saved, secret, blob);
         }
         if !self.banks.contains(Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
