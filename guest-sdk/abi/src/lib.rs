@@ -247,16 +247,14 @@ pub enum RootState {
     NoLaunch = 6,
     /// Ephemeral: there is no hardware TPM.
     NoTpm = 7,
-    /// Ephemeral: not supported on TPM 1.2.
-    Tpm12 = 8,
     /// None, and nothing can be sealed: the hardware TPM fails.
-    TpmFails = 9,
+    TpmFails = 8,
     /// That of an earlier release, opened; now sealed for this one, and to be saved.
-    TakenOver = 10,
+    TakenOver = 9,
     /// The saved one was opened, and is sealed for the newer release whose manifest was handed in with it.
-    HandedOver = 11,
+    HandedOver = 10,
     /// The saved one was opened. The manifest that was handed in with it is none, or of a lower security version.
-    NotHandedOver = 12,
+    NotHandedOver = 11,
 }
 
 impl RootState {
@@ -281,6 +279,8 @@ pub enum CountersState {
     Gone = 3,
     /// None: the hardware TPM fails.
     TpmFails = 4,
+    /// None: not supported on TPM 1.2.
+    Tpm12 = 5,
 }
 
 /// Why exits are counted; indices of [`Info::exits`].

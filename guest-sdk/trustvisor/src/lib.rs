@@ -45,7 +45,7 @@ pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use quoting::{Quoting, saved_key};
-pub use tpm::{HardwareQuote, hardware_quote, remove_counters};
+pub use tpm::{HardwareQuote, Provision, hardware_quote, provision, remove_counters};
 pub use trustvisor_pal::Out;
 #[doc(hidden)]
 pub use trustvisor_pal::args;

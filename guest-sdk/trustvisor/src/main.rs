@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use trustvisor::Provision;
 use trustvisor::abi::{CountersState, Digests, Info, RootState, image::FLAG_FPU, info_flag};
 
 /// TrustVisor's command: in the guest, and wherever PALs are built.
@@ -47,8 +48,19 @@ enum Command {
         #[command(subcommand)]
         command: Root,
     },
+    /// The hardware TPM, in which the root is kept
+    Tpm {
+        #[command(subcommand)]
+        command: Tpm,
+    },
     /// Frees PALs whose process is gone (needs two calls, 10 s apart)
     Collect,
+}
+
+#[derive(Subcommand)]
+enum Tpm {
+    /// Says what its owner has to do before TrustVisor can keep a root in it (exit code 1: something)
+    Provision,
 }
 
 #[derive(Subcommand)]
@@ -102,6 +114,15 @@ fn main() -> anyhow::Result<()> {
         Command::Root { command: Root::Save { file, force } } => saved_root::save(&file, force)?,
         Command::Root { command: Root::Reset { file } } => saved_root::reset(&file)?,
         Command::Root { command: Root::Migrate { to, file, new } } => saved_root::migrate(&to, &file, &new)?,
+        Command::Tpm { command: Tpm::Provision } => {
+            let found = trustvisor::provision()?;
+            let (ready, text) = PROVISION
+                .iter()
+                .find(|(state, ..)| *state == found)
+                .map_or_else(|| (false, format!("{found:?}")), |(_, ready, text)| (*ready, (*text).into()));
+            println!("{text}");
+            anyhow::ensure!(ready, "the hardware TPM cannot keep a root yet");
+        }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
             trustvisor::collect()?
@@ -154,7 +175,7 @@ fn root_state(info: &Info) -> Option<(RootState, &'static str)> {
     ROOT.into_iter().find(|(state, _)| *state as u32 == info.root)
 }
 
-const ROOT: [(RootState, &str); 13] = [
+const ROOT: [(RootState, &str); 12] = [
     (RootState::Opened, "the saved one, opened by the hardware TPM"),
     (RootState::NewNoBlob, "new, to be saved: none was handed in"),
     (RootState::NewMalformed, "new, to be saved: what was handed in is no saved root"),
@@ -166,7 +187,6 @@ const ROOT: [(RootState, &str); 13] = [
     (RootState::NewNotOurs, "new, to be saved: the one handed in was not made by TrustVisor"),
     (RootState::NoLaunch, "ephemeral: there was no dynamic launch"),
     (RootState::NoTpm, "ephemeral: there is no hardware TPM"),
-    (RootState::Tpm12, "ephemeral: saving it is not supported on TPM 1.2"),
     (RootState::TakenOver, "an earlier release's, taken over: to be saved"),
     (RootState::HandedOver, "the saved one, opened by the hardware TPM, and sealed for a newer release"),
     (
@@ -174,10 +194,13 @@ const ROOT: [(RootState, &str); 13] = [
         "the saved one, opened by the hardware TPM; NOT handed over: the manifest is not signed for this release, or of a lower \
          security version",
     ),
-    (RootState::TpmFails, "NONE, nothing can be sealed: the hardware TPM fails"),
+    (
+        RootState::TpmFails,
+        "NONE, nothing can be sealed: the hardware TPM fails, or has no owner as needed (`trustvisor tpm provision`)",
+    ),
 ];
 
-const COUNTERS: [(CountersState, &str); 5] = [
+const COUNTERS: [(CountersState, &str); 6] = [
     (CountersState::Ready, "kept by the hardware TPM"),
     (CountersState::NoRoot, "none: they need a root that the hardware TPM keeps"),
     (
@@ -190,6 +213,28 @@ const COUNTERS: [(CountersState, &str); 5] = [
         "NONE: they were removed from the hardware TPM (`trustvisor root reset` begins anew)",
     ),
     (CountersState::TpmFails, "NONE: the hardware TPM fails"),
+    (CountersState::Tpm12, "none: unsupported on TPM 1.2"),
+];
+
+const PROVISION: [(Provision, bool, &str); 5] = [
+    (Provision::Ready, true, "TPM 2.0: its owner authorisation is empty, as it must stay"),
+    (
+        Provision::OwnerAuth,
+        false,
+        "TPM 2.0: its owner authorisation must be empty (`tpm2_changeauth -c owner -p OLD`)",
+    ),
+    (Provision::LockedOut, false, "TPM 2.0: it is locked out (wait, or `tpm2_dictionarylockout -c`)"),
+    (
+        Provision::NoOwner,
+        false,
+        "TPM 1.2: it has no owner (`tpm_takeownership -z`: the storage root key has the well-known secret then)",
+    ),
+    (
+        Provision::Owned,
+        true,
+        "TPM 1.2: it has an owner. Its storage root key must have the well-known secret: if `trustvisor info` says that there is no root, \
+         `tpm_changeownerauth -s -r`",
+    ),
 ];
 
 fn print_digests(digests: &Digests) {

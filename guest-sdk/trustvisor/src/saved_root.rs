@@ -14,8 +14,8 @@ use trustvisor::abi::{RootState, seal};
 
 use crate::root_state;
 
-/// First bytes of a saved root, and of a manifest; bytes of one that nobody signed.
-const ROOT_MAGIC: &[u8] = b"TVROOT2\x01";
+/// First bytes of a saved root (of a TPM 1.2, of a TPM 2.0), and of a manifest; bytes of one that nobody signed.
+const ROOT_MAGICS: [&[u8]; 2] = [b"TVROOT1\x01", b"TVROOT2\x01"];
 const MANIFEST_MAGIC: &[u8] = b"TVNEXT\0\x01";
 const UNSIGNED: usize = 64;
 
@@ -60,7 +60,7 @@ pub fn migrate(manifest: &Path, file: &Path, new: &Path) -> anyhow::Result<()> {
     ensure!(to.starts_with(MANIFEST_MAGIC), "{} is no manifest of a release", manifest.display());
     ensure!(to.len() > UNSIGNED, "{} is not signed", manifest.display());
     let saved = fs::read(file).with_context(|| file.display().to_string())?;
-    ensure!(saved.starts_with(ROOT_MAGIC), "{} is no saved root", file.display());
+    ensure!(is_root(&saved), "{} is no saved root", file.display());
     let (blob, asked, key) = parts(&saved);
     match state()? {
         Some(RootState::HandedOver) if asked == to => {
@@ -81,6 +81,10 @@ pub fn migrate(manifest: &Path, file: &Path, new: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_root(saved: &[u8]) -> bool {
+    ROOT_MAGICS.iter().any(|magic| saved.starts_with(magic))
 }
 
 /// The root's blob, a manifest and the RSA key, as they stand in the file.
@@ -113,7 +117,7 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
 fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
     match fs::read(file) {
         Ok(saved) => {
-            ensure!(saved.starts_with(ROOT_MAGIC), "this is no saved root");
+            ensure!(is_root(&saved), "this is no saved root");
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_file_is_taken_apart() {
-        let blob = [ROOT_MAGIC, &[1; 400]].concat();
+        let blob = [ROOT_MAGICS[1], &[1; 400]].concat();
         let manifest = [MANIFEST_MAGIC, &[2; 130]].concat();
         let key = [&seal::MAGIC[..], &[3; KEY_BLOB - 8]].concat();
         for manifest in [&manifest[..], &[]] {

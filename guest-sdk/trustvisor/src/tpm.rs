@@ -1,7 +1,8 @@
-//! The machine's TPM 2.0, by Linux's driver and at its locality 0: a hardware quote of what was launched, and what its owner may remove.
+//! The machine's TPM, by Linux's driver and at its locality 0: a hardware quote of what was launched (TPM 2.0), what its owner has to do
+//! before TrustVisor keeps anything in it, and may remove.
 //!
 //! The attestation key is a primary key of the endorsement hierarchy, made anew each time from the TPM's seed: always the same, and
-//! nothing has to be kept for it. References: TCG TPM 2.0 Library part 2 and 3.
+//! nothing has to be kept for it. References: TCG TPM 2.0 Library part 2 and 3; TCG TPM Main 1.2 part 2 and 3 ("1.2").
 
 use crate::Error;
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,18 @@ const NV_UNDEFINE_SPACE: u32 = 0x122;
 const OWNER: u32 = 0x4000_0001;
 const COUNTERS: u32 = 0x0180_5456;
 const NO_INDEX: u32 = 0x28b;
+/// Of the owner: TPM_CAP_TPM_PROPERTIES (6.12), TPM_PT_PERMANENT (6.13), TPMA_PERMANENT ownerAuthSet and inLockout (8.6).
+const GET_CAPABILITY: u32 = 0x17a;
+const PROPERTIES: u32 = 6;
+const PERMANENT: u32 = 0x200;
+const OWNER_AUTH_SET: u8 = 1;
+const IN_LOCKOUT: u8 = 1 << 1;
+/// 1.2 part 2: TPM_TAG_RQU_COMMAND (6.1), TPM_BADTAG (16), TPM_ORD_GetCapability (17), TPM_CAP_PROPERTY, TPM_CAP_PROP_OWNER (21.1, 21.2).
+const REQUEST_12: u16 = 0xc1;
+const BAD_TAG: u32 = 0x1e;
+const GET_CAPABILITY_12: u32 = 0x65;
+const PROPERTY_12: u32 = 5;
+const HAS_OWNER_12: u32 = 0x111;
 const PASSWORD: u32 = 0x4000_0009;
 /// TPM_ALG_NULL (part 2, 6.3).
 const ALG_NULL: u16 = 0x10;
@@ -58,11 +71,52 @@ pub fn hardware_quote(extra: &[u8]) -> Result<HardwareQuote, Error> {
     Ok(HardwareQuote { quoted: quoted.to_vec(), signature: signature.to_vec(), key: key.to_vec() })
 }
 
-/// Removes TrustVisor's counters from the TPM, if they are there: the next root begins with new ones.
+/// What the TPM's owner has to see to, so that TrustVisor can keep a root in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Provision {
+    /// A TPM 2.0: nothing.
+    Ready,
+    /// A TPM 2.0 whose owner authorisation must be made empty.
+    OwnerAuth,
+    /// A TPM 2.0 that is locked out, after too many wrong authorisations: wait, or reset it.
+    LockedOut,
+    /// A TPM 1.2 that must be owned, its storage root key with the well-known secret (20 zero bytes).
+    NoOwner,
+    /// A TPM 1.2 that is owned. Whether the storage root key has the well-known secret, it does not tell.
+    Owned,
+}
+
+/// Asks the TPM.
+pub fn provision() -> Result<Provision, Error> {
+    let mut tpm = Tpm::open()?;
+    let words = |words: [u32; 3]| words.map(u32::to_be_bytes).concat();
+    match tpm.call(NO_SESSIONS, GET_CAPABILITY, &[], &words([PROPERTIES, PERMANENT, 1])) {
+        // More data, the capability, one property, its name.
+        Ok(answer) => match answer.get(13..17) {
+            Some([_, _, locked, _]) if locked & IN_LOCKOUT != 0 => Ok(Provision::LockedOut),
+            Some([.., auth]) if auth & OWNER_AUTH_SET != 0 => Ok(Provision::OwnerAuth),
+            Some(_) => Ok(Provision::Ready),
+            None => Err(Error::Tpm(0)),
+        },
+        Err(Error::Tpm(BAD_TAG)) => {
+            let answer =
+                tpm.call(REQUEST_12, GET_CAPABILITY_12, &[], &words([PROPERTY_12, 4, HAS_OWNER_12]))?;
+            match answer[..] {
+                [0, 0, 0, 1, 0] => Ok(Provision::NoOwner),
+                [0, 0, 0, 1, _] => Ok(Provision::Owned),
+                _ => Err(Error::Tpm(0)),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes TrustVisor's counters from the TPM, if they are there: the next root begins with new ones. A TPM 1.2 has none.
 pub fn remove_counters() -> Result<(), Error> {
     let handles = [OWNER.to_be_bytes(), COUNTERS.to_be_bytes()].concat();
     match Tpm::open()?.call(SESSIONS, NV_UNDEFINE_SPACE, &handles, &[]) {
-        Ok(_) | Err(Error::Tpm(NO_INDEX)) => Ok(()),
+        Ok(_) | Err(Error::Tpm(NO_INDEX | BAD_TAG)) => Ok(()),
         Err(error) => Err(error),
     }
 }

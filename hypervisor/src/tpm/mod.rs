@@ -12,6 +12,7 @@ pub mod clock;
 pub mod mmio;
 pub mod nv;
 pub mod root;
+mod root12;
 mod root20;
 pub mod tis;
 mod v12;
@@ -66,6 +67,10 @@ impl fmt::Display for Error {
             Self::Locality(locality) => write!(f, "the TPM does not grant locality {locality}"),
             Self::Timeout(what) => write!(f, "the TPM takes too long ({what})"),
             Self::Malformed(what) => write!(f, "the TPM's answer makes no sense ({what})"),
+            Self::Refused(0x01) => {
+                f.write_str("the TPM's storage key has another secret than the well-known")
+            }
+            Self::Refused(0x12) => f.write_str("the TPM has no owner"),
             Self::Refused(code) => write!(f, "the TPM answers with error {code:#x}"),
             Self::Bank(0) => f.write_str("the TPM has neither a SHA-1 nor a SHA-256 bank"),
             Self::Bank(id) => write!(f, "the TPM has a PCR bank of unknown algorithm {id:#x}"),

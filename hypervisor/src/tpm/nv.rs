@@ -13,7 +13,7 @@ use super::root20::{OWNER, authorise};
 use super::tis::{Registers, Tis};
 use super::v20::{RS_PW, SESSIONS, exchange};
 use super::wire::{Answer, Command};
-use super::{Error, MESSAGE, Tpm, Transport};
+use super::{Error, Family, MESSAGE, Tpm, Transport};
 
 /// The index, of those that are the owner's ("TV").
 pub(super) const INDEX: u32 = 0x0180_5456;
@@ -60,6 +60,9 @@ pub fn receive_written(tpm: &mut Tis<impl Registers, impl Clock>) -> Result<(), 
 impl<T: Transport> Tpm<T> {
     /// The counters, and how often TrustVisor has been launched with this root.
     pub fn counters(&mut self, auth: &Auth, root: RootState) -> Result<(Counters, u64), CountersState> {
+        if self.family == Family::V12 {
+            return Err(CountersState::Tpm12);
+        }
         let found = if root.is_old() { self.nv_read(auth) } else { self.nv_define(auth) };
         let mut counters = match found {
             Ok(table) => Counters::new(&table),

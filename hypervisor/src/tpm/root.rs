@@ -6,6 +6,7 @@ use abi::{Digests, RootState};
 use utpm::Root;
 use zeroize::Zeroizing;
 
+use super::root12::Keeper12;
 use super::root20::Keeper20;
 use super::{Error, Family, Tpm, Transport};
 use crate::launch::MAX_ROOT_BLOB;
@@ -87,7 +88,7 @@ impl<T: Transport> Tpm<T> {
         blob: &mut Blob,
     ) -> Result<RootState, Error> {
         if self.family == Family::V12 {
-            return Ok(RootState::Tpm12);
+            return root(&mut Keeper12::new(&mut self.transport)?, release, saved, secret, blob);
         }
         let mut keeper = Keeper20::new(self)?;
         let state = root(&mut keeper, release, saved, secret, blob);

@@ -4,8 +4,8 @@ use super::wire::{Answer, Command};
 use super::{Error, MESSAGE, Transport};
 
 /// TPM_TAG_RQU_COMMAND, TPM_TAG_RSP_COMMAND (part 2, 6.1, 6.2).
-const REQUEST: u16 = 0x00c1;
-const RESPONSE: u16 = 0x00c4;
+pub(super) const REQUEST: u16 = 0x00c1;
+pub(super) const RESPONSE: u16 = 0x00c4;
 
 /// Ordinals (part 2, 17).
 const EXTEND: u32 = 0x14;
@@ -81,7 +81,7 @@ pub fn random(transport: &mut impl Transport, bytes: &mut [u8]) -> Result<usize,
     Ok(got)
 }
 
-fn exchange<'a>(
+pub(super) fn exchange<'a>(
     transport: &mut impl Transport,
     command: &mut Command,
     answer: &'a mut [u8; MESSAGE],

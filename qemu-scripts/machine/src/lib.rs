@@ -27,6 +27,7 @@ mod process;
 mod qmp;
 mod release;
 pub mod skinit;
+mod srk;
 mod tpm;
 mod tpm_tools;
 

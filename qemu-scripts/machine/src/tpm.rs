@@ -17,6 +17,7 @@ use crate::faulty_tpm::{self, Fault};
 use crate::files;
 use crate::paths::build_dir;
 use crate::process::{Process, run, say};
+use crate::srk;
 
 /// Which TPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -131,9 +132,13 @@ impl Locality4 {
     }
 }
 
-/// A TPM fresh from the factory; a 1.2 one is owned, its SRK and owner passwords 20 zero bytes.
+/// A TPM fresh from the factory; a 1.2 one is owned.
 fn template(family: Family) -> Result<PathBuf> {
-    let folder = build_dir().join("tpm").join(family.to_string());
+    let name = match family {
+        Family::V12 => "1.2-owned",
+        Family::V20 => "2.0",
+    };
+    let folder = build_dir().join("tpm").join(name);
     let _lock = files::lock(&build_dir().join("tpm"))?;
     if folder.exists() {
         return Ok(folder);
@@ -145,7 +150,7 @@ fn template(family: Family) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Makes a TPM that is like no other, its state in an empty folder.
+/// Makes a TPM that is like no other, its state in an empty folder. A 1.2 one is owned, its storage root key's secret the well-known.
 pub fn manufacture(family: Family, folder: &Path) -> Result<()> {
     let mut setup = Command::new("swtpm_setup");
     setup.arg("--tpmstate").arg(folder);
@@ -153,7 +158,8 @@ pub fn manufacture(family: Family, folder: &Path) -> Result<()> {
         Family::V12 => &["--createek", "--take-ownership", "--srk-well-known", "--owner-well-known"][..],
         Family::V20 => &["--tpm2", "--pcr-banks", "sha1,sha256,sha384,sha512"][..],
     });
-    run(&format!("making a TPM {family}"), setup, LIMIT)
+    run(&format!("making a TPM {family}"), setup, LIMIT)?;
+    if family == Family::V12 { srk::make_well_known(folder) } else { Ok(()) }
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

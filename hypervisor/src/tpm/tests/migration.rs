@@ -8,12 +8,13 @@ use p256::ecdsa::{Signature, SigningKey};
 use sha2::{Digest, Sha256};
 use utpm::{Root, manifest};
 
-use super::raw;
 use super::root::Failing;
 use super::swtpm::SwTpm;
+use super::{raw, root12};
 use crate::release::Release;
 use crate::tpm::Tpm;
 use crate::tpm::root::{Blob, Secret};
+use crate::tpm::root12::composite;
 use abi::{Digests, RootState};
 
 const SLB: &[u8] = b"the SLB";
@@ -141,6 +142,40 @@ fn the_new_release_takes_it_from_none_but_those_it_names() {
     }
     let (_, state, ..) = boot(tpm, NEW, &new, &handed, 3);
     assert_eq!(state, RootState::TakenOver);
+}
+
+/// The composite of PCR 17 to 19, the first of them another release's.
+fn composite_of(tpm: &mut SwTpm, pcr17: &Digests) -> [u8; 20] {
+    composite(&[pcr17.sha1, tpm.at(0).read(18).unwrap().sha1, [0; 20]])
+}
+
+#[test]
+fn a_tpm_1_2_does_the_same() {
+    let (to, from) = (pcr17(NEW), pcr17(OLD));
+    let (old, new, unnamed) = (release(&[]), release(&[from]), release(&[to]));
+    let (tpm, _, made, blob) = boot(root12::owned(), OLD, &old, &[], 1);
+    let low = [&blob[..], &manifest(&signer(1), VERSION - 1, &to)].concat();
+    let (tpm, state, secret, _) = boot(tpm, OLD, &old, &low, 2);
+    assert_eq!((state, secret), (RootState::NotHandedOver, made));
+    let asked = [&blob[..], &manifest(&signer(1), VERSION, &to)].concat();
+    let (tpm, state, secret, handed) = boot(tpm, OLD, &old, &asked, 2);
+    assert_eq!((state, secret), (RootState::HandedOver, made));
+    let (mut tpm, state, ..) = boot(tpm, OLD, &old, &handed, 2);
+    assert_eq!(state, RootState::NewOtherPolicy);
+    // The OS makes one for the new release, under the old one.
+    let theirs = composite_of(&mut tpm, &to);
+    let planted = [0, 2, 3].map(|locality| root12::plant(&mut tpm, locality, &theirs));
+    for planted in &planted {
+        let (now, state, secret, _) = boot(tpm, NEW, &new, planted.bytes(), 3);
+        assert_eq!((state, secret), (RootState::NewNotOurs, [3; Root::SIZE]));
+        tpm = now;
+    }
+    let (tpm, state, ..) = boot(tpm, NEW, &unnamed, &handed, 3);
+    assert_eq!(state, RootState::NewNotOurs);
+    let (tpm, state, secret, kept) = boot(tpm, NEW, &new, &handed, 3);
+    assert_eq!((state, &secret[..32], &secret[32..]), (RootState::TakenOver, &made[..32], &[3; 32][..]));
+    let (_, state, again, _) = boot(tpm, NEW, &new, &kept, 4);
+    assert_eq!((state, again), (RootState::Opened, secret));
 }
 
 /// The power goes, or the TPM fails, at each command of either launch: there is no root then, and what was saved is as good as before.

@@ -6,6 +6,7 @@ pub mod model;
 mod nv;
 mod raw;
 mod root;
+mod root12;
 mod swtpm;
 
 use std::cell::Cell;

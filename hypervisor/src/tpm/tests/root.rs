@@ -12,7 +12,7 @@ const SLB: &[u8] = b"the SLB";
 /// What the SLB extends: the runtime, and the options.
 const RELEASE: [(u8, &[u8]); 2] = [(17, b"the runtime"), (18, b"dma=protected\n")];
 /// A release that knows no other.
-const ALONE: Release = Release { security_version: 5, signer: None, predecessors: &[] };
+pub(super) const ALONE: Release = Release { security_version: 5, signer: None, predecessors: &[] };
 const MADE: Secret = [1; Root::SIZE];
 
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it.

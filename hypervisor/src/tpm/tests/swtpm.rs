@@ -1,4 +1,4 @@
-//! A real TPM 2.0: swtpm, by its sockets. At every locality, and launched into as a CPU does.
+//! A real TPM of either family: swtpm, by its sockets. At every locality, and launched into as a CPU does.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::tpm::{Error, Tpm, Transport};
+use crate::tpm::{Error, Family, Tpm, Transport};
 
 /// Commands of its control channel (swtpm_ioctls(3)).
 const SET_LOCALITY: u32 = 5;
@@ -18,6 +18,7 @@ const HASH_DATA: u32 = 7;
 const HASH_END: u32 = 8;
 
 pub struct SwTpm {
+    family: Family,
     state: TempDir,
     process: Child,
     control: UnixStream,
@@ -32,26 +33,51 @@ impl Drop for SwTpm {
 }
 
 impl SwTpm {
-    /// One that is like no other.
+    /// A TPM 2.0 that is like no other.
     pub fn new() -> Self {
-        Self::on(tempfile::tempdir().unwrap())
+        Self::on(Family::V20, tempfile::tempdir().unwrap())
+    }
+
+    /// A TPM 1.2 with an endorsement key that is like no other; what else `swtpm_setup` does to it.
+    pub fn v12(setup: &[&str]) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let mut command = Command::new("swtpm_setup");
+        command.arg("--tpmstate").arg(state.path()).arg("--createek").args(setup);
+        let output = command.stdin(Stdio::null()).output().expect("Debian package swtpm-tools");
+        assert!(output.status.success(), "{output:?}");
+        Self::on(Family::V12, state)
+    }
+
+    /// A TPM with the same state.
+    pub fn twin(&self) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.state.path()).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), state.path().join(entry.file_name())).unwrap();
+            }
+        }
+        Self::on(self.family, state)
     }
 
     /// Switches it off and on.
     pub fn restart(self) -> Self {
         let mut old = self;
         let state = std::mem::replace(&mut old.state, tempfile::tempdir().unwrap());
+        let family = old.family;
         drop(old);
-        Self::on(state)
+        Self::on(family, state)
     }
 
-    fn on(state: TempDir) -> Self {
+    fn on(family: Family, state: TempDir) -> Self {
         let path = |name: &str| state.path().join(name);
         for socket in ["control", "data"] {
             let _ = std::fs::remove_file(path(socket));
         }
         let mut command = Command::new("swtpm");
-        command.args(["socket", "--tpm2", "--terminate"]);
+        command.args(["socket", "--terminate"]);
+        if family == Family::V20 {
+            command.arg("--tpm2");
+        }
         command.arg("--tpmstate").arg(format!("dir={}", state.path().display()));
         command.arg("--ctrl").arg(format!("type=unixio,path={}", path("control").display()));
         command.arg("--server").arg(format!("type=unixio,path={}", path("data").display()));
@@ -60,7 +86,7 @@ impl SwTpm {
         let mut process = command.spawn().expect("Debian package swtpm");
         let control = connect(&mut process, &path("control"));
         let data = connect(&mut process, &path("data"));
-        Self { state, process, control, data }
+        Self { family, state, process, control, data }
     }
 
     fn control(&mut self, command: u32, rest: &[u8]) {
