@@ -2,11 +2,10 @@
 
 use super::*;
 use crate::addr::Hpa;
-use crate::cpu::Features;
 use crate::gprs::Gprs;
 use crate::memory::TestMemory;
 use crate::pal::Runnable;
-use crate::pal::tests::{CONFIG_SPACE, END, OS_RAM, POOL, facts, pals};
+use crate::pal::tests::{CONFIG_SPACE, END, FEATURES, OS_RAM, POOL, facts, pals};
 use crate::tpm::root::Blob;
 use crate::vmcb::{self, EVENT_VALID, exception};
 use abi::{Status, TOKEN_BIT, number};
@@ -79,9 +78,6 @@ impl Processor for Recorder {
     fn write_back_caches(&self) {
         *self.written_back.borrow_mut() += 1;
     }
-    fn pkru(&self) -> u32 {
-        0
-    }
     fn write_msr(&self, msr: u32, value: u64) -> bool {
         self.msrs.borrow_mut().push((msr, value));
         msr != 0x1d9
@@ -113,18 +109,7 @@ impl Guest {
         mem.write_u64(Hpa(0x10_1000), 0x10_2067);
         mem.write_u64(Hpa(0x10_2000), 0xe7);
         let hv = Hypervisor::new(pals(&memory), facts(), CONFIG_SPACE, Blob::empty(), Blob::empty());
-        let features = Features {
-            nrip: false,
-            flush_by_asid: true,
-            asids: 16,
-            phys_bits: 40,
-            pku: false,
-            fpu: true,
-            automatic_ibrs: false,
-            writable_efer: 0xd01,
-            apic_base: 0xfee0_0900,
-        };
-        let mut cpu = Box::new(Cpu::new(features, 1));
+        let mut cpu = Box::new(Cpu::new(FEATURES, 1));
         let maps = vmcb::Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
         let start = crate::launch::GuestStart { rip: CODE, cr3: OS_RAM, ..Default::default() };
         cpu.os.init_os(maps, &start);

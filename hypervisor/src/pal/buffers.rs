@@ -3,7 +3,7 @@
 //! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
 
 use super::call::{Progress, Step};
-use super::{HASH_SLICE, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
+use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
@@ -33,11 +33,12 @@ impl Pals {
     #[inline(never)]
     pub(super) fn move_buffers(
         &self,
-        caller: &GuestMemory,
+        caller: &Caller<impl Hardware>,
         pal: &mut Pal,
         mut progress: Progress,
         budget: &mut u64,
     ) -> Result<bool, Fault> {
+        let caller = caller.memory(self);
         let hashes = matches!(progress.step, Step::HashInput | Step::HashOutput);
         let cost = if hashes { SLICE / HASH_SLICE } else { 1 };
         while let Some(buffer) = pal.call.buffers().get(usize::from(progress.buffer)).copied() {
@@ -63,7 +64,7 @@ impl Pals {
                 .min(*budget / cost);
             match progress.step {
                 Step::HashInput | Step::HashOutput => self.hash_piece(pal, param, piece),
-                step => self.move_piece(caller, pal, step, gva, param, piece)?,
+                step => self.move_piece(&caller, pal, step, gva, param, piece)?,
             }
             progress.offset += piece;
             progress.faults = 0;

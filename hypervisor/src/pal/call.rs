@@ -7,15 +7,14 @@
 //! Nothing is allocated here, and no lock is taken but the slot's own, which nobody waits for.
 
 use super::space::PalFrames;
-use super::{Hardware, Outcome, Pal, Pals, Runnable, SLICE, State};
+use super::{Caller, Hardware, Outcome, Pal, Pals, Runnable, SLICE, State};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::gprs::Gprs;
-use crate::guest_memory::GuestMemory;
 use crate::memory::DirectMap;
 use crate::vmcb::{Vmcb, exit_code};
+use abi::Status;
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
-use abi::{Handle, Status};
 use core::mem::{offset_of, size_of};
 use spin::MutexGuard;
 
@@ -92,25 +91,18 @@ impl Call {
 impl Pals {
     /// `CALL`.
     #[inline(always)]
-    pub fn call(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        entry: u16,
-        args: &Gprs,
-    ) -> Outcome {
-        let (index, mut pal) = match self.begin(hardware, caller, handle, entry, args) {
+    pub fn call(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
+        let (index, mut pal) = match self.begin(caller, entry) {
             Ok(begun) => begun,
             Err(outcome) => return outcome,
         };
         // 4. Without buffers, S runs. With buffers, one step after another.
         if pal.call.count != 0 || pal.param_used != 0 {
             pal.state = Progress::at(Step::Zero);
-            return self.continue_call(hardware, caller, index, &mut pal);
+            return self.continue_call(caller, index, &mut pal);
         }
         self.start(&mut pal);
-        match self.run(hardware, index, &mut pal) {
+        match self.run(caller, index, &mut pal) {
             Ok(()) => finish(&mut pal),
             Err(outcome) => outcome,
         }
@@ -120,18 +112,15 @@ impl Pals {
     #[inline(always)]
     pub(super) fn begin(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
+        caller: &mut Caller<impl Hardware>,
         entry: u16,
-        args: &Gprs,
     ) -> Result<(usize, MutexGuard<'_, Pal>), Outcome> {
         // 1. The caller's own PAL, which nobody else has now.
-        let (index, mut pal) = self.open(caller, handle).map_err(Outcome::status)?;
+        let (index, mut pal) = self.open(caller).map_err(Outcome::status)?;
         // 2. Nobody wants it gone, and it is not in a call.
         if self.is_dying(index, &pal) {
             let gone = Outcome::status(Status::NoSuchPal);
-            return Err(self.start_wipe_for_caller(hardware, index, &mut pal, gone));
+            return Err(self.start_wipe_for_caller(caller, index, &mut pal, gone));
         }
         match pal.state {
             State::Idle => {}
@@ -139,9 +128,9 @@ impl Pals {
             _ => return Err(Outcome::status(Status::NoSuchPal)),
         }
         // 3. The arguments, once.
-        self.capture(&mut pal, entry, args).map_err(Outcome::status)?;
+        self.capture(&mut pal, entry, &caller.cpu.regs).map_err(Outcome::status)?;
         pal.suspect_since_ms = None;
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         Ok((index, pal))
     }
 
@@ -172,20 +161,19 @@ impl Pals {
     #[inline(never)]
     pub(super) fn continue_call(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
+        caller: &mut Caller<impl Hardware>,
         index: usize,
         pal: &mut Pal,
     ) -> Outcome {
         if self.is_dying(index, pal) {
-            return self.start_wipe_for_caller(hardware, index, pal, Outcome::status(Status::Lost));
+            return self.start_wipe_for_caller(caller, index, pal, Outcome::status(Status::Lost));
         }
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         let mut budget = SLICE;
         loop {
             let State::InCall(progress) = pal.state else { return Outcome::status(Status::Lost) };
             let step = match progress.step {
-                Step::Run => match self.run(hardware, index, pal) {
+                Step::Run => match self.run(caller, index, pal) {
                     Ok(()) => Ok(true),
                     Err(outcome) => return outcome,
                 },
@@ -244,44 +232,44 @@ impl Pals {
 
     /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
     #[inline(always)]
-    fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
-        hardware.run_pal(runnable(pal), &mut pal.regs);
+    fn run(&self, caller: &mut Caller<impl Hardware>, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
+        caller.hardware.run_pal(runnable(pal), &mut pal.regs);
         if self.has_returned(pal) && !self.is_dying(index, pal) {
             return Ok(());
         }
-        self.after_another_exit(hardware, index, pal)
+        self.after_another_exit(caller, index, pal)
     }
 
     /// S has left otherwise than by returning. After a hypercall it goes on.
     #[inline(never)]
     fn after_another_exit(
         &self,
-        hardware: &mut impl Hardware,
+        caller: &mut Caller<impl Hardware>,
         index: usize,
         pal: &mut Pal,
     ) -> Result<(), Outcome> {
         loop {
             let code = vmcb(self.mem, &mut pal.frames).exit_code();
             if code == exit_code::MACHINE_CHECK {
-                hardware.raise_machine_check();
+                caller.hardware.raise_machine_check();
             }
             if self.is_dying(index, pal) {
                 let lost = Outcome::status(Status::Lost);
-                return Err(self.start_wipe_for_caller(hardware, index, pal, lost));
+                return Err(self.start_wipe_for_caller(caller, index, pal, lost));
             }
             match code {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
                     return Err(Outcome::Again(pal.next_token(index)));
                 }
-                exit_code::VMMCALL if self.serve(pal, hardware) => {}
+                exit_code::VMMCALL if self.serve(pal, caller.hardware) => {}
                 exit_code::VMMCALL => return Err(Outcome::Again(pal.next_token(index))),
                 _ if self.has_returned(pal) => return Ok(()),
                 _ => {
                     let faulted = Outcome::Done(cause(code), Status::Faulted);
-                    return Err(self.start_wipe_for_caller(hardware, index, pal, faulted));
+                    return Err(self.start_wipe_for_caller(caller, index, pal, faulted));
                 }
             }
-            hardware.run_pal(runnable(pal), &mut pal.regs);
+            caller.hardware.run_pal(runnable(pal), &mut pal.regs);
         }
     }
 

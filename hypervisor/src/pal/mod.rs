@@ -36,6 +36,7 @@ pub(crate) mod tests;
 
 use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;
+use crate::cpu::Cpu;
 use crate::frames::{Frames, Owner};
 use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, GuestMemory, Space};
@@ -43,7 +44,7 @@ use crate::memory::{DirectMap, RamMap};
 use crate::tpm::clock::TscClock;
 use crate::tpm::mmio::Mmio;
 use crate::tpm::tis::{Registers, Tis};
-use crate::vmcb::Maps;
+use crate::vmcb::{CR4_PKE, Maps};
 use abi::{Digests, Handle, Status, TOKEN_BIT};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
@@ -90,9 +91,33 @@ pub trait Hardware {
     fn now_ms(&self) -> u64;
     /// A machine check came while S ran: the OS gets it.
     fn raise_machine_check(&mut self);
+    /// The guest's PKRU, which S cannot change. Only where the guest has enabled protection keys.
+    fn pkru(&self) -> u32 {
+        0
+    }
     /// The hardware TPM beside the OS.
     fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
         None::<Tis<Mmio, TscClock>>
+    }
+}
+
+/// Who executed a VMMCALL: the OS's registers, and the processor that answers it.
+pub struct Caller<'a, H> {
+    pub cpu: &'a Cpu,
+    pub hardware: &'a mut H,
+}
+
+impl<H: Hardware> Caller<'_, H> {
+    /// The PAL that it names.
+    pub fn handle(&self) -> Handle {
+        Handle { low: self.cpu.regs.r10, high: self.cpu.regs.r11 }
+    }
+
+    /// Its memory. Made only where it is needed, for that takes longer than a call without buffers may.
+    pub fn memory<'a>(&self, pals: &'a Pals) -> GuestMemory<'a> {
+        let protected = self.cpu.os.save.cr4 & CR4_PKE != 0;
+        let pkru = if protected { self.hardware.pkru() } else { 0 };
+        self.cpu.memory(pals.mem, &pals.ram, pkru)
     }
 }
 
@@ -294,14 +319,15 @@ impl Pals {
 
     /// The slot that this handle names, if it is the caller's, and the registration that was there before anything was looked at.
     #[inline(always)]
-    fn find(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, Incarnation), Refused> {
+    fn find(&self, caller: &Caller<impl Hardware>) -> Result<(usize, Incarnation), Refused> {
+        let handle = caller.handle();
         let index = handle.low as usize % MAX_PALS;
         let slot = &self.slots[index];
         let incarnation = slot.incarnation.load(Ordering::Acquire);
         let is = |word: &AtomicU64, value: u64| word.load(Ordering::Acquire) == value;
         let matches = is(&slot.handle[0], handle.low)
             && is(&slot.handle[1], handle.high)
-            && is(&slot.owner_cr3, caller.space().root().0)
+            && is(&slot.owner_cr3, caller.cpu.root().0)
             && (handle.low, handle.high) != (0, 0);
         if matches { Ok((index, incarnation)) } else { Err(Status::NoSuchPal) }
     }
@@ -309,8 +335,8 @@ impl Pals {
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
     #[inline(always)]
-    fn open(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
-        let (index, incarnation) = self.find(caller, handle)?;
+    fn open(&self, caller: &Caller<impl Hardware>) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
+        let (index, incarnation) = self.find(caller)?;
         let pal = self.lock(index)?;
         if pal.call.incarnation == incarnation { Ok((index, pal)) } else { Err(Status::NoSuchPal) }
     }
@@ -323,31 +349,25 @@ impl Pals {
 
     /// Continues what a token was given for. A call goes on for its handle only: tokens can be guessed, and the address space
     /// of a process that died may be another's by now.
-    pub fn resume(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        token: u64,
-    ) -> Outcome {
+    pub fn resume(&self, caller: &mut Caller<impl Hardware>, token: u64) -> Outcome {
         let slot = token & ((1 << (SLOT_BITS + 1)) - 1);
         if slot == COLLECT_SLOT {
-            return self.resume_collect(hardware, token);
+            return self.resume_collect(caller.hardware, token);
         }
         let index = slot as usize - 1;
         let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
         let Some(mut pal) = entry.pal.try_lock() else { return Outcome::Again(token) };
-        if pal.token(index) != token || pal.owner.space.root() != caller.space().root() {
+        if pal.token(index) != token || pal.owner.space.root() != caller.cpu.root() {
             return Outcome::status(Status::Lost);
         }
         match pal.state {
-            State::Registering(_) => self.continue_registration(hardware, caller, index, &mut pal),
-            State::InCall(_) if self.find(caller, handle).is_ok_and(|(found, _)| found == index) => {
-                self.continue_call(hardware, caller, index, &mut pal)
+            State::Registering(_) => self.continue_registration(caller, index, &mut pal),
+            State::InCall(_) if self.find(caller).is_ok_and(|(found, _)| found == index) => {
+                self.continue_call(caller, index, &mut pal)
             }
             State::Wiping(_) => {
-                pal.last_used_ms = hardware.now_ms();
+                pal.last_used_ms = caller.hardware.now_ms();
                 self.continue_wipe(index, &mut pal)
             }
             State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
@@ -355,14 +375,8 @@ impl Pals {
     }
 
     /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
-    pub fn unregister(
-        &self,
-        hardware: &impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        in_call_too: bool,
-    ) -> Outcome {
-        let (index, incarnation) = match self.find(caller, handle) {
+    pub fn unregister(&self, caller: &Caller<impl Hardware>, in_call_too: bool) -> Outcome {
+        let (index, incarnation) = match self.find(caller) {
             Ok(found) => found,
             Err(status) => return Outcome::status(status),
         };
@@ -387,12 +401,12 @@ impl Pals {
                 return Outcome::status(Status::NoSuchPal);
             }
         }
-        self.start_wipe_for_caller(hardware, index, &mut pal, Outcome::status(Status::Ok))
+        self.start_wipe_for_caller(caller, index, &mut pal, Outcome::status(Status::Ok))
     }
 
     /// `PAL_INFO`.
-    pub fn pal_info(&self, caller: &GuestMemory, handle: Handle) -> Result<abi::PalInfo, Refused> {
-        let (_, pal) = self.open(caller, handle)?;
+    pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Refused> {
+        let (_, pal) = self.open(caller)?;
         Ok(abi::PalInfo {
             measurement: *pal.identity().ok_or(Status::NoSuchPal)?,
             reserved: [0; 4],

@@ -3,10 +3,10 @@
 //! All or nothing: the slot becomes `Idle`, and the handle is written to the owner page, in the last step; every
 //! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
 
-use super::Hardware;
 use super::call::vmcb;
 use super::{
-    HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames,
+    Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome,
+    space::PalFrames,
 };
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::guest_memory::{Fault, GuestMemory};
@@ -34,17 +34,17 @@ impl Pals {
     /// `REGISTER`, or (without an image) `REGISTER_QUOTING`.
     pub fn register(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
+        caller: &mut Caller<impl Hardware>,
         image: Option<(Gva, u64)>,
         owner_page: Gva,
     ) -> Outcome {
+        let memory = caller.memory(self);
         if owner_page.page_offset() != 0 {
             return Outcome::status(Status::BadArgument);
         }
         let mut bytes = self.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
         if let Some((image, _)) = image
-            && let Err(fault) = caller.read(image, &mut bytes)
+            && let Err(fault) = memory.read(image, &mut bytes)
         {
             return fault_outcome(fault, None);
         }
@@ -56,11 +56,11 @@ impl Pals {
         if header.flags & FLAG_FPU != 0 && !self.fpu {
             return Outcome::status(Status::Unsupported);
         }
-        if let Err(fault) = caller.check_writable(owner_page, 16) {
+        if let Err(fault) = memory.check_writable(owner_page, 16) {
             return fault_outcome(fault, None);
         }
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
-            return self.make_room(hardware, Status::NoMemory);
+            return self.make_room(caller.hardware, Status::NoMemory);
         }
         let free = |index: usize| {
             let unused = self.slots[index].incarnation.load(Ordering::Acquire) == 0;
@@ -68,11 +68,11 @@ impl Pals {
             matches!(pal.state, State::Free).then_some((index, pal))
         };
         let Some((index, mut pal)) = (0..self.slots.len()).find_map(free) else {
-            return self.make_room(hardware, Status::TooMany);
+            return self.make_room(caller.hardware, Status::TooMany);
         };
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: *caller.space(), page: owner_page };
-        pal.last_used_ms = hardware.now_ms();
+        pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
+        pal.last_used_ms = caller.hardware.now_ms();
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
         pal.state = State::Registering(Registration {
@@ -87,19 +87,19 @@ impl Pals {
             return self.start_wipe(index, &mut pal, Outcome::status(Status::NoMemory));
         }
         self.mem.copy_to(pal.frames.header, &bytes);
-        self.continue_registration(hardware, caller, index, &mut pal)
+        self.continue_registration(caller, index, &mut pal)
     }
 
     /// One slice of a registration.
     pub(super) fn continue_registration(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
+        caller: &mut Caller<impl Hardware>,
         index: usize,
         pal: &mut Pal,
     ) -> Outcome {
+        let memory = caller.memory(self);
         let header = self.header(pal);
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         pal.suspect_since_ms = None;
         let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         let frames = pal.frames;
@@ -113,7 +113,7 @@ impl Pals {
             let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
                 section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
             });
-            if let Err(fault) = self.fill_page(caller, frame, length, registration) {
+            if let Err(fault) = self.fill_page(&memory, frame, length, registration) {
                 return self.registration_fault(index, pal, fault);
             }
             registration.next_page += 1;
@@ -123,7 +123,7 @@ impl Pals {
         if registration.next_page < frames.pages() {
             return Outcome::Again(pal.next_token(index));
         }
-        self.finish_registration(caller, index, pal)
+        self.finish_registration(&memory, index, pal)
     }
 
     /// Copies the next part of the image and measures the copy, which the OS cannot change any more.

@@ -3,7 +3,7 @@
 //! Whoever holds the wipe's token continues it and gets the result that caused it. Whoever needs the frames may wipe them as well
 //! ([`super::collect`]), but the slot stays for a while, so that the caller still gets the result.
 
-use super::{Hardware, Outcome, Pal, Pals, SLICE, State};
+use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State};
 use crate::addr::PAGE_SIZE;
 use abi::Status;
 use core::sync::atomic::Ordering;
@@ -33,12 +33,12 @@ impl Pals {
     #[cold]
     pub(super) fn start_wipe_for_caller(
         &self,
-        hardware: &impl Hardware,
+        caller: &Caller<impl Hardware>,
         index: usize,
         pal: &mut Pal,
         result: Outcome,
     ) -> Outcome {
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         self.start_wipe(index, pal, result)
     }
 

@@ -123,10 +123,10 @@ impl Machine<'_> {
     }
 
     /// Executes a VMMCALL with the registers as they are. Whatever it comes to, registers that the interface does not name stay.
-    pub fn vmmcall(&mut self, hardware: &mut impl Hardware, pkru: u32) -> Answer {
+    pub fn vmmcall(&mut self, hardware: &mut impl Hardware) -> Answer {
         let before = Seen::of(&self.cpu);
         self.cpu.os.control.event_inject = 0;
-        hypercall::vmmcall(&self.hv, &mut self.cpu, hardware, pkru);
+        hypercall::vmmcall(&self.hv, &mut self.cpu, hardware);
         let after = Seen::of(&self.cpu);
         assert_eq!(after.others, before.others, "a register that is none of the hypercall's");
         assert_eq!(self.cpu.os.control.interrupt_shadow, 0);

@@ -268,7 +268,7 @@ impl Run<'_, '_> {
         if let Some(call) = self.call.as_ref().filter(|call| call.fits()) {
             software.results = call.results().map(Buffer::in_params).collect();
         }
-        let answer = self.machine.vmmcall(&mut software, 0);
+        let answer = self.machine.vmmcall(&mut software);
         (answer, software.stays, software.machine_checks)
     }
 

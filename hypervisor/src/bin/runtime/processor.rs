@@ -151,6 +151,15 @@ impl Hardware for ThisProcessor<'_> {
         self.machine_check = true;
     }
 
+    fn pkru(&self) -> u32 {
+        let value: u32;
+        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
+        unsafe {
+            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
+        };
+        value
+    }
+
     fn tpm(&mut self) -> Option<Tis<impl tis::Registers, TscClock>> {
         Some(Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1))
     }
@@ -208,15 +217,6 @@ impl Processor for ThisProcessor<'_> {
     fn write_back_caches(&self) {
         // SAFETY: WBINVD loses nothing.
         unsafe { core::arch::asm!("wbinvd", options(nostack)) }
-    }
-
-    fn pkru(&self) -> u32 {
-        let value: u32;
-        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
-        unsafe {
-            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
-        };
-        value
     }
 
     fn write_msr(&self, msr: u32, value: u64) -> bool {

@@ -3,6 +3,7 @@
 use super::super::counters::Counting;
 use super::super::*;
 use super::machine::*;
+use super::program;
 use crate::addr::PAGE_SIZE;
 use crate::tpm::tests::bus::{Bus, Quirks};
 use crate::tpm::tests::model::Model;
@@ -106,21 +107,24 @@ impl Counts {
             Some(Counting::new(Counters::new(&table), Zeroizing::new(AUTH), self.m.now));
     }
 
-    fn stay(&self, f: impl FnOnce(&mut Asking<'_>, &GuestMemory) -> Outcome) -> (Outcome, Option<Asked>) {
-        let space = Space::new(1 << 31 | 1 << 16, self.m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-        let caller = GuestMemory::new(self.m.memory.map(), &self.m.pals.ram, space);
+    fn stay(
+        &self,
+        handle: Handle,
+        f: impl FnOnce(&mut Caller<Asking<'_>>) -> Outcome,
+    ) -> (Outcome, Option<Asked>) {
+        let cpu = program(self.m.cr3, handle, &Gprs::zeroed());
         let mut asking = Asking { counts: self, mem: self.m.memory.map(), answer: None };
-        (f(&mut asking, &caller), asking.answer)
+        (f(&mut Caller { cpu: &cpu, hardware: &mut asking }), asking.answer)
     }
 
     fn begin(&mut self, handle: Handle, asks: (u16, u64)) -> (Outcome, Option<Asked>) {
         self.asks = asks;
-        self.stay(|asking, caller| self.m.pals.call(asking, caller, handle, 0, &Gprs::zeroed()))
+        self.stay(handle, |caller| self.m.pals.call(caller, 0))
     }
 
     fn go_on(&self, handle: Handle, outcome: Outcome) -> (Outcome, Option<Asked>) {
         let Outcome::Again(token) = outcome else { panic!("{outcome:?}") };
-        self.stay(|asking, caller| self.m.pals.resume(asking, caller, handle, token))
+        self.stay(handle, |caller| self.m.pals.resume(caller, token))
     }
 
     /// Until S is answered.

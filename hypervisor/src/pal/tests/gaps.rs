@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::machine::*;
+use super::program;
 use crate::addr::PAGE_SIZE;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, Header, SENTINEL, arg, kind};
@@ -34,11 +35,6 @@ impl Hardware for Driver<'_> {
 }
 
 impl Machine {
-    pub fn caller(&self, root: u64) -> GuestMemory<'static> {
-        let space = Space::new(1 << 31 | 1 << 16, root, 0x20, 0xd01, 0, 40).unwrap();
-        GuestMemory::new(self.memory.map(), &self.pals.ram, space)
-    }
-
     /// A call whose S returns when `s` does, unless it left another exit code.
     pub(super) fn run(
         &mut self,
@@ -47,9 +43,9 @@ impl Machine {
         args: [u64; 6],
         mut s: impl FnMut(&mut Vmcb, &mut Gprs),
     ) -> Outcome {
-        let caller = self.caller(self.cr3);
+        let cpu = program(self.cr3, handle, &Gprs::with_arguments(args));
         let mut driver = Driver { mem: self.memory.map(), s: &mut s };
-        self.pals.call(&mut driver, &caller, handle, entry, &Gprs::with_arguments(args))
+        self.pals.call(&mut Caller { cpu: &cpu, hardware: &mut driver }, entry)
     }
 
     /// The same as an attested call.
@@ -60,17 +56,17 @@ impl Machine {
         nonce: [u8; 32],
         mut s: impl FnMut(&mut Vmcb, &mut Gprs),
     ) -> Outcome {
-        let caller = self.caller(self.cr3);
+        let cpu = program(self.cr3, handle, &with_nonce(args, nonce));
         let mut driver = Driver { mem: self.memory.map(), s: &mut s };
-        self.pals.call_attested(&mut driver, &caller, handle, entry, &with_nonce(args, nonce))
+        self.pals.call_attested(&mut Caller { cpu: &cpu, hardware: &mut driver }, entry)
     }
 
     /// Its report.
     pub(super) fn report(&mut self, handle: Handle, what: u64) -> Result<(Vec<u8>, Vec<u8>), Status> {
-        let caller = self.caller(self.cr3);
+        let cpu = program(self.cr3, handle, &Gprs::zeroed());
         let mem = self.memory.map();
-        let driver = Driver { mem, s: &mut |_, _| {} };
-        let (call, report) = self.pals.call_report(&driver, &caller, handle, what)?;
+        let mut driver = Driver { mem, s: &mut |_, _| {} };
+        let (call, report) = self.pals.call_report(&Caller { cpu: &cpu, hardware: &mut driver }, what)?;
         Ok((call.to_vec(), report.bytes().to_vec()))
     }
 
@@ -254,16 +250,19 @@ fn long_buffers_make_way_for_interrupts() {
 #[test]
 fn half_a_handle_is_none() {
     let mut m = Machine::new();
-    let none = Handle { low: 0, high: 0 };
-    assert!(m.pals.find(&m.caller(0), none).is_err(), "a free slot has no handle, not even this");
+    let (pals, mem) = (m.pals, m.memory.map());
+    let finds = |root, low, high| {
+        let cpu = program(root, Handle { low, high }, &Gprs::zeroed());
+        let caller = Caller { cpu: &cpu, hardware: &mut Driver { mem, s: &mut |_, _| {} } };
+        assert_eq!(pals.find(&caller).is_ok(), pals.pal_info(&caller).is_ok());
+        pals.find(&caller).is_ok()
+    };
+    assert!(!finds(0, 0, 0), "a free slot has no handle, not even this");
     let handle = m.register(OWNER);
-    let caller = m.caller(m.cr3);
-    let find = |caller: &GuestMemory, low, high| m.pals.find(caller, Handle { low, high });
-    assert!(find(&caller, handle.low, handle.high).is_ok());
-    assert!(find(&caller, handle.low ^ MAX_PALS as u64, handle.high).is_err());
-    assert!(find(&caller, handle.low, handle.high ^ 1).is_err());
-    assert!(find(&m.caller(m.cr3 + PAGE_SIZE), handle.low, handle.high).is_err());
-    assert!(m.pals.pal_info(&m.caller(m.cr3 + PAGE_SIZE), handle).is_err());
+    assert!(finds(m.cr3, handle.low, handle.high));
+    assert!(!finds(m.cr3, handle.low ^ MAX_PALS as u64, handle.high));
+    assert!(!finds(m.cr3, handle.low, handle.high ^ 1));
+    assert!(!finds(m.cr3 + PAGE_SIZE, handle.low, handle.high));
 }
 
 /// Collects now; PALs freed.

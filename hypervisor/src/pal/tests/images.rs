@@ -10,11 +10,9 @@ use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 fn the_measurement_is_the_images() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
-    let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-    let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
     let mut expected = utpm::Measurement::new();
     expected.update(&image_bytes(&header()));
-    let info = m.pals.pal_info(&caller, handle).unwrap();
+    let info = m.info(handle);
     assert_eq!(info.measurement, expected.finish());
     assert_eq!(info.pages, 24);
 }

@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::machine::*;
-use super::{CONFIG_SPACE, END, POOL, facts, pals};
+use super::{CONFIG_SPACE, END, POOL, facts, pals, program};
 use crate::addr::PAGE_SIZE;
 use crate::hypervisor::Hypervisor;
 use crate::memory::TestMemory;
@@ -64,10 +64,10 @@ fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
     let length = image_bytes(&header()).len() as u64;
     for left in 0..5 {
         let m = Machine::new();
-        let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-        let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
+        let cpu = program(m.cr3, Handle { low: 0, high: 0 }, &Gprs::zeroed());
         let mut hardware = Late { pals: m.pals, left };
-        let outcome = m.pals.register(&mut hardware, &caller, Some((Gva(IMAGE), length)), Gva(OWNER));
+        let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
+        let outcome = m.pals.register(&mut caller, Some((Gva(IMAGE), length)), Gva(OWNER));
         assert_eq!(outcome, Outcome::status(Status::NoMemory), "{left} left");
         assert_eq!((m.free(), m.pals.count()), (left, 0));
         assert!(m.pool_is_zero());

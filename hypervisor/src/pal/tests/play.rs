@@ -126,12 +126,13 @@ impl World {
         self.set_owner_page(app, Page::Present);
         self.look_after_owners();
         self.map_image(app, image);
-        let caller = self.caller(self.space_of(app));
+        let cpu = self.program(self.space_of(app), Handle { low: 0, high: 0 });
         let free = self.pals.pool.lock().free_count();
         let mut hardware = self.stay(0, 0);
         for _ in 0..PATIENCE {
             let (gva, length, owner) = (Gva(image_gva(app)), image_length(), Gva(owner_gva(app)));
-            match self.pals.register(&mut hardware, &caller, Some((gva, length)), owner) {
+            let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
+            match self.pals.register(&mut caller, Some((gva, length)), owner) {
                 Outcome::Restart => self.bury(None),
                 Outcome::Done(_, Status::NoMemory) => {
                     self.bury(None);
@@ -258,8 +259,8 @@ impl World {
             });
         }
         let begin = |hardware: &mut Stay| {
-            let caller = self.caller(self.space_of(life.app));
-            self.pals.call(hardware, &caller, life.handle, entry, &arguments(life.app, entry))
+            let cpu = self.application(life.app, life.handle, entry);
+            self.pals.call(&mut Caller { cpu: &cpu, hardware }, entry)
         };
         let outcome = self.enter(life, cpu, act, serve, meanwhile, begin);
         let ran = self.ledger.borrow().stays - stays;
@@ -316,14 +317,14 @@ impl World {
 
     fn meanwhile(&self, life: &Life, cpu: usize, meanwhile: Meanwhile) {
         let other_cpu = (cpu + 1) % self.shape.processors.len();
-        let caller = self.caller(self.space_of(life.app));
-        let mut hardware = self.stay(other_cpu, 0);
+        let application = self.application(life.app, life.handle, 0);
+        let caller = &mut Caller { cpu: &application, hardware: &mut self.stay(other_cpu, 0) };
         // While one processor has the PAL, another is told so, whatever it wants.
         let busy = Outcome::status(Status::Busy);
-        let called = self.pals.call(&mut hardware, &caller, life.handle, 0, &arguments(life.app, 0));
-        let unregistered = self.pals.unregister(&hardware, &caller, life.handle, false);
-        let resumed = self.pals.resume(&mut hardware, &caller, life.handle, life.token);
-        let info = self.pals.pal_info(&caller, life.handle).err();
+        let called = self.pals.call(caller, 0);
+        let unregistered = self.pals.unregister(caller, false);
+        let resumed = self.pals.resume(caller, life.token);
+        let info = self.pals.pal_info(caller).err();
         self.ensure(called == busy && unregistered == busy && info == Some(Status::Busy), || {
             "a PAL that runs on one processor was not busy on the other".into()
         });
@@ -334,7 +335,7 @@ impl World {
         match meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::Abort => {
-                let outcome = self.pals.unregister(&hardware, &caller, life.handle, true);
+                let outcome = self.pals.unregister(caller, true);
                 self.ensure(outcome == OK, || format!("abort of a PAL that runs came to {outcome:?}"));
                 self.with_life(life.serial, |life| life.aborted = true);
             }
@@ -436,8 +437,9 @@ impl World {
     }
 
     fn unregister(&self, life: &Life, abort: bool) {
-        let caller = self.caller(self.space_of(life.app));
-        let outcome = self.pals.unregister(&self.stay(0, 0), &caller, life.handle, abort);
+        let cpu = self.program(self.space_of(life.app), life.handle);
+        let caller = Caller { cpu: &cpu, hardware: &mut self.stay(0, 0) };
+        let outcome = self.pals.unregister(&caller, abort);
         match life.phase {
             Phase::Idle => {}
             Phase::InCall(_) if abort => {}
@@ -474,12 +476,12 @@ impl World {
         let mut hardware = self.stay(0, 0);
         let mut outcome = self.pals.collect(&mut hardware);
         let before = self.ledger.borrow().lives.len();
-        let caller = self.caller(0);
+        let cpu = self.program(0, Handle { low: 0, high: 0 });
         for _ in 0..PATIENCE + MAX_PALS {
             match outcome {
                 Outcome::Again(token) => {
-                    let handle = Handle { low: 0, high: 0 };
-                    outcome = self.pals.resume(&mut hardware, &caller, handle, token);
+                    let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
+                    outcome = self.pals.resume(&mut caller, token);
                 }
                 Outcome::Done(freed, Status::Ok) => {
                     self.bury(None);
@@ -494,8 +496,8 @@ impl World {
     }
 
     fn resume(&self, hardware: &mut Stay, life: &Life) -> Outcome {
-        let caller = self.caller(self.space_of(life.app));
-        self.pals.resume(hardware, &caller, life.handle, life.token)
+        let cpu = self.program(self.space_of(life.app), life.handle);
+        self.pals.resume(&mut Caller { cpu: &cpu, hardware }, life.token)
     }
 
     fn take_token(&self, life: &Life, token: u64) {
