@@ -74,7 +74,7 @@ impl Attestation {
 impl Pals {
     /// `CALL_ATTESTED`.
     pub fn call_attested(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
-        let (index, mut pal) = match self.begin(caller, entry) {
+        let mut pal = match self.begin(caller, entry) {
             Ok(begun) => begun,
             Err(outcome) => return outcome,
         };
@@ -91,7 +91,7 @@ impl Pals {
         }
         pal.attestation.running = Some(Running { entry, kinds, nonce, hash, input: [0; 32] });
         pal.state = Progress::at(Step::Zero);
-        self.continue_call(caller, index, &mut pal)
+        self.continue_call(caller, &mut pal)
     }
 
     /// Hashes a piece of a buffer, which lies in one page of the parameter section.
@@ -106,7 +106,7 @@ impl Pals {
         caller: &Caller<impl Hardware>,
         what: u64,
     ) -> Result<([u8; AttestedCall::SIZE], utpm::quote::Report), Status> {
-        let (_, pal) = self.open(caller)?;
+        let pal = self.open(caller)?;
         // The micro-PCRs are as they are now: S may not have run since.
         let last = pal.attestation.last.filter(|(call, _)| call.number == pal.calls);
         let (call, digest) = last.ok_or(Status::Unsupported)?;

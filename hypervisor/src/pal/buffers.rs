@@ -103,14 +103,14 @@ impl Pals {
     /// A page is missing. Before S has run, and when starting over costs no more than a slice (so that no token of this call is
     /// out), the call is as if it had never begun: an application that never comes back leaves no open call.
     #[inline(never)]
-    pub(super) fn call_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
+    pub(super) fn call_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
         let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };
         progress.faults += 1;
         let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
         let stuck = progress.faults > MAX_FAULTS;
         let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
         if keep {
-            return fault_outcome(fault, Some(pal.next_token(index)));
+            return fault_outcome(fault, Some(pal.next_token()));
         }
         pal.state = State::Idle;
         pal.attestation.stop();

@@ -92,17 +92,17 @@ impl Pals {
     /// `CALL`.
     #[inline(always)]
     pub fn call(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
-        let (index, mut pal) = match self.begin(caller, entry) {
+        let mut pal = match self.begin(caller, entry) {
             Ok(begun) => begun,
             Err(outcome) => return outcome,
         };
         // 4. Without buffers, S runs. With buffers, one step after another.
         if pal.call.count != 0 || pal.param_used != 0 {
             pal.state = Progress::at(Step::Zero);
-            return self.continue_call(caller, index, &mut pal);
+            return self.continue_call(caller, &mut pal);
         }
         self.start(&mut pal);
-        match self.run(caller, index, &mut pal) {
+        match self.run(caller, &mut pal) {
             Ok(()) => finish(&mut pal),
             Err(outcome) => outcome,
         }
@@ -114,13 +114,13 @@ impl Pals {
         &self,
         caller: &mut Caller<impl Hardware>,
         entry: u16,
-    ) -> Result<(usize, MutexGuard<'_, Pal>), Outcome> {
+    ) -> Result<MutexGuard<'_, Pal>, Outcome> {
         // 1. The caller's own PAL, which nobody else has now.
-        let (index, mut pal) = self.open(caller).map_err(Outcome::status)?;
+        let mut pal = self.open(caller).map_err(Outcome::status)?;
         // 2. Nobody wants it gone, and it is not in a call.
-        if self.is_dying(index, &pal) {
+        if self.is_dying(&pal) {
             let gone = Outcome::status(Status::NoSuchPal);
-            return Err(self.start_wipe_for_caller(caller, index, &mut pal, gone));
+            return Err(self.start_wipe_for_caller(caller, &mut pal, gone));
         }
         match pal.state {
             State::Idle => {}
@@ -131,7 +131,7 @@ impl Pals {
         self.capture(&mut pal, entry, &caller.cpu.regs).map_err(Outcome::status)?;
         pal.suspect_since_ms = None;
         pal.last_used_ms = caller.hardware.now_ms();
-        Ok((index, pal))
+        Ok(pal)
     }
 
     /// Looks the entry up, puts its arguments into S's registers, and lays its buffers out in the parameter section.
@@ -159,21 +159,16 @@ impl Pals {
 
     /// Goes through the steps until the call is finished or has to stop.
     #[inline(never)]
-    pub(super) fn continue_call(
-        &self,
-        caller: &mut Caller<impl Hardware>,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Outcome {
-        if self.is_dying(index, pal) {
-            return self.start_wipe_for_caller(caller, index, pal, Outcome::status(Status::Lost));
+    pub(super) fn continue_call(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Outcome {
+        if self.is_dying(pal) {
+            return self.start_wipe_for_caller(caller, pal, Outcome::status(Status::Lost));
         }
         pal.last_used_ms = caller.hardware.now_ms();
         let mut budget = SLICE;
         loop {
             let State::InCall(progress) = pal.state else { return Outcome::status(Status::Lost) };
             let step = match progress.step {
-                Step::Run => match self.run(caller, index, pal) {
+                Step::Run => match self.run(caller, pal) {
                     Ok(()) => Ok(true),
                     Err(outcome) => return outcome,
                 },
@@ -182,8 +177,8 @@ impl Pals {
             };
             match step {
                 Ok(true) => {}
-                Ok(false) => return Outcome::Again(pal.next_token(index)),
-                Err(fault) => return self.call_fault(index, pal, fault),
+                Ok(false) => return Outcome::Again(pal.next_token()),
+                Err(fault) => return self.call_fault(pal, fault),
             }
             let has_buffers = pal.call.count > 0;
             let attested = pal.attestation.is_running();
@@ -232,41 +227,36 @@ impl Pals {
 
     /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
     #[inline(always)]
-    fn run(&self, caller: &mut Caller<impl Hardware>, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
+    fn run(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Result<(), Outcome> {
         caller.hardware.run_pal(runnable(pal), &mut pal.regs);
-        if self.has_returned(pal) && !self.is_dying(index, pal) {
+        if self.has_returned(pal) && !self.is_dying(pal) {
             return Ok(());
         }
-        self.after_another_exit(caller, index, pal)
+        self.after_another_exit(caller, pal)
     }
 
     /// S has left otherwise than by returning. After a hypercall it goes on.
     #[inline(never)]
-    fn after_another_exit(
-        &self,
-        caller: &mut Caller<impl Hardware>,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Result<(), Outcome> {
+    fn after_another_exit(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Result<(), Outcome> {
         loop {
             let code = vmcb(self.mem, &mut pal.frames).exit_code();
             if code == exit_code::MACHINE_CHECK {
                 caller.hardware.raise_machine_check();
             }
-            if self.is_dying(index, pal) {
+            if self.is_dying(pal) {
                 let lost = Outcome::status(Status::Lost);
-                return Err(self.start_wipe_for_caller(caller, index, pal, lost));
+                return Err(self.start_wipe_for_caller(caller, pal, lost));
             }
             match code {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
-                    return Err(Outcome::Again(pal.next_token(index)));
+                    return Err(Outcome::Again(pal.next_token()));
                 }
                 exit_code::VMMCALL if self.serve(pal, caller.hardware) => {}
-                exit_code::VMMCALL => return Err(Outcome::Again(pal.next_token(index))),
+                exit_code::VMMCALL => return Err(Outcome::Again(pal.next_token())),
                 _ if self.has_returned(pal) => return Ok(()),
                 _ => {
                     let faulted = Outcome::Done(cause(code), Status::Faulted);
-                    return Err(self.start_wipe_for_caller(caller, index, pal, faulted));
+                    return Err(self.start_wipe_for_caller(caller, pal, faulted));
                 }
             }
             caller.hardware.run_pal(runnable(pal), &mut pal.regs);

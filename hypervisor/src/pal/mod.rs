@@ -37,7 +37,7 @@ pub(crate) mod tests;
 use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;
 use crate::cpu::Cpu;
-use crate::frames::{Frames, Owner};
+use crate::frames::Frames;
 use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, GuestMemory, Space};
 use crate::memory::{DirectMap, RamMap};
@@ -52,9 +52,7 @@ use utpm::{Identity, Pcrs, Root, random};
 
 /// Most PALs at a time.
 pub const MAX_PALS: usize = 512;
-const SLOT_BITS: u32 = 9;
-/// In a token's slot field: the token of a `COLLECT`.
-const COLLECT_SLOT: u64 = 0;
+const SLOT_BITS: u32 = MAX_PALS.ilog2();
 
 /// How many bytes one stay in the hypervisor copies or zeroes before it lets interrupts in.
 pub const SLICE: u64 = 64 << 10;
@@ -168,7 +166,7 @@ pub struct Pals {
     /// Whether PALs can use the FPU on this machine.
     pub fpu: bool,
     slots: &'static Slots,
-    collector: Mutex<collect::Collector>,
+    pass: Mutex<collect::Pass>,
     incarnations: AtomicU64,
     registered: AtomicU64,
 }
@@ -204,6 +202,8 @@ pub const fn free_slots() -> Slots {
 /// What is known of a PAL. All zero but for `tokens` while the slot is free.
 pub struct Pal {
     state: State,
+    /// Its slot.
+    index: usize,
     /// Tokens given out by this slot so far.
     tokens: u64,
     owner: OwnerPage,
@@ -243,6 +243,7 @@ impl Pal {
     const fn free() -> Self {
         Self {
             state: State::Free,
+            index: 0,
             tokens: 0,
             owner: OwnerPage { space: Space::none(), page: Gva(0) },
             frames: space::PalFrames::none(),
@@ -263,19 +264,15 @@ impl Pal {
         self.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok())
     }
 
-    fn next_token(&mut self, slot: usize) -> u64 {
+    fn next_token(&mut self) -> u64 {
         self.tokens += 1;
-        self.token(slot)
+        self.token()
     }
 
-    fn token(&self, slot: usize) -> u64 {
-        token(self.tokens, slot as u64 + 1)
+    /// The newest.
+    fn token(&self) -> u64 {
+        TOKEN_BIT | self.tokens << SLOT_BITS | self.index as u64
     }
-}
-
-/// The token number `count` of a slot (0: of `COLLECT`).
-fn token(count: u64, slot: u64) -> u64 {
-    TOKEN_BIT | (count << (SLOT_BITS + 1)) | slot
 }
 
 /// Why a handle or a token names no PAL that the caller may use now.
@@ -306,7 +303,7 @@ impl Pals {
             maps,
             fpu,
             slots,
-            collector: Mutex::new(collect::Collector::new()),
+            pass: Mutex::default(),
             incarnations: AtomicU64::new(1),
             registered: AtomicU64::new(0),
         }
@@ -335,10 +332,10 @@ impl Pals {
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
     #[inline(always)]
-    fn open(&self, caller: &Caller<impl Hardware>) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
+    fn open(&self, caller: &Caller<impl Hardware>) -> Result<MutexGuard<'_, Pal>, Refused> {
         let (index, incarnation) = self.find(caller)?;
         let pal = self.lock(index)?;
-        if pal.call.incarnation == incarnation { Ok((index, pal)) } else { Err(Status::NoSuchPal) }
+        if pal.call.incarnation == incarnation { Ok(pal) } else { Err(Status::NoSuchPal) }
     }
 
     /// The slot's PAL, unless another processor has it.
@@ -350,25 +347,20 @@ impl Pals {
     /// Continues what a token was given for. A call goes on for its handle only: tokens can be guessed, and the address space
     /// of a process that died may be another's by now.
     pub fn resume(&self, caller: &mut Caller<impl Hardware>, token: u64) -> Outcome {
-        let slot = token & ((1 << (SLOT_BITS + 1)) - 1);
-        if slot == COLLECT_SLOT {
-            return self.resume_collect(caller.hardware, token);
-        }
-        let index = slot as usize - 1;
-        let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
+        let index = token as usize % MAX_PALS;
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
-        let Some(mut pal) = entry.pal.try_lock() else { return Outcome::Again(token) };
-        if pal.token(index) != token || pal.owner.space.root() != caller.cpu.root() {
+        let Ok(mut pal) = self.lock(index) else { return Outcome::Again(token) };
+        if pal.token() != token || pal.owner.space.root() != caller.cpu.root() {
             return Outcome::status(Status::Lost);
         }
         match pal.state {
-            State::Registering(_) => self.continue_registration(caller, index, &mut pal),
+            State::Registering(_) => self.continue_registration(caller, &mut pal),
             State::InCall(_) if self.find(caller).is_ok_and(|(found, _)| found == index) => {
-                self.continue_call(caller, index, &mut pal)
+                self.continue_call(caller, &mut pal)
             }
             State::Wiping(_) => {
                 pal.last_used_ms = caller.hardware.now_ms();
-                self.continue_wipe(index, &mut pal)
+                self.continue_wipe(&mut pal)
             }
             State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
         }
@@ -401,12 +393,12 @@ impl Pals {
                 return Outcome::status(Status::NoSuchPal);
             }
         }
-        self.start_wipe_for_caller(caller, index, &mut pal, Outcome::status(Status::Ok))
+        self.start_wipe_for_caller(caller, &mut pal, Outcome::status(Status::Ok))
     }
 
     /// `PAL_INFO`.
     pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Refused> {
-        let (_, pal) = self.open(caller)?;
+        let pal = self.open(caller)?;
         Ok(abi::PalInfo {
             measurement: *pal.identity().ok_or(Status::NoSuchPal)?,
             reserved: [0; 4],
@@ -416,12 +408,8 @@ impl Pals {
     }
 
     /// Whether another processor wants this PAL gone.
-    fn is_dying(&self, index: usize, pal: &Pal) -> bool {
-        self.slots[index].dying.load(Ordering::Acquire) == pal.call.incarnation
-    }
-
-    fn owner(index: usize) -> Owner {
-        index as Owner
+    fn is_dying(&self, pal: &Pal) -> bool {
+        self.slots[pal.index].dying.load(Ordering::Acquire) == pal.call.incarnation
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     space::PalFrames,
 };
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
+use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
 use crate::vmcb::Maps;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
@@ -70,6 +71,7 @@ impl Pals {
         let Some((index, mut pal)) = (0..self.slots.len()).find_map(free) else {
             return self.make_room(caller.hardware, Status::TooMany);
         };
+        pal.index = index;
         self.registered.fetch_add(1, Ordering::Relaxed);
         pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
         pal.last_used_ms = caller.hardware.now_ms();
@@ -82,48 +84,42 @@ impl Pals {
             measurement: ManuallyDrop::new(measurement),
             faults: 0,
         });
-        let began = pal.frames.begin(self.mem, &mut self.pool.lock(), Self::owner(index), &header);
+        let began = pal.frames.begin(self.mem, &mut self.pool.lock(), index as Owner, &header);
         if began.is_none() {
-            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoMemory));
+            return self.start_wipe(&mut pal, Outcome::status(Status::NoMemory));
         }
         self.mem.copy_to(pal.frames.header, &bytes);
-        self.continue_registration(caller, index, &mut pal)
+        self.continue_registration(caller, &mut pal)
     }
 
     /// One slice of a registration.
-    pub(super) fn continue_registration(
-        &self,
-        caller: &mut Caller<impl Hardware>,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Outcome {
+    pub(super) fn continue_registration(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Outcome {
         let memory = caller.memory(self);
         let header = self.header(pal);
         pal.last_used_ms = caller.hardware.now_ms();
         pal.suspect_since_ms = None;
-        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         let frames = pal.frames;
+        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         let mut budget = HASH_SLICE / PAGE_SIZE;
         while registration.next_page < frames.pages() && budget > 0 {
             let page = registration.next_page;
-            let owner = Self::owner(index);
-            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), owner, &header, page) else {
-                return self.start_wipe(index, pal, Outcome::status(Status::NoMemory));
+            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), &header, page) else {
+                return self.start_wipe(pal, Outcome::status(Status::NoMemory));
             };
             let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
                 section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
             });
             if let Err(fault) = self.fill_page(&memory, frame, length, registration) {
-                return self.registration_fault(index, pal, fault);
+                return self.registration_fault(pal, fault);
             }
             registration.next_page += 1;
             registration.faults = 0;
             budget -= 1;
         }
         if registration.next_page < frames.pages() {
-            return Outcome::Again(pal.next_token(index));
+            return Outcome::Again(pal.next_token());
         }
-        self.finish_registration(&memory, index, pal)
+        self.finish_registration(&memory, pal)
     }
 
     /// Copies the next part of the image and measures the copy, which the OS cannot change any more.
@@ -146,34 +142,34 @@ impl Pals {
         Ok(())
     }
 
-    fn registration_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
+    fn registration_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
         let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         registration.faults += 1;
         match fault {
             Fault::Page { .. } if registration.faults <= MAX_FAULTS => {
-                let token = pal.next_token(index);
+                let token = pal.next_token();
                 fault_outcome(fault, Some(token))
             }
-            Fault::Page { gva, .. } => self.start_wipe(index, pal, Outcome::Done(gva.0, Status::NoProgress)),
-            Fault::BadAddress { .. } => self.start_wipe(index, pal, fault_outcome(fault, None)),
+            Fault::Page { gva, .. } => self.start_wipe(pal, Outcome::Done(gva.0, Status::NoProgress)),
+            Fault::BadAddress { .. } => self.start_wipe(pal, fault_outcome(fault, None)),
         }
     }
 
     /// Everything is in place: the identity, the VMCB, the handle.
-    fn finish_registration(&self, caller: &GuestMemory, index: usize, pal: &mut Pal) -> Outcome {
+    fn finish_registration(&self, caller: &GuestMemory, pal: &mut Pal) -> Outcome {
         let top = pal.frames.stack_top - 1;
         let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
-            return self.start_wipe(index, pal, Outcome::status(Status::BadImage));
+            return self.start_wipe(pal, Outcome::status(Status::BadImage));
         };
         pal.frames.stack_frame = stack_frame;
         let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
             return Outcome::status(Status::Lost);
         };
-        let handle = self.new_handle(index);
+        let handle = self.new_handle(pal.index);
         let bytes = (u128::from(handle.high) << 64 | u128::from(handle.low)).to_le_bytes();
         if let Err(fault) = caller.write(pal.owner.page, &bytes) {
             pal.state = State::Registering(registration);
-            return self.registration_fault(index, pal, fault);
+            return self.registration_fault(pal, fault);
         }
         pal.quoting = registration.image.is_none();
         pal.pcrs = Some(Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish()));
@@ -182,13 +178,13 @@ impl Pals {
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
         let fpu = pal.frames.fpu != Hpa(0);
         vmcb(self.mem, &mut pal.frames).init_pal(maps, fpu);
-        let slot = &self.slots[index];
+        let slot = &self.slots[pal.index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.space().root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
-        log::debug!("PAL {index}: registered, {} pages", pal.frames.section_pages());
+        log::debug!("PAL {}: registered, {} pages", pal.index, pal.frames.section_pages());
         Outcome::status(Status::Ok)
     }
 

@@ -18,15 +18,15 @@ pub struct Wipe {
 impl Pals {
     /// Makes the PAL unreachable and begins to wipe it.
     #[cold]
-    pub(super) fn start_wipe(&self, index: usize, pal: &mut Pal, result: Outcome) -> Outcome {
-        let slot = &self.slots[index];
+    pub(super) fn start_wipe(&self, pal: &mut Pal, result: Outcome) -> Outcome {
+        let slot = &self.slots[pal.index];
         for word in &slot.handle {
             word.store(0, Ordering::Release);
         }
         slot.owner_cr3.store(0, Ordering::Release);
         slot.incarnation.store(0, Ordering::Release);
         pal.state = State::Wiping(Wipe { next_page: 0, result });
-        self.continue_wipe(index, pal)
+        self.continue_wipe(pal)
     }
 
     /// As [`Self::start_wipe`], for a caller who will come back for the result.
@@ -34,50 +34,48 @@ impl Pals {
     pub(super) fn start_wipe_for_caller(
         &self,
         caller: &Caller<impl Hardware>,
-        index: usize,
         pal: &mut Pal,
         result: Outcome,
     ) -> Outcome {
         pal.last_used_ms = caller.hardware.now_ms();
-        self.start_wipe(index, pal, result)
+        self.start_wipe(pal, result)
     }
 
     /// The caller's part: one slice, and in the end the result.
-    pub(super) fn continue_wipe(&self, index: usize, pal: &mut Pal) -> Outcome {
+    pub(super) fn continue_wipe(&self, pal: &mut Pal) -> Outcome {
         let State::Wiping(wipe) = pal.state else { return Outcome::status(Status::Lost) };
-        if self.wipe_slice(index, pal) == Slice::More {
-            return Outcome::Again(pal.next_token(index));
+        if self.wipe_slice(pal) == Slice::More {
+            return Outcome::Again(pal.next_token());
         }
-        self.free_slot(index, pal);
+        self.free_slot(pal);
         wipe.result
     }
 
     /// Wipes a slice, with the last one the control frames.
-    pub(super) fn wipe_slice(&self, index: usize, pal: &mut Pal) -> Slice {
+    pub(super) fn wipe_slice(&self, pal: &mut Pal) -> Slice {
         let State::Wiping(wipe) = &mut pal.state else { return Slice::Nothing };
         if pal.frames.is_none() {
             return Slice::Nothing;
         }
-        let owner = Self::owner(index);
         let mut pool = self.pool.lock();
         let end = pal.frames.pages().min(wipe.next_page + SLICE / PAGE_SIZE);
         while wipe.next_page < end {
-            pal.frames.wipe_page(self.mem, &mut pool, owner, wipe.next_page);
+            pal.frames.wipe_page(self.mem, &mut pool, wipe.next_page);
             wipe.next_page += 1;
         }
         if wipe.next_page < pal.frames.pages() {
             return Slice::More;
         }
-        pal.frames.wipe_control(self.mem, &mut pool, owner);
+        pal.frames.wipe_control(self.mem, &mut pool);
         Slice::Last
     }
 
     /// The PAL's frames are gone, and its slot is free.
-    pub(super) fn free_slot(&self, index: usize, pal: &mut Pal) {
+    pub(super) fn free_slot(&self, pal: &mut Pal) {
+        log::debug!("PAL {}: wiped", pal.index);
         let tokens = pal.tokens + 1;
         *pal = Pal { tokens, ..Pal::free() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
-        log::debug!("PAL {index}: wiped");
     }
 }
 

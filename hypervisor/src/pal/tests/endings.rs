@@ -17,7 +17,7 @@ impl World {
             let foreign = (space + 1) % self.shape.spaces;
             let Handle { low, high } = life.handle;
             let guesses = [Handle { low, high: high ^ 1 }, Handle { low: low ^ 1 << 60, high }];
-            let count = 1 << (SLOT_BITS + 1);
+            let count = 1 << SLOT_BITS;
             let mut tries = vec![(foreign, life.handle)];
             tries.extend(guesses.map(|guess| (space, guess)));
             let nobody = Outcome::status(Status::NoSuchPal);

@@ -476,13 +476,9 @@ impl World {
         let mut hardware = self.stay(0, 0);
         let mut outcome = self.pals.collect(&mut hardware);
         let before = self.ledger.borrow().lives.len();
-        let cpu = self.program(0, Handle { low: 0, high: 0 });
         for _ in 0..PATIENCE + MAX_PALS {
             match outcome {
-                Outcome::Again(token) => {
-                    let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
-                    outcome = self.pals.resume(&mut caller, token);
-                }
+                Outcome::Restart => outcome = self.pals.collect(&mut hardware),
                 Outcome::Done(freed, Status::Ok) => {
                     self.bury(None);
                     self.looked();
@@ -512,7 +508,7 @@ impl World {
 
 /// The slot that a token names.
 pub fn slot_of(token: u64) -> Option<usize> {
-    ((token & ((1 << (SLOT_BITS + 1)) - 1)) as usize).checked_sub(1)
+    (token & TOKEN_BIT != 0).then_some(token as usize % MAX_PALS)
 }
 
 const PAGE: u64 = crate::addr::PAGE_SIZE;
