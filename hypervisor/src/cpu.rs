@@ -22,8 +22,6 @@ pub struct Features {
     pub pku: bool,
     /// PALs can have an FPU: XSAVE is there, and the state of everything that it saves fits into a page.
     pub fpu: bool,
-    /// EFER.AIBRSE.
-    pub automatic_ibrs: bool,
     /// The bits of EFER that a guest may set.
     pub writable_efer: u64,
     /// APIC_BASE, which the guest does not change.

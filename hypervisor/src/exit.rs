@@ -50,14 +50,14 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     let code = cpu.os.exit_code();
     cpu.os.control.event_inject = 0;
     if code == exit_code::VMMCALL {
-        hv.counters.exit(exit::VMMCALL);
+        hv.count_exit(exit::VMMCALL);
         hypercall::vmmcall(hv, cpu, processor);
         if processor.take_machine_check() {
             cpu.os.inject(MACHINE_CHECK, None);
         }
         return Ok(());
     }
-    hv.counters.exit(kind(cpu, code));
+    hv.count_exit(kind(cpu, code));
     match code {
         exit_code::CPUID => answer_cpuid(cpu, processor),
         exit_code::MSR => access_msr(cpu, processor)?,
@@ -233,7 +233,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         Verdict::Drop => {}
         Verdict::RefuseIpi => {
             log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
-            hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
+            hv.ipis_refused.fetch_add(1, Ordering::Relaxed);
         }
     }
     cpu.skip(store.len as u64);

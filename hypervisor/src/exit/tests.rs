@@ -212,11 +212,11 @@ fn interrupts_between_processors() {
         assert_eq!(guest.cpu.os.save.rip, CODE + 2);
     }
     assert!(guest.processor.lapic.borrow().is_empty());
-    assert_eq!(guest.hv.counters.ipis_refused.load(Ordering::Relaxed), 5);
+    assert_eq!(guest.hv.ipis_refused.load(Ordering::Relaxed), 5);
     lapic_write(&mut guest, 0x300, 0x40fd).unwrap();
     lapic_write(&mut guest, 0xb0, 0).unwrap();
     assert_eq!(*guest.processor.lapic.borrow(), [(0x300, 0x40fd), (0xb0, 0)]);
-    assert_eq!(guest.hv.counters.exits[exit::LAPIC].load(Ordering::Relaxed), 7);
+    assert_eq!(guest.hv.exits[exit::LAPIC].load(Ordering::Relaxed), 7);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn the_io_apic_sends_no_init() {
     assert_eq!(write(0, 0, 0x12), [(0, 0x12)]);
     assert_eq!(write(0x12, 0x10, 0x31), [(0x10, 0x31)]);
     assert_eq!(write(0x12, 0x10, 0x500), []);
-    assert_eq!(guest.hv.counters.ipis_refused.load(Ordering::Relaxed), 1);
+    assert_eq!(guest.hv.ipis_refused.load(Ordering::Relaxed), 1);
 }
 
 #[test]

@@ -92,7 +92,6 @@ fn processor() -> Box<Cpu> {
         phys_bits: PHYSICAL_BITS,
         pku: true,
         fpu: true,
-        automatic_ibrs: true,
         writable_efer: 0xd01,
         apic_base: 0xfee0_0900,
     };

@@ -106,10 +106,7 @@ impl ThisProcessor<'_> {
 
     /// Interrupts are about to be possible again.
     fn let_in(&mut self) {
-        let held = tsc().wrapping_sub(self.held_since);
-        if held > self.held_max {
-            self.held_max = held;
-        }
+        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
     }
 }
 
@@ -140,7 +137,7 @@ impl Hardware for ThisProcessor<'_> {
         if more {
             self.leave_more(run.fpu);
         }
-        self.hv.counters.exit(abi::exit::PAL);
+        self.hv.count_exit(abi::exit::PAL);
     }
 
     fn now_ms(&self) -> u64 {

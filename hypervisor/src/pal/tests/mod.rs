@@ -87,7 +87,6 @@ pub(crate) const FEATURES: Features = Features {
     phys_bits: 40,
     pku: false,
     fpu: true,
-    automatic_ibrs: false,
     writable_efer: 0xd01,
     apic_base: 0xfee0_0900,
 };
