@@ -4,7 +4,7 @@ use crate::addr::Gva;
 use crate::cpu::Cpu;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::pal::{Caller, Hardware, Outcome, fault_outcome};
+use crate::pal::{Caller, Hardware, Outcome, Stop};
 use crate::vmcb::{ATTR_LONG, RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Status, TOKEN_BIT, number};
@@ -19,7 +19,7 @@ const ENTRY: u64 = 0xffff << 16;
 pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware) {
     let outcome = match may_call(cpu) {
         true => dispatch(hv, &mut Caller { cpu, hardware }),
-        false => Outcome::status(Status::BadCaller),
+        false => Err(Status::BadCaller.into()),
     };
     apply(hv, cpu, outcome);
 }
@@ -51,7 +51,7 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
         return hv.pals.call_attested(caller, (rax >> 16) as u16);
     }
     let (regs, memory) = (&cpu.regs, caller.memory(&hv.pals));
-    let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
+    let Ok(call) = u16::try_from(rax) else { return Err(Status::UnknownCall.into()) };
     match call {
         number::INFO => give(&memory, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(caller, Some((Gva(regs.rdi), regs.rsi)), Gva(regs.rdx)),
@@ -60,30 +60,27 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
         number::ABORT => hv.pals.unregister(caller, true),
         number::COLLECT => hv.pals.collect(caller.hardware),
         number::ROOT_SAVE => give_blob(&memory, hv.root_blob.bytes(), Gva(regs.rdi), regs.rsi),
-        number::CALL_REPORT => match hv.pals.call_report(caller, regs.rdi) {
-            Ok((call, report)) => {
-                let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
-                let end = AttestedCall::SIZE + report.bytes().len();
-                bytes[..AttestedCall::SIZE].copy_from_slice(&call);
-                bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
-                give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
-            }
-            Err(status) => Outcome::status(status),
-        },
+        number::CALL_REPORT => {
+            let (call, report) = hv.pals.call_report(caller, regs.rdi)?;
+            let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
+            let end = AttestedCall::SIZE + report.bytes().len();
+            bytes[..AttestedCall::SIZE].copy_from_slice(&call);
+            bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
+            give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
+        }
         number::KEY_BLOB => give_blob(&memory, hv.key_blob.bytes(), Gva(regs.rdi), regs.rsi),
-        number::PAL_INFO => match hv.pals.pal_info(caller) {
-            Ok(info) => give(&memory, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
-            Err(status) => Outcome::status(status),
-        },
-        _ => Outcome::status(Status::UnknownCall),
+        number::PAL_INFO => {
+            give(&memory, &pal_info_bytes(&hv.pals.pal_info(caller)?), Gva(regs.rdi), regs.rsi)
+        }
+        _ => Err(Status::UnknownCall.into()),
     }
 }
 
 /// Writes a blob, if there is one, whole.
 fn give_blob(memory: &GuestMemory, blob: &[u8], buffer: Gva, room: u64) -> Outcome {
     match blob {
-        [] => Outcome::status(Status::Unsupported),
-        blob if room < blob.len() as u64 => Outcome::status(Status::TooLarge),
+        [] => Err(Status::Unsupported.into()),
+        blob if room < blob.len() as u64 => Err(Status::TooLarge.into()),
         blob => give(memory, blob, buffer, room),
     }
 }
@@ -91,12 +88,9 @@ fn give_blob(memory: &GuestMemory, blob: &[u8], buffer: Gva, room: u64) -> Outco
 /// Writes as much of a structure as the caller has room for.
 fn give(memory: &GuestMemory, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
     let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-    let written =
-        memory.check_writable(buffer, bytes.len() as u64).and_then(|()| memory.write(buffer, bytes));
-    match written {
-        Ok(()) => Outcome::Done(bytes.len() as u64, Status::Ok),
-        Err(fault) => fault_outcome(fault, None),
-    }
+    memory.check_writable(buffer, bytes.len() as u64)?;
+    memory.write(buffer, bytes)?;
+    Ok(bytes.len() as u64)
 }
 
 fn info_bytes(info: &abi::Info) -> [u8; size_of::<abi::Info>()] {
@@ -112,19 +106,20 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
 #[inline(always)]
 fn apply(hv: &Hypervisor, cpu: &mut Cpu, outcome: Outcome) {
     let token = match outcome {
-        Outcome::Done(value, status) => return finish(cpu, value, status),
-        Outcome::Again(token) => {
+        Ok(value) => return finish(cpu, value, Status::Ok),
+        Err(Stop::Failed(value, status)) => return finish(cpu, value, status),
+        Err(Stop::Again(token)) => {
             cpu.progress();
             if hv.pals.committing.load(Ordering::Relaxed) {
                 cpu.os.control.watch(Some(exit_code::INTR));
             }
             Some(token)
         }
-        Outcome::Restart => {
+        Err(Stop::Restart) => {
             cpu.progress();
             None
         }
-        Outcome::Fault { gva, error_code, token } => {
+        Err(Stop::Fault { gva, error_code, token }) => {
             // A call that goes on by a token counts its faults itself.
             if !cpu.raise_pf(gva, error_code, token.is_none()) {
                 return finish(cpu, gva.0, Status::NoProgress);

@@ -74,10 +74,7 @@ impl Attestation {
 impl Pals {
     /// `CALL_ATTESTED`.
     pub fn call_attested(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
-        let mut pal = match self.begin(caller, entry) {
-            Ok(begun) => begun,
-            Err(outcome) => return outcome,
-        };
+        let mut pal = self.begin(caller, entry)?;
         let kinds = self.header(&pal).entries[usize::from(entry)].args;
         let args = &caller.cpu.regs;
         let mut nonce = [0; 32];

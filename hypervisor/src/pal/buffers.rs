@@ -3,7 +3,7 @@
 //! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
 
 use super::call::{Progress, Step};
-use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
+use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
@@ -104,20 +104,20 @@ impl Pals {
     /// out), the call is as if it had never begun: an application that never comes back leaves no open call.
     #[inline(never)]
     pub(super) fn call_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        let State::InCall(progress) = &mut pal.state else { return Err(Status::Lost.into()) };
         progress.faults += 1;
         let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
         let stuck = progress.faults > MAX_FAULTS;
         let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
         if keep {
-            return fault_outcome(fault, Some(pal.next_token()));
+            return Err(Stop::fault(fault, Some(pal.next_token())));
         }
         pal.state = State::Idle;
         pal.attestation.stop();
         pal.tokens += 1;
         match fault {
-            Fault::Page { gva, .. } if stuck => Outcome::Done(gva.0, Status::NoProgress),
-            _ => fault_outcome(fault, None),
+            Fault::Page { gva, .. } if stuck => Err(Stop::Failed(gva.0, Status::NoProgress)),
+            _ => Err(fault.into()),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! non-present entry and counts as alive.
 
 use super::wipe::Slice;
-use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State};
+use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, Stop};
 use crate::guest_memory::{GuestMemory, Peek};
 use abi::Status;
 use core::mem::take;
@@ -39,11 +39,11 @@ enum Look {
 impl Pals {
     /// `COLLECT`: the next part of a pass.
     pub fn collect(&self, hardware: &mut impl Hardware) -> Outcome {
-        let Some(mut pass) = self.pass.try_lock() else { return Outcome::status(Status::Busy) };
+        let Some(mut pass) = self.pass.try_lock() else { return Err(Status::Busy.into()) };
         let now = hardware.now_ms();
         for _ in 0..SLOTS {
             if pass.next_slot >= MAX_PALS {
-                return Outcome::Done(take(&mut *pass).freed, Status::Ok);
+                return Ok(take(&mut *pass).freed);
             }
             match self.look_at(pass.next_slot, now) {
                 Look::Kept => pass.next_slot += 1,
@@ -55,14 +55,14 @@ impl Pals {
                 }
             }
         }
-        Outcome::Restart
+        Err(Stop::Restart)
     }
 
     /// The pool or the table is full: wipes one slice of what is condemned; `full` if there is nothing.
     pub(super) fn make_room(&self, hardware: &mut impl Hardware, full: Status) -> Outcome {
         let now = hardware.now_ms();
         let progress = (0..MAX_PALS).any(|index| !matches!(self.look_at(index, now), Look::Kept));
-        if progress { Outcome::Restart } else { Outcome::status(full) }
+        Err(if progress { Stop::Restart } else { full.into() })
     }
 
     fn look_at(&self, index: usize, now: u64) -> Look {
@@ -83,7 +83,7 @@ impl Pals {
                 if !self.condemned(&mut pal, now) {
                     return Look::Kept;
                 }
-                self.start_wipe(&mut pal, Outcome::status(Status::Lost));
+                let _ = self.start_wipe(&mut pal, Err(Status::Lost.into()));
             }
         }
         if matches!(pal.state, State::Free) { Look::Freed } else { Look::Wiping }

@@ -61,11 +61,14 @@ pub const HASH_SLICE: u64 = 4 << 10;
 /// Page faults on one spot of a call that bring it no further.
 const MAX_FAULTS: u8 = 3;
 
-/// What a hypercall has come to.
+/// What a hypercall has come to: its value, if it is finished.
+pub type Outcome = Result<u64, Stop>;
+
+/// Why a hypercall has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Finished: value and status.
-    Done(u64, Status),
+pub enum Stop {
+    /// It failed; a value that says more.
+    Failed(u64, Status),
     /// Not finished: the guest gets its interrupts at the VMMCALL, with this token in RAX.
     Again(u64),
     /// Not begun: the guest gets its interrupts at the VMMCALL, then calls anew.
@@ -74,10 +77,25 @@ pub enum Outcome {
     Fault { gva: Gva, error_code: u32, token: Option<u64> },
 }
 
-impl Outcome {
-    /// Finished without a value.
-    pub fn status(status: Status) -> Self {
-        Self::Done(0, status)
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Self::Failed(0, status)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::fault(fault, None)
+    }
+}
+
+impl Stop {
+    /// A fault of the guest-memory walker; with a token, of a call that goes on.
+    fn fault(fault: Fault, token: Option<u64>) -> Self {
+        match fault {
+            Fault::Page { gva, error_code } => Self::Fault { gva, error_code, token },
+            Fault::BadAddress { gva } => Self::Failed(gva.0, Status::BadAddress),
+        }
     }
 }
 
@@ -349,9 +367,9 @@ impl Pals {
     pub fn resume(&self, caller: &mut Caller<impl Hardware>, token: u64) -> Outcome {
         let index = token as usize % MAX_PALS;
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
-        let Ok(mut pal) = self.lock(index) else { return Outcome::Again(token) };
+        let Ok(mut pal) = self.lock(index) else { return Err(Stop::Again(token)) };
         if pal.token() != token || pal.owner.space.root() != caller.cpu.root() {
-            return Outcome::status(Status::Lost);
+            return Err(Status::Lost.into());
         }
         match pal.state {
             State::Registering(_) => self.continue_registration(caller, &mut pal),
@@ -362,16 +380,13 @@ impl Pals {
                 pal.last_used_ms = caller.hardware.now_ms();
                 self.continue_wipe(&mut pal)
             }
-            State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
+            State::Free | State::Idle | State::InCall(_) => Err(Status::Lost.into()),
         }
     }
 
     /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
     pub fn unregister(&self, caller: &Caller<impl Hardware>, in_call_too: bool) -> Outcome {
-        let (index, incarnation) = match self.find(caller) {
-            Ok(found) => found,
-            Err(status) => return Outcome::status(status),
-        };
+        let (index, incarnation) = self.find(caller)?;
         let mut locked = self.lock(index);
         if locked.is_err() && in_call_too {
             // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
@@ -380,20 +395,19 @@ impl Pals {
             locked = self.lock(index);
         }
         let Ok(mut pal) = locked else {
-            return Outcome::status(if in_call_too { Status::Ok } else { Status::Busy });
+            return if in_call_too { Ok(0) } else { Err(Status::Busy.into()) };
         };
         if pal.call.incarnation != incarnation {
-            return Outcome::status(Status::NoSuchPal);
+            return Err(Status::NoSuchPal.into());
         }
         match pal.state {
             State::Idle => {}
             State::InCall(_) if in_call_too => {}
-            State::InCall(_) => return Outcome::status(Status::Busy),
-            State::Free | State::Registering(_) | State::Wiping(_) => {
-                return Outcome::status(Status::NoSuchPal);
-            }
+            State::InCall(_) => return Err(Status::Busy.into()),
+            State::Free | State::Registering(_) | State::Wiping(_) => return Err(Status::NoSuchPal.into()),
         }
-        self.start_wipe_for_caller(caller, &mut pal, Outcome::status(Status::Ok))
+        pal.last_used_ms = caller.hardware.now_ms();
+        self.start_wipe(&mut pal, Ok(0))
     }
 
     /// `PAL_INFO`.
@@ -410,13 +424,5 @@ impl Pals {
     /// Whether another processor wants this PAL gone.
     fn is_dying(&self, pal: &Pal) -> bool {
         self.slots[pal.index].dying.load(Ordering::Acquire) == pal.call.incarnation
-    }
-}
-
-/// A fault of the guest-memory walker as the outcome of a call that has not begun.
-pub fn fault_outcome(fault: Fault, token: Option<u64>) -> Outcome {
-    match fault {
-        Fault::Page { gva, error_code } => Outcome::Fault { gva, error_code, token },
-        Fault::BadAddress { gva } => Outcome::Done(gva.0, Status::BadAddress),
     }
 }

@@ -5,7 +5,7 @@
 
 use super::call::vmcb;
 use super::{
-    Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome,
+    Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, Stop, call,
     space::PalFrames,
 };
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
@@ -41,25 +41,19 @@ impl Pals {
     ) -> Outcome {
         let memory = caller.memory(self);
         if owner_page.page_offset() != 0 {
-            return Outcome::status(Status::BadArgument);
+            return Err(Status::BadArgument.into());
         }
         let mut bytes = self.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
-        if let Some((image, _)) = image
-            && let Err(fault) = memory.read(image, &mut bytes)
-        {
-            return fault_outcome(fault, None);
+        if let Some((image, _)) = image {
+            memory.read(image, &mut bytes)?;
         }
         let length = image.map_or(self.quoting.len() as u64, |(_, length)| length);
         let header = header_from(&bytes);
-        if header.check(length).is_err() {
-            return Outcome::status(Status::BadImage);
-        }
+        header.check(length).map_err(|_| Status::BadImage)?;
         if header.flags & FLAG_FPU != 0 && !self.fpu {
-            return Outcome::status(Status::Unsupported);
+            return Err(Status::Unsupported.into());
         }
-        if let Err(fault) = memory.check_writable(owner_page, 16) {
-            return fault_outcome(fault, None);
-        }
+        memory.check_writable(owner_page, 16)?;
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
             return self.make_room(caller.hardware, Status::NoMemory);
         }
@@ -86,7 +80,7 @@ impl Pals {
         });
         let began = pal.frames.begin(self.mem, &mut self.pool.lock(), index as Owner, &header);
         if began.is_none() {
-            return self.start_wipe(&mut pal, Outcome::status(Status::NoMemory));
+            return self.start_wipe(&mut pal, Err(Status::NoMemory.into()));
         }
         self.mem.copy_to(pal.frames.header, &bytes);
         self.continue_registration(caller, &mut pal)
@@ -99,12 +93,12 @@ impl Pals {
         pal.last_used_ms = caller.hardware.now_ms();
         pal.suspect_since_ms = None;
         let frames = pal.frames;
-        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
         let mut budget = HASH_SLICE / PAGE_SIZE;
         while registration.next_page < frames.pages() && budget > 0 {
             let page = registration.next_page;
             let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), &header, page) else {
-                return self.start_wipe(pal, Outcome::status(Status::NoMemory));
+                return self.start_wipe(pal, Err(Status::NoMemory.into()));
             };
             let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
                 section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
@@ -117,7 +111,7 @@ impl Pals {
             budget -= 1;
         }
         if registration.next_page < frames.pages() {
-            return Outcome::Again(pal.next_token());
+            return Err(Stop::Again(pal.next_token()));
         }
         self.finish_registration(&memory, pal)
     }
@@ -143,15 +137,15 @@ impl Pals {
     }
 
     fn registration_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
+        let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
         registration.faults += 1;
         match fault {
             Fault::Page { .. } if registration.faults <= MAX_FAULTS => {
                 let token = pal.next_token();
-                fault_outcome(fault, Some(token))
+                Err(Stop::fault(fault, Some(token)))
             }
-            Fault::Page { gva, .. } => self.start_wipe(pal, Outcome::Done(gva.0, Status::NoProgress)),
-            Fault::BadAddress { .. } => self.start_wipe(pal, fault_outcome(fault, None)),
+            Fault::Page { gva, .. } => self.start_wipe(pal, Err(Stop::Failed(gva.0, Status::NoProgress))),
+            Fault::BadAddress { .. } => self.start_wipe(pal, Err(fault.into())),
         }
     }
 
@@ -159,11 +153,11 @@ impl Pals {
     fn finish_registration(&self, caller: &GuestMemory, pal: &mut Pal) -> Outcome {
         let top = pal.frames.stack_top - 1;
         let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
-            return self.start_wipe(pal, Outcome::status(Status::BadImage));
+            return self.start_wipe(pal, Err(Status::BadImage.into()));
         };
         pal.frames.stack_frame = stack_frame;
         let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
-            return Outcome::status(Status::Lost);
+            return Err(Status::Lost.into());
         };
         let handle = self.new_handle(pal.index);
         let bytes = (u128::from(handle.high) << 64 | u128::from(handle.low)).to_le_bytes();
@@ -185,7 +179,7 @@ impl Pals {
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
         log::debug!("PAL {}: registered, {} pages", pal.index, pal.frames.section_pages());
-        Outcome::status(Status::Ok)
+        Ok(0)
     }
 
     fn new_handle(&self, index: usize) -> Handle {

@@ -3,7 +3,7 @@
 //! Whoever holds the wipe's token continues it and gets the result that caused it. Whoever needs the frames may wipe them as well
 //! ([`super::collect`]), but the slot stays for a while, so that the caller still gets the result.
 
-use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State};
+use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::PAGE_SIZE;
 use abi::Status;
 use core::sync::atomic::Ordering;
@@ -31,21 +31,16 @@ impl Pals {
 
     /// As [`Self::start_wipe`], for a caller who will come back for the result.
     #[cold]
-    pub(super) fn start_wipe_for_caller(
-        &self,
-        caller: &Caller<impl Hardware>,
-        pal: &mut Pal,
-        result: Outcome,
-    ) -> Outcome {
+    pub(super) fn wipe_for(&self, caller: &Caller<impl Hardware>, pal: &mut Pal, result: Stop) -> Stop {
         pal.last_used_ms = caller.hardware.now_ms();
-        self.start_wipe(pal, result)
+        self.start_wipe(pal, Err(result)).err().unwrap_or(result)
     }
 
     /// The caller's part: one slice, and in the end the result.
     pub(super) fn continue_wipe(&self, pal: &mut Pal) -> Outcome {
-        let State::Wiping(wipe) = pal.state else { return Outcome::status(Status::Lost) };
+        let State::Wiping(wipe) = pal.state else { return Err(Status::Lost.into()) };
         if self.wipe_slice(pal) == Slice::More {
-            return Outcome::Again(pal.next_token());
+            return Err(Stop::Again(pal.next_token()));
         }
         self.free_slot(pal);
         wipe.result

@@ -123,7 +123,7 @@ impl Counts {
     }
 
     fn go_on(&self, handle: Handle, outcome: Outcome) -> (Outcome, Option<Asked>) {
-        let Outcome::Again(token) = outcome else { panic!("{outcome:?}") };
+        let Err(Stop::Again(token)) = outcome else { panic!("{outcome:?}") };
         self.stay(handle, |caller| self.m.pals.resume(caller, token))
     }
 
@@ -132,7 +132,7 @@ impl Counts {
         let (mut outcome, mut answer) = self.begin(handle, asks);
         for _ in 0..30_000 {
             if let Some(answer) = answer {
-                assert_eq!(outcome, Outcome::Done(answer.1, Status::Ok));
+                assert_eq!(outcome, Ok(answer.1));
                 return answer;
             }
             self.m.now += 1;
@@ -327,7 +327,7 @@ fn one_increment_at_a_time() {
     }
     assert_eq!(c.kept(), 1);
     (one, answer) = c.go_on(first, one);
-    assert_eq!((one, answer), (Outcome::Done(1, Status::Ok), Some(ok(1))));
+    assert_eq!((one, answer), (Ok(1), Some(ok(1))));
     while answer.is_none_or(|answer| answer == ok(1)) {
         (other, answer) = c.go_on(second, other);
     }
@@ -349,7 +349,7 @@ fn who_dies_in_an_increment_leaves_it_to_others() {
     let handle = c.m.register(OWNER);
     let (_, answer) = c.begin(handle, (COUNTER_INCREMENT, 7));
     assert_eq!(answer, None);
-    assert!(matches!(c.m.all(What::Unregister(handle, true), OWNER), Outcome::Done(_, Status::Ok)));
+    assert!(matches!(c.m.all(What::Unregister(handle, true), OWNER), Ok(_)));
     // The processor goes on with it at its interrupts.
     let mut looks = 0;
     while c.m.pals.commit(&mut Asking { counts: &c, mem: c.m.memory.map(), answer: None }) {

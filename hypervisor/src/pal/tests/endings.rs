@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::deaths::CONFIRM_MS;
+use super::failed;
 use super::play::{Meanwhile, Op, plain_call};
 use super::s::Act;
 use super::world::*;
@@ -20,8 +21,8 @@ impl World {
             let count = 1 << SLOT_BITS;
             let mut tries = vec![(foreign, life.handle)];
             tries.extend(guesses.map(|guess| (space, guess)));
-            let nobody = Outcome::status(Status::NoSuchPal);
-            let lost = Outcome::status(Status::Lost);
+            let nobody = failed(Status::NoSuchPal);
+            let lost = failed(Status::Lost);
             for (from, handle) in tries {
                 let cpu = self.program(from, handle);
                 let caller = &mut Caller { cpu: &cpu, hardware: &mut self.stay(0, life.serial) };
@@ -39,7 +40,7 @@ impl World {
             let own = &mut Caller { cpu: &own, hardware: &mut self.stay(0, life.serial) };
             if matches!(life.phase, Phase::InCall(_)) {
                 let called = self.pals.call(own, 0);
-                let busy = Outcome::status(Status::Busy);
+                let busy = failed(Status::Busy);
                 let unregistered = self.pals.unregister(own, false);
                 self.ensure((called, unregistered) == (busy, busy), || "a PAL in a call was not busy".into());
             }
@@ -61,7 +62,7 @@ impl World {
         if let Some((app, handle)) = last_dead.filter(|(_, handle)| handle.high != 0) {
             let cpu = self.application(app, handle, 0);
             let outcome = self.pals.call(&mut Caller { cpu: &cpu, hardware: &mut self.stay(0, 0) }, 0);
-            self.ensure(outcome == Outcome::status(Status::NoSuchPal), || "a dead PAL was called".into());
+            self.ensure(outcome == failed(Status::NoSuchPal), || "a dead PAL was called".into());
         }
         let ran = self.ledger.borrow().stays - stays;
         self.ensure(ran == 0, || "S ran for a stranger".into());

@@ -1,6 +1,7 @@
 //! What `tests/mutations.toml` found that no other test misses.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
 use super::program;
 use crate::addr::PAGE_SIZE;
@@ -169,9 +170,9 @@ fn no_result_is_written_before_all_can_be() {
     mem.copy_to(Hpa(0x19_0000), &[0xa5; 8]);
     m.acts = std::vec![Act::Interrupt, Act::Return(0)];
     let args = [BUFFER, 8, BUFFER + PAGE_SIZE, 8, 0, 0];
-    let Outcome::Again(token) = m.one(What::Call(handle, 0, args)) else { panic!("not frozen") };
+    let Err(Stop::Again(token)) = m.one(What::Call(handle, 0, args)) else { panic!("not frozen") };
     m.map(BUFFER + PAGE_SIZE, 0, 0);
-    let Outcome::Fault { token: Some(token), .. } = m.one(What::Resume(token)) else { panic!("no fault") };
+    let Err(Stop::Fault { token: Some(token), .. }) = m.one(What::Resume(token)) else { panic!("no fault") };
     assert_eq!(mem.read_u64(Hpa(0x19_0000)), 0xa5a5_a5a5_a5a5_a5a5);
     m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x67);
     assert_eq!(m.one(What::Resume(token)), OK);
@@ -193,14 +194,14 @@ fn a_call_that_fits_one_stay_is_not_left_open_by_a_fault() {
         let page = BUFFER + (length - 1) / PAGE_SIZE * PAGE_SIZE;
         m.map(page, 0, 0);
         let mut outcome = m.one(What::Call(handle, entry, [BUFFER, length, 0, 0, 0, 0]));
-        while let Outcome::Again(token) = outcome {
+        while let Err(Stop::Again(token)) = outcome {
             outcome = m.one(What::Resume(token));
         }
-        let Outcome::Fault { gva: Gva(at), token, .. } = outcome else { panic!("{outcome:?}") };
+        let Err(Stop::Fault { gva: Gva(at), token, .. }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(at, page);
         m.map(page, 0x19_0000, 0x67);
         if let Some(token) = token {
-            m.all(What::Resume(token), OWNER);
+            let _ = m.all(What::Resume(token), OWNER);
         }
         assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK, "idle again");
         token.is_some()
@@ -225,7 +226,7 @@ fn s_finds_its_arguments_in_its_registers_and_nothing_else() {
             (regs.rbx, regs.r15, regs.rdi) = (7, 7, 7);
             (vmcb.save.rax, vmcb.save.rflags) = (7, 0x4_0fd7);
         });
-        assert_eq!(outcome, Outcome::Done(7, Status::Ok));
+        assert_eq!(outcome, Ok(7));
     }
 }
 
@@ -239,12 +240,12 @@ fn long_buffers_make_way_for_interrupts() {
     let args = [BUFFER, 20 * PAGE_SIZE, BUFFER, 0, 0, 0];
     let mut stays = 1;
     let mut outcome = m.one(What::Call(handle, 1, args));
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         (outcome, stays) = (m.one(What::Resume(token)), stays + 1);
     }
     assert_eq!((outcome, stays), (OK, 2));
     // What was used is zeroed in slices as well.
-    assert!(matches!(m.one(What::Call(handle, 0, [0; 6])), Outcome::Again(_)));
+    assert!(matches!(m.one(What::Call(handle, 0, [0; 6])), Err(Stop::Again(_))));
 }
 
 #[test]
@@ -267,7 +268,7 @@ fn half_a_handle_is_none() {
 
 /// Collects now; PALs freed.
 fn collected(m: &mut Machine) -> u64 {
-    let Outcome::Done(freed, Status::Ok) = m.all(What::Collect, OWNER) else { panic!("no collect") };
+    let Ok(freed) = m.all(What::Collect, OWNER) else { panic!("no collect") };
     freed
 }
 
@@ -295,12 +296,12 @@ fn a_registration_that_does_not_go_on_is_collected() {
     let mut m = Machine::new();
     let free = m.free();
     let length = image_bytes(&header()).len() as u64;
-    let Outcome::Again(token) = m.one(What::Register(length)) else { panic!("registered in one stay") };
+    let Err(Stop::Again(token)) = m.one(What::Register(length)) else { panic!("registered in one stay") };
     m.now += 2_000;
     assert_eq!(collected(&mut m), 0);
     // It goes on, and is spared.
     m.now += 9_999;
-    let Outcome::Again(_) = m.one(What::Resume(token)) else { panic!("registered in two stays") };
+    let Err(Stop::Again(_)) = m.one(What::Resume(token)) else { panic!("registered in two stays") };
     m.now += 1;
     assert_eq!(collected(&mut m), 0);
     m.now += 2_000;
@@ -327,9 +328,9 @@ fn the_result_of_a_wipe_waits_for_its_caller_for_a_while() {
     for comes_back in [true, false] {
         let handle = register_large(&mut m);
         m.now += 60_000;
-        let Outcome::Again(token) = m.one(What::Unregister(handle, false)) else { panic!("in one stay") };
+        let Err(Stop::Again(token)) = m.one(What::Unregister(handle, false)) else { panic!("in one stay") };
         m.now += 999;
-        let Outcome::Again(token) = m.one(What::Resume(token)) else { panic!("in two stays") };
+        let Err(Stop::Again(token)) = m.one(What::Resume(token)) else { panic!("in two stays") };
         m.now += 999;
         assert_eq!(collected(&mut m), 0);
         assert_eq!((m.free(), m.pals.count()), (free, 1));
@@ -338,7 +339,7 @@ fn the_result_of_a_wipe_waits_for_its_caller_for_a_while() {
         } else {
             m.now += 1;
             assert_eq!(collected(&mut m), 1);
-            assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+            assert_eq!(m.one(What::Resume(token)), failed(Status::Lost));
         }
         assert_eq!((m.free(), m.pals.count()), (free, 0));
         assert!(m.pool_is_zero());
@@ -351,15 +352,15 @@ fn the_result_of_a_wipe_that_a_continuation_begins_waits_as_well() {
     let mut m = Machine::new();
     let handle = register_large(&mut m);
     m.acts = std::vec![Act::Interrupt];
-    let Outcome::Again(token) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+    let Err(Stop::Again(token)) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
     let pals = m.pals;
     let held = pals.slots[handle.low as usize % MAX_PALS].pal.lock();
     assert_eq!(m.one(What::Unregister(handle, true)), OK);
     drop(held);
     m.now += 60_000;
-    let Outcome::Again(token) = m.one(What::Resume(token)) else { panic!("wiped in one stay") };
+    let Err(Stop::Again(token)) = m.one(What::Resume(token)) else { panic!("wiped in one stay") };
     assert_eq!((collected(&mut m), m.pals.count()), (0, 1));
-    assert_eq!(m.all(What::Resume(token), OWNER), Outcome::status(Status::Lost));
+    assert_eq!(m.all(What::Resume(token), OWNER), failed(Status::Lost));
     assert_eq!(m.pals.count(), 0);
 }
 
@@ -367,7 +368,7 @@ fn the_result_of_a_wipe_that_a_continuation_begins_waits_as_well() {
 fn a_pass_over_all_slots_takes_several_stays_of_whoever_calls() {
     let mut m = Machine::new();
     for _ in 0..2 {
-        let stays = (1..).find(|_| m.one(What::Collect) != Outcome::Restart);
+        let stays = (1..).find(|_| m.one(What::Collect) != Err(Stop::Restart));
         assert_eq!(stays, Some(1 + MAX_PALS / 64));
     }
 }

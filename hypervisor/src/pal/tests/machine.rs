@@ -184,8 +184,8 @@ impl Machine {
         let mut outcome = self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 }));
         for _ in 0..1000 {
             outcome = match outcome {
-                Outcome::Again(token) => self.one(What::Resume(token)),
-                Outcome::Restart => self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 })),
+                Err(Stop::Again(token)) => self.one(What::Resume(token)),
+                Err(Stop::Restart) => self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 })),
                 done => return done,
             };
         }
@@ -202,7 +202,7 @@ impl Machine {
     }
 
     fn register_as(&mut self, what: What, owner: u64) -> Handle {
-        assert_eq!(self.all(what, owner), Outcome::status(Status::Ok));
+        assert_eq!(self.all(what, owner), Ok(0));
         let page = Hpa(0x1a_0000 + owner - OWNER);
         let mem = self.memory.map();
         Handle { low: mem.read_u64(page), high: mem.read_u64(page + 8) }
@@ -243,4 +243,4 @@ pub struct Op {
     pub cr3_offset: u64,
 }
 
-pub const OK: Outcome = Outcome::Done(0, Status::Ok);
+pub const OK: Outcome = Ok(0);

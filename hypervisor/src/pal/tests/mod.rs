@@ -100,6 +100,11 @@ pub(crate) fn program(root: u64, handle: Handle, args: &Gprs) -> Cpu {
     cpu
 }
 
+/// A hypercall that failed and has no more to say.
+pub(crate) fn failed(status: Status) -> Outcome {
+    Err(status.into())
+}
+
 /// Where PCI configuration space is.
 pub(crate) const CONFIG_SPACE: core::ops::Range<u64> = 0xb000_0000..0xc000_0000;
 

@@ -106,7 +106,7 @@ fn the_keys_are_the_quoting_pal_s() {
         ],
     );
     // A slot that held the quoting PAL gives the next one nothing.
-    assert_eq!(m.all(What::Unregister(quoting, false), OWNER), Outcome::status(Status::Ok));
+    assert_eq!(m.all(What::Unregister(quoting, false), OWNER), Ok(0));
     let next = m.register(OWNER + PAGE_SIZE);
     ask(&mut m, next, &[(QUOTING_KEYS, [REPORT, 0, 0, 0, 0], &nothing, refused, &none)]);
 }
