@@ -5,7 +5,6 @@
 //! a present page without the handle, and no call came between. A page that Linux swapped out or migrates has a non-zero,
 //! non-present entry and counts as alive.
 
-use super::wipe::Slice;
 use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, Stop};
 use crate::guest_memory::{GuestMemory, Peek};
 use abi::Status;
@@ -49,7 +48,6 @@ impl Pals {
                 Look::Kept => pass.next_slot += 1,
                 Look::Wiping => break,
                 Look::Freed => {
-                    pass.next_slot += 1;
                     pass.freed += 1;
                     break;
                 }
@@ -72,11 +70,11 @@ impl Pals {
             State::Wiping(_) => {
                 // The caller may still come for the result.
                 let awaited = now.saturating_sub(pal.last_used_ms) < RECENT_MS;
-                match self.wipe_slice(&mut pal) {
-                    Slice::Nothing if awaited => return Look::Kept,
-                    Slice::Last if awaited => {}
-                    Slice::More => {}
-                    Slice::Last | Slice::Nothing => self.free_slot(&mut pal),
+                if awaited && pal.frames.is_none() {
+                    return Look::Kept;
+                }
+                if self.wipe_slice(&mut pal) && !awaited {
+                    self.free_slot(&mut pal);
                 }
             }
             _ => {

@@ -39,19 +39,16 @@ impl Pals {
     /// The caller's part: one slice, and in the end the result.
     pub(super) fn continue_wipe(&self, pal: &mut Pal) -> Outcome {
         let State::Wiping(wipe) = pal.state else { return Err(Status::Lost.into()) };
-        if self.wipe_slice(pal) == Slice::More {
+        if !self.wipe_slice(pal) {
             return Err(Stop::Again(pal.next_token()));
         }
         self.free_slot(pal);
         wipe.result
     }
 
-    /// Wipes a slice, with the last one the control frames.
-    pub(super) fn wipe_slice(&self, pal: &mut Pal) -> Slice {
-        let State::Wiping(wipe) = &mut pal.state else { return Slice::Nothing };
-        if pal.frames.is_none() {
-            return Slice::Nothing;
-        }
+    /// Wipes a slice, with the last one the control frames. Whether nothing is left.
+    pub(super) fn wipe_slice(&self, pal: &mut Pal) -> bool {
+        let State::Wiping(wipe) = &mut pal.state else { return false };
         let mut pool = self.pool.lock();
         let end = pal.frames.pages().min(wipe.next_page + SLICE / PAGE_SIZE);
         while wipe.next_page < end {
@@ -59,10 +56,10 @@ impl Pals {
             wipe.next_page += 1;
         }
         if wipe.next_page < pal.frames.pages() {
-            return Slice::More;
+            return false;
         }
         pal.frames.wipe_control(self.mem, &mut pool);
-        Slice::Last
+        true
     }
 
     /// The PAL's frames are gone, and its slot is free.
@@ -72,15 +69,4 @@ impl Pals {
         *pal = Pal { tokens, ..Pal::free() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What a slice of wiping came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slice {
-    /// More is left.
-    More,
-    /// It was the last.
-    Last,
-    /// Nothing was left.
-    Nothing,
 }

@@ -3,7 +3,7 @@
 use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
-use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use core::arch::x86_64::{__cpuid_count, _rdtsc};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
@@ -23,8 +23,7 @@ use x86_64::registers::model_specific::Msr;
 
 /// The processor's own answer.
 pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
-    let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
-    Registers { eax, ebx, ecx, edx }
+    __cpuid_count(leaf, subleaf)
 }
 
 /// The processor that the OS runs on.

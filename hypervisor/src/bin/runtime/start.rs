@@ -11,7 +11,7 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
-use hypervisor::cpuid::Registers;
+use hypervisor::cpuid::NOTHING;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
@@ -198,7 +198,7 @@ fn area_size(top: Hpa) -> u64 {
 
 fn features() -> Features {
     let leaf = |leaf: u32| {
-        if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { Registers::default() }
+        if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { NOTHING }
     };
     let svm = leaf(0x8000_000a);
     let sizes = leaf(0x8000_0008);
