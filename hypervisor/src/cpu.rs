@@ -5,7 +5,10 @@ use crate::gprs::Gprs;
 use crate::guest_memory::{GuestMemory, Space};
 use crate::ioports::Keyboard;
 use crate::memory::{DirectMap, RamMap};
-use crate::vmcb::{EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector};
+use crate::tables::ADDRESS;
+use crate::vmcb::{
+    CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector,
+};
 
 /// What the processor offers, by CPUID.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +22,6 @@ pub struct Features {
     pub pku: bool,
     /// PALs can have an FPU: XSAVE is there, and the state of everything that it saves fits into a page.
     pub fpu: bool,
-    /// EFER.AIBRSE.
-    pub automatic_ibrs: bool,
     /// The bits of EFER that a guest may set.
     pub writable_efer: u64,
     /// APIC_BASE, which the guest does not change.
@@ -74,15 +75,22 @@ impl Cpu {
         }
     }
 
-    /// The address space that the OS runs in now; None outside 64-bit paging.
-    pub fn space(&self, pkru: u32) -> Option<Space> {
+    /// Whether the OS is in long mode now: only then has it tables that can be followed.
+    pub fn long_mode(&self) -> bool {
         let save = &self.os.save;
-        Space::new(save.cr0, save.cr3, save.cr4, save.efer, pkru, self.features.phys_bits)
+        save.cr0 & CR0_PG != 0 && save.efer & EFER_LMA != 0
     }
 
-    /// Who executed the VMMCALL.
-    pub fn caller<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> Option<GuestMemory<'a>> {
-        Some(GuestMemory::new(mem, ram, self.space(pkru)?))
+    /// CR3 bits 51:12: what identifies the address space that the OS runs in now.
+    pub fn root(&self) -> Hpa {
+        Hpa(self.os.save.cr3 & ADDRESS)
+    }
+
+    /// That address space's memory, in long mode.
+    pub fn memory<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> GuestMemory<'a> {
+        let save = &self.os.save;
+        let space = Space::new(save.cr0, save.cr3, save.cr4, save.efer, pkru, self.features.phys_bits);
+        GuestMemory::new(mem, ram, space)
     }
 
     /// Skips an instruction of the OS.
@@ -153,21 +161,20 @@ impl Cpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pal::tests::FEATURES;
     use crate::vmcb::exception;
 
     fn cpu() -> Box<Cpu> {
-        let features = Features {
-            nrip: false,
-            flush_by_asid: true,
-            asids: 16,
-            phys_bits: 40,
-            pku: false,
-            fpu: true,
-            automatic_ibrs: false,
-            writable_efer: 0,
-            apic_base: 0,
-        };
-        Box::new(Cpu::new(features, 1000))
+        Box::new(Cpu::new(FEATURES, 1000))
+    }
+
+    #[test]
+    fn only_long_mode_has_tables() {
+        let mut cpu = cpu();
+        for (cr0, efer, long) in [(CR0_PG, 1 << 11, false), (0, EFER_LMA, false), (CR0_PG, EFER_LMA, true)] {
+            (cpu.os.save.cr0, cpu.os.save.efer) = (cr0, efer);
+            assert_eq!(cpu.long_mode(), long);
+        }
     }
 
     #[test]

@@ -6,19 +6,10 @@
 use crate::vmcb::{CR4_OSXSAVE, CR4_PKE};
 use abi::VERSION;
 use abi::cpuid::{PRESENCE, SIGNATURE};
+pub use core::arch::x86_64::CpuidResult as Registers;
 
-/// What CPUID returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Registers {
-    pub eax: u32,
-    pub ebx: u32,
-    pub ecx: u32,
-    pub edx: u32,
-}
-
-impl Registers {
-    const ZERO: Self = Self { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-}
+/// What CPUID returns where there is nothing.
+pub const NOTHING: Registers = Registers { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
 /// Feature bits (APM vol. 3, appendix E).
 mod bit {
@@ -59,14 +50,14 @@ pub fn answer(leaf: u32, subleaf: u32, raw: Registers, cr4: u64) -> Registers {
             let [ebx, ecx, edx] = SIGNATURE;
             guest = Registers { eax: VERSION, ebx, ecx, edx };
         }
-        (0x4000_0000..=0x4fff_ffff, _) => guest = Registers::ZERO,
+        (0x4000_0000..=0x4fff_ffff, _) => guest = NOTHING,
         (0x8000_0001, _) => guest.ecx &= !(bit::SVM | bit::SKINIT),
         // SMCA's registers lie outside the MSR permission map; without it an OS uses the architectural ones.
         (0x8000_0007, _) => guest.ebx &= !bit::SCALABLE_MCA,
         // Not enabled in the VMCB: they would be #UD.
         (0x8000_0008, _) => guest.ebx &= !(bit::INVLPGB | bit::INVLPGB_NESTED),
         // SVM's features; memory encryption.
-        (0x8000_000a | 0x8000_001f, _) => guest = Registers::ZERO,
+        (0x8000_000a | 0x8000_001f, _) => guest = NOTHING,
         _ => {}
     }
     guest
@@ -92,7 +83,7 @@ mod tests {
         for leaf in
             [0x8000_000a, 0x8000_001f, 0x4000_0000, 0x4000_0001, 0x4000_00ff, 0x4000_0101, 0x4fff_ffff]
         {
-            assert_eq!(answer(leaf, 0, ONES, u64::MAX), Registers::ZERO, "{leaf:#x}");
+            assert_eq!(answer(leaf, 0, ONES, u64::MAX), NOTHING, "{leaf:#x}");
         }
         for leaf in
             [0, 2, 0xb, 0xd, 0x3fff_ffff, 0x5000_0000, 0x8000_0000, 0x8000_0002, 0x8000_001e, 0x8000_0021]
@@ -112,7 +103,7 @@ mod tests {
 
     #[test]
     fn mirrors_of_cr4() {
-        for raw in [ONES, Registers::ZERO] {
+        for raw in [ONES, NOTHING] {
             assert_eq!(answer(1, 0, raw, 1 << 18).ecx >> 27 & 1, 1);
             assert_eq!(answer(1, 0, raw, !(1 << 18)).ecx >> 27 & 1, 0);
             assert_eq!(answer(7, 0, raw, 1 << 22).ecx >> 4 & 1, 1);

@@ -16,7 +16,7 @@ use crate::npt;
 use crate::pal::Hardware;
 use crate::pci;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, CR0_PG, CR4_PKE, EFER_LMA, exit_code, vector};
+use crate::vmcb::{ATTR_LONG, CR0_PG, EFER_LMA, exit_code, vector};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -32,8 +32,6 @@ pub trait Processor: Hardware {
     fn apic_read(&self, at: Hpa) -> u32;
     fn apic_write(&self, at: Hpa, value: u32);
     fn write_back_caches(&self);
-    /// The guest's PKRU. Only where the guest has enabled protection keys.
-    fn pkru(&self) -> u32;
     /// Writes a register; false: #GP.
     fn write_msr(&self, msr: u32, value: u64) -> bool;
     /// From now on [`crate::profiling`] has something to switch.
@@ -52,15 +50,14 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     let code = cpu.os.exit_code();
     cpu.os.control.event_inject = 0;
     if code == exit_code::VMMCALL {
-        hv.counters.exit(exit::VMMCALL);
-        let pkru = if cpu.os.save.cr4 & CR4_PKE != 0 { processor.pkru() } else { 0 };
-        hypercall::vmmcall(hv, cpu, processor, pkru);
+        hv.count_exit(exit::VMMCALL);
+        hypercall::vmmcall(hv, cpu, processor);
         if processor.take_machine_check() {
             cpu.os.inject(MACHINE_CHECK, None);
         }
         return Ok(());
     }
-    hv.counters.exit(kind(cpu, code));
+    hv.count_exit(kind(cpu, code));
     match code {
         exit_code::CPUID => answer_cpuid(cpu, processor),
         exit_code::MSR => access_msr(cpu, processor)?,
@@ -201,9 +198,12 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
     let save = &cpu.os.save;
     let bits64 = save.cs.attributes & ATTR_LONG != 0 && save.efer & EFER_LMA != 0;
     let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
-    let caller = cpu.caller(hv.pals.mem, &hv.pals.ram, 0)?;
+    if !cpu.long_mode() {
+        return None;
+    }
+    let memory = cpu.memory(hv.pals.mem, &hv.pals.ram, 0);
     let mut bytes = [0; lapic::MAX_INSTRUCTION];
-    let fetched = caller.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
+    let fetched = memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
     let store = lapic::decode(bytes.get(..fetched)?, code)?;
     let value = match store.source {
         Source::Register(number) => *register(cpu, number) as u32,
@@ -233,7 +233,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         Verdict::Drop => {}
         Verdict::RefuseIpi => {
             log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
-            hv.counters.ipis_refused.fetch_add(1, Ordering::Relaxed);
+            hv.ipis_refused.fetch_add(1, Ordering::Relaxed);
         }
     }
     cpu.skip(store.len as u64);

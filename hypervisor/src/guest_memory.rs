@@ -15,7 +15,7 @@
 
 use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::memory::{DirectMap, RamMap};
-use crate::vmcb::{CR0_PG, CR0_WP, CR4_LA57, CR4_PKE, EFER_LMA, EFER_NXE};
+use crate::vmcb::{CR0_WP, CR4_LA57, CR4_PKE, EFER_NXE};
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +82,9 @@ pub struct Space {
 }
 
 impl Space {
-    /// The address space that these registers select; `None` unless it is long-mode paging. `physical_bits` is CPUID
-    /// 8000_0008 EAX[7:0].
-    pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, pkru: u32, physical_bits: u32) -> Option<Self> {
-        if cr0 & CR0_PG == 0 || efer & EFER_LMA == 0 {
-            return None;
-        }
-        Some(Self { cr0, root: Hpa(cr3 & entry::ADDRESS), cr4, efer, pkru, physical_bits })
+    /// The address space that these registers select in long mode. `physical_bits` is CPUID 8000_0008 EAX[7:0].
+    pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, pkru: u32, physical_bits: u32) -> Self {
+        Self { cr0, root: Hpa(cr3 & entry::ADDRESS), cr4, efer, pkru, physical_bits }
     }
 
     /// No address space: all zero.

@@ -4,10 +4,10 @@ use crate::addr::Gva;
 use crate::cpu::Cpu;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::pal::{Hardware, Outcome, fault_outcome};
-use crate::vmcb::{ATTR_LONG, EFER_LMA, RFLAGS_IF, exit_code};
+use crate::pal::{Caller, Hardware, Outcome, Stop};
+use crate::vmcb::{ATTR_LONG, RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
-use abi::{Handle, Status, TOKEN_BIT, number};
+use abi::{Status, TOKEN_BIT, number};
 use core::sync::atomic::Ordering;
 
 /// Bytes of a VMMCALL.
@@ -15,11 +15,11 @@ pub const VMMCALL_LENGTH: u64 = 3;
 /// Where RAX has the entry of a `CALL`.
 const ENTRY: u64 = 0xffff << 16;
 
-/// Answers a VMMCALL. `pkru` is the guest's.
-pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkru: u32) {
-    let outcome = match may_call(cpu).then(|| cpu.caller(hv.pals.mem, &hv.pals.ram, pkru)).flatten() {
-        Some(caller) => dispatch(hv, cpu, hardware, &caller),
-        None => Outcome::status(Status::BadCaller),
+/// Answers a VMMCALL.
+pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware) {
+    let outcome = match may_call(cpu) {
+        true => dispatch(hv, &mut Caller { cpu, hardware }),
+        false => Err(Status::BadCaller.into()),
     };
     apply(hv, cpu, outcome);
 }
@@ -27,88 +27,70 @@ pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware, pkr
 /// CPL 3, 64-bit code, interrupts enabled.
 fn may_call(cpu: &Cpu) -> bool {
     let save = &cpu.os.save;
-    save.cpl == 3
-        && save.efer & EFER_LMA != 0
-        && save.cs.attributes & ATTR_LONG != 0
-        && save.rflags & RFLAGS_IF != 0
+    save.cpl == 3 && cpu.long_mode() && save.cs.attributes & ATTR_LONG != 0 && save.rflags & RFLAGS_IF != 0
 }
 
-fn dispatch(hv: &Hypervisor, cpu: &Cpu, hardware: &mut impl Hardware, caller: &GuestMemory) -> Outcome {
-    let rax = cpu.os.save.rax;
-    let regs = &cpu.regs;
-    let handle = Handle { low: regs.r10, high: regs.r11 };
+fn dispatch(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outcome {
+    let rax = caller.cpu.os.save.rax;
     if rax & TOKEN_BIT != 0 {
-        return hv.pals.resume(hardware, caller, handle, rax);
+        return hv.pals.resume(caller, rax);
     }
     // The call that is to be fast comes first.
     if rax & !ENTRY == u64::from(number::CALL) {
-        return hv.pals.call(hardware, caller, handle, (rax >> 16) as u16, regs);
+        return hv.pals.call(caller, (rax >> 16) as u16);
     }
-    dispatch_others(hv, cpu, hardware, caller, handle)
+    dispatch_others(hv, caller)
 }
 
 /// Out of the way of the fast call, whose code is the better for it.
 #[inline(never)]
-fn dispatch_others(
-    hv: &Hypervisor,
-    cpu: &Cpu,
-    hardware: &mut impl Hardware,
-    caller: &GuestMemory,
-    handle: Handle,
-) -> Outcome {
-    let regs = &cpu.regs;
+fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outcome {
+    let cpu = caller.cpu;
     let rax = cpu.os.save.rax;
     if rax & !ENTRY == u64::from(number::CALL_ATTESTED) {
-        return hv.pals.call_attested(hardware, caller, handle, (rax >> 16) as u16, regs);
+        return hv.pals.call_attested(caller, (rax >> 16) as u16);
     }
-    let Ok(call) = u16::try_from(rax) else { return Outcome::status(Status::UnknownCall) };
+    let (regs, memory) = (&cpu.regs, caller.memory(&hv.pals));
+    let Ok(call) = u16::try_from(rax) else { return Err(Status::UnknownCall.into()) };
     match call {
-        number::INFO => give(caller, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
-        number::REGISTER => {
-            hv.pals.register(hardware, caller, Some((Gva(regs.rdi), regs.rsi)), Gva(regs.rdx))
+        number::INFO => give(&memory, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
+        number::REGISTER => hv.pals.register(caller, Some((Gva(regs.rdi), regs.rsi)), Gva(regs.rdx)),
+        number::REGISTER_QUOTING => hv.pals.register(caller, None, Gva(regs.rdx)),
+        number::UNREGISTER => hv.pals.unregister(caller, false),
+        number::ABORT => hv.pals.unregister(caller, true),
+        number::COLLECT => hv.pals.collect(caller.hardware),
+        number::ROOT_SAVE => give_blob(&memory, hv.root_blob.bytes(), Gva(regs.rdi), regs.rsi),
+        number::CALL_REPORT => {
+            let (call, report) = hv.pals.call_report(caller, regs.rdi)?;
+            let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
+            let end = AttestedCall::SIZE + report.bytes().len();
+            bytes[..AttestedCall::SIZE].copy_from_slice(&call);
+            bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
+            give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
         }
-        number::REGISTER_QUOTING => hv.pals.register(hardware, caller, None, Gva(regs.rdx)),
-        number::UNREGISTER => hv.pals.unregister(hardware, caller, handle, false),
-        number::ABORT => hv.pals.unregister(hardware, caller, handle, true),
-        number::COLLECT => hv.pals.collect(hardware),
-        number::ROOT_SAVE => give_blob(caller, hv.root_blob.bytes(), Gva(regs.rdi), regs.rsi),
-        number::CALL_REPORT => match hv.pals.call_report(hardware, caller, handle, regs.rdi) {
-            Ok((call, report)) => {
-                let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
-                let end = AttestedCall::SIZE + report.bytes().len();
-                bytes[..AttestedCall::SIZE].copy_from_slice(&call);
-                bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
-                give_blob(caller, &bytes[..end], Gva(regs.rsi), regs.rdx)
-            }
-            Err(status) => Outcome::status(status),
-        },
-        number::KEY_BLOB => give_blob(caller, hv.key_blob.bytes(), Gva(regs.rdi), regs.rsi),
-        number::PAL_INFO => match hv.pals.pal_info(caller, handle) {
-            Ok(info) => give(caller, &pal_info_bytes(&info), Gva(regs.rdi), regs.rsi),
-            Err(status) => Outcome::status(status),
-        },
-        _ => Outcome::status(Status::UnknownCall),
+        number::KEY_BLOB => give_blob(&memory, hv.key_blob.bytes(), Gva(regs.rdi), regs.rsi),
+        number::PAL_INFO => {
+            give(&memory, &pal_info_bytes(&hv.pals.pal_info(caller)?), Gva(regs.rdi), regs.rsi)
+        }
+        _ => Err(Status::UnknownCall.into()),
     }
 }
 
 /// Writes a blob, if there is one, whole.
-fn give_blob(caller: &GuestMemory, blob: &[u8], buffer: Gva, room: u64) -> Outcome {
+fn give_blob(memory: &GuestMemory, blob: &[u8], buffer: Gva, room: u64) -> Outcome {
     match blob {
-        [] => Outcome::status(Status::Unsupported),
-        blob if room < blob.len() as u64 => Outcome::status(Status::TooLarge),
-        blob => give(caller, blob, buffer, room),
+        [] => Err(Status::Unsupported.into()),
+        blob if room < blob.len() as u64 => Err(Status::TooLarge.into()),
+        blob => give(memory, blob, buffer, room),
     }
 }
 
 /// Writes as much of a structure as the caller has room for.
-fn give(caller: &GuestMemory, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
+fn give(memory: &GuestMemory, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
     let bytes = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-    let written =
-        caller.check_writable(buffer, bytes.len() as u64).and_then(|()| caller.write(buffer, bytes));
-    match written {
-        Ok(()) => Outcome::Done(bytes.len() as u64, Status::Ok),
-        Err(fault) => fault_outcome(fault, None),
-    }
+    memory.check_writable(buffer, bytes.len() as u64)?;
+    memory.write(buffer, bytes)?;
+    Ok(bytes.len() as u64)
 }
 
 fn info_bytes(info: &abi::Info) -> [u8; size_of::<abi::Info>()] {
@@ -124,19 +106,20 @@ fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
 #[inline(always)]
 fn apply(hv: &Hypervisor, cpu: &mut Cpu, outcome: Outcome) {
     let token = match outcome {
-        Outcome::Done(value, status) => return finish(cpu, value, status),
-        Outcome::Again(token) => {
+        Ok(value) => return finish(cpu, value, Status::Ok),
+        Err(Stop::Failed(value, status)) => return finish(cpu, value, status),
+        Err(Stop::Again(token)) => {
             cpu.progress();
             if hv.pals.committing.load(Ordering::Relaxed) {
                 cpu.os.control.watch(Some(exit_code::INTR));
             }
             Some(token)
         }
-        Outcome::Restart => {
+        Err(Stop::Restart) => {
             cpu.progress();
             None
         }
-        Outcome::Fault { gva, error_code, token } => {
+        Err(Stop::Fault { gva, error_code, token }) => {
             // A call that goes on by a token counts its faults itself.
             if !cpu.raise_pf(gva, error_code, token.is_none()) {
                 return finish(cpu, gva.0, Status::NoProgress);

@@ -11,7 +11,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// The hypervisor.
 pub struct Hypervisor {
     pub pals: Pals,
-    pub counters: Counters,
+    /// Exits so far, by [`abi::exit`] kind.
+    pub exits: [AtomicU64; abi::exit::KINDS],
+    pub ipis_refused: AtomicU64,
     /// What keeps the root, to be saved.
     pub root_blob: Blob,
     /// The quoting PAL's RSA key, as the loader handed it in.
@@ -22,24 +24,17 @@ pub struct Hypervisor {
     facts: Info,
 }
 
-/// What is counted.
-#[derive(Default)]
-pub struct Counters {
-    pub exits: [AtomicU64; abi::exit::KINDS],
-    pub ipis_refused: AtomicU64,
-}
-
-impl Counters {
-    /// One more exit of this [`abi::exit`] kind.
-    pub fn exit(&self, kind: usize) {
-        self.exits[kind].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 impl Hypervisor {
     /// Everything is set up, the OS not yet started. `facts` is what [`Self::info`] answers, but for what changes from now on.
     pub fn new(pals: Pals, facts: Info, config_space: Range<u64>, root_blob: Blob, key_blob: Blob) -> Self {
-        Self { pals, counters: Counters::default(), root_blob, key_blob, config_space, facts }
+        let exits = Default::default();
+        let ipis_refused = AtomicU64::new(0);
+        Self { pals, exits, ipis_refused, root_blob, key_blob, config_space, facts }
+    }
+
+    /// One more exit of this [`abi::exit`] kind.
+    pub fn count_exit(&self, kind: usize) {
+        self.exits[kind].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether an address is one of PCI configuration space.
@@ -50,7 +45,7 @@ impl Hypervisor {
     /// What `INFO` answers.
     pub fn info(&self, cpu: &Cpu) -> Info {
         let mut exits = [0; 16];
-        for (shown, counted) in exits.iter_mut().zip(&self.counters.exits) {
+        for (shown, counted) in exits.iter_mut().zip(&self.exits) {
             *shown = counted.load(Ordering::Relaxed);
         }
         Info {
@@ -58,7 +53,7 @@ impl Hypervisor {
             pals: self.pals.count(),
             exits,
             irq_off_max: cpu.held_max,
-            ipis_refused: self.counters.ipis_refused.load(Ordering::Relaxed),
+            ipis_refused: self.ipis_refused.load(Ordering::Relaxed),
             ..self.facts
         }
     }

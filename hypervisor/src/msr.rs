@@ -109,27 +109,11 @@ const RANGE_REGISTERS: u32 = 0x2000;
 const RANGE_BYTES: usize = 0x800;
 
 /// Where the map has a register's two bits: byte, and shift of the read bit, above which is the write bit.
-const fn position(msr: u32) -> Option<(usize, u32)> {
-    let mut range = 0;
-    while range < RANGES.len() {
-        let index = msr.wrapping_sub(RANGES[range]);
-        if index < RANGE_REGISTERS {
-            return Some((range * RANGE_BYTES + (index / 4) as usize, index % 4 * 2));
-        }
-        range += 1;
-    }
-    None
+fn position(msr: u32) -> Option<(usize, u32)> {
+    let range = RANGES.iter().position(|first| msr.wrapping_sub(*first) < RANGE_REGISTERS)?;
+    let index = msr - RANGES[range];
+    Some((range * RANGE_BYTES + (index / 4) as usize, index % 4 * 2))
 }
-
-const _: () = {
-    let mut index = 0;
-    while index < TABLE.len() {
-        let (first, last) = (*TABLE[index].0.start(), *TABLE[index].0.end());
-        assert!(first <= last && position(first).is_some() && position(last).is_some());
-        assert!(index == 0 || *TABLE[index - 1].0.end() < first);
-        index += 1;
-    }
-};
 
 /// Fills in the permission map of a guest that has begun to profile, or has not.
 pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
@@ -257,6 +241,15 @@ pub(crate) mod tests {
         let bit = 2 * (msr as usize & 0x1fff);
         let at = |bit: usize| map[start + bit / 8] >> (bit % 8) & 1 == 1;
         (at(bit), at(bit + 1))
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_within_the_map() {
+        let ends: Vec<u32> =
+            TABLE.iter().flat_map(|(registers, ..)| [*registers.start(), *registers.end()]).collect();
+        assert!(ends.chunks(2).all(|range| range[0] <= range[1]));
+        assert!(ends[1..].chunks_exact(2).all(|between| between[0] < between[1]));
+        assert!(ends.iter().all(|end| position(*end).is_some()));
     }
 
     #[test]

@@ -6,19 +6,22 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::pci::{self, ConfigSpace};
-use crate::tables::{ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, TableArea, USER, WRITABLE};
+use crate::tables::{
+    ACCESSED, DIRTY, LARGE, Mapping, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, USER, WRITABLE,
+};
+use core::ops::Range;
 
 /// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
 pub const LAPIC: Hpa = Hpa(0xfee0_0000);
 /// The rest of the range in which stores are interrupt messages (APM vol. 2, 16.4; PCI 3.0, 6.8): on a processor's own stores some
 /// machines send what is stored, INIT among it. No OS stores there.
-const MESSAGES: core::ops::Range<u64> = LAPIC.0 + PAGE_SIZE..0xfef0_0000;
+const MESSAGES: Range<u64> = LAPIC.0 + PAGE_SIZE..0xfef0_0000;
 /// The I/O APIC's registers: readable, writes are decoded (see [`crate::ioapic`]).
 pub const IO_APIC: Hpa = Hpa(0xfec0_0000);
 /// The TPM's registers (TCG PC Client TIS 1.3, 5.2): locality 0 is the OS's.
 pub const TPM: Hpa = Hpa(0xfed4_0000);
 /// Pages of localities 1 to 4.
-const TPM_HIDDEN: core::ops::Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SIZE;
+const TPM_HIDDEN: Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SIZE;
 
 /// What is hidden at an address that differs from machine to machine.
 #[derive(Clone, Copy)]
@@ -35,51 +38,41 @@ pub struct Hidden<'a> {
 const ALL: u64 = PRESENT | USER | ACCESSED | DIRTY | WRITABLE;
 const CONSTANT: u64 = PRESENT | USER | ACCESSED | DIRTY | NO_EXECUTE;
 
-/// How a range of guest-physical addresses is mapped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// By identity.
-    Open,
-    /// Part of the reserve.
-    Reserve,
-    /// By single pages.
-    Mixed,
-}
-
 /// Physical address bits that four levels of nested tables reach.
 pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
 pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
-    let root = area.take(1);
-    let ones = area.take(1);
+    let [root, ones, reserve] = core::array::from_fn(|_| area.take(1));
     area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
-    let hidden = area.take(1);
     for index in 0..512 {
-        area.set(hidden, index, ones.0 | CONSTANT);
+        area.set(reserve, index, ones.0 | CONSTANT);
     }
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
-    for start in (0..end).step_by(HUGE_PAGE as usize) {
-        let pdpt = area.next_table(root, start >> 39, ALL);
-        if kind(start, HUGE_PAGE, &hide) == Kind::Open {
-            area.set(pdpt, start >> 30, start | ALL | LARGE);
-            continue;
-        }
-        let pd = area.next_table(pdpt, start >> 30, ALL);
-        for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
-            match kind(at, LARGE_PAGE, &hide) {
-                Kind::Open => area.set(pd, at >> 21, at | ALL | LARGE),
-                Kind::Reserve => area.set(pd, at >> 21, hidden.0 | ALL),
-                Kind::Mixed => {
-                    let pt = area.next_table(pd, at >> 21, ALL);
-                    for page in (at..at + LARGE_PAGE).step_by(PAGE_SIZE as usize) {
-                        area.set(pt, page >> 12, leaf(page, ones, &hide));
-                    }
-                }
+    let watched = [LAPIC, IO_APIC].map(page_at);
+    let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page)];
+    area.fill(root, (0, ROOT_ENTRY), ALL, &|start, size| {
+        let touches = |range: &Range<u64>| start < range.end && range.start < start + size;
+        let is_watched = watched.iter().any(touches) || hide.config.guards(start, size);
+        let is_hidden = hidden.iter().any(touches);
+        let is_reserve = touches(&(hide.reserve.0.0..hide.reserve.1.0));
+        match size {
+            _ if start >= end => Mapping::Entry(0),
+            PAGE_SIZE if is_watched => Mapping::Entry(start | CONSTANT),
+            PAGE_SIZE if is_hidden => Mapping::Entry(ones.0 | CONSTANT),
+            PAGE_SIZE => Mapping::Entry(start | ALL),
+            LARGE_PAGE if is_reserve => Mapping::Entry(reserve.0 | ALL),
+            LARGE_PAGE | HUGE_PAGE if !is_watched && !is_hidden && !is_reserve => {
+                Mapping::Entry(start | ALL | LARGE)
             }
+            _ => Mapping::Finer,
         }
-    }
+    });
     root
+}
+
+fn page_at(page: Hpa) -> Range<u64> {
+    page.0..page.0 + PAGE_SIZE
 }
 
 /// Tables that [`build`] takes at most, for sizing the area.
@@ -87,35 +80,6 @@ pub fn tables(phys_bits: u32) -> u64 {
     // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the start page, the reserve (it may
     // cross a GiB) and the devices; PTs for the start page and the devices.
     3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 4 + 3 + pci::TABLES
-}
-
-fn kind(start: u64, size: u64, hide: &Hidden<'_>) -> Kind {
-    let touches = |from: u64, to: u64| start < to && from < start + size;
-    let pages = [
-        LAPIC.0..MESSAGES.end,
-        IO_APIC.0..IO_APIC.0 + PAGE_SIZE,
-        TPM_HIDDEN,
-        hide.start_page.0..hide.start_page.0 + PAGE_SIZE,
-    ];
-    if pages.iter().any(|range| touches(range.start, range.end)) || hide.config.guards(start, size) {
-        return Kind::Mixed;
-    }
-    if touches(hide.reserve.0.0, hide.reserve.1.0) {
-        return if size == LARGE_PAGE { Kind::Reserve } else { Kind::Mixed };
-    }
-    Kind::Open
-}
-
-fn leaf(page: u64, ones: Hpa, hide: &Hidden<'_>) -> u64 {
-    let watched = [LAPIC.0, IO_APIC.0].contains(&page) || hide.config.guards(page, PAGE_SIZE);
-    let hidden = MESSAGES.contains(&page) || TPM_HIDDEN.contains(&page) || page == hide.start_page.0;
-    if watched {
-        page | CONSTANT
-    } else if hidden {
-        ones.0 | CONSTANT
-    } else {
-        page | ALL
-    }
 }
 
 #[cfg(test)]

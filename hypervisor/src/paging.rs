@@ -8,25 +8,22 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::launch::{HANDOVER_OFFSET, RESERVE_VA, RUNTIME_END, SLB_SIZE};
-use crate::tables::{LARGE, NO_EXECUTE, PRESENT, TableArea, WRITABLE};
+use crate::tables::{LARGE, Mapping, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, WRITABLE};
 
 /// Where physical address 0 is mapped.
 pub const PHYS_VA: u64 = 0xffff_8000_0000_0000;
 
-/// What a part of the runtime's image may be used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Use {
-    Execute,
-    Read,
-    Write,
-}
+/// What a part of the image may be used for: its entries' flags.
+pub const EXECUTE: u64 = PRESENT;
+pub const READ: u64 = PRESENT | NO_EXECUTE;
+pub const WRITE: u64 = PRESENT | WRITABLE | NO_EXECUTE;
 
 /// A part of the image: virtual addresses, page aligned, and its use.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     pub start: u64,
     pub end: u64,
-    pub usage: Use,
+    pub usage: u64,
 }
 
 /// The reserve's division.
@@ -41,46 +38,33 @@ pub struct Reserve {
 /// Builds the address space; returns its root. `top` is where the direct map ends.
 pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -> Hpa {
     let root = area.take(1);
-    let handover = RESERVE_VA + HANDOVER_OFFSET;
-    let handover = Part { start: handover, end: RESERVE_VA + SLB_SIZE, usage: Use::Read };
-    for part in parts.iter().chain([&handover]) {
-        for va in (part.start..part.end).step_by(PAGE_SIZE as usize) {
-            let flags = match part.usage {
-                Use::Execute => PRESENT,
-                Use::Read => PRESENT | NO_EXECUTE,
-                Use::Write => PRESENT | WRITABLE | NO_EXECUTE,
-            };
-            let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE);
-            let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE);
-            let pt = area.next_table(pd, va >> 21, PRESENT | WRITABLE);
-            area.set(pt, va >> 12, (va - RESERVE_VA + reserve.base.0) | flags);
+    let handover = Part { start: RESERVE_VA + HANDOVER_OFFSET, end: RESERVE_VA + SLB_SIZE, usage: READ };
+    // From the lowest canonical address to the highest.
+    area.fill(root, (PHYS_VA, ROOT_ENTRY), PRESENT | WRITABLE, &|start, size| {
+        let last = start + (size - 1);
+        let part = parts.iter().chain([&handover]).find(|part| start < part.end && part.start <= last);
+        match part {
+            None => physical(start.wrapping_sub(PHYS_VA), size, reserve, top),
+            Some(part) if size == PAGE_SIZE => {
+                Mapping::Entry((start - RESERVE_VA + reserve.base.0) | part.usage)
+            }
+            Some(_) => Mapping::Finer,
         }
-    }
-    direct_map(area, root, reserve, top);
+    });
     root
 }
 
-fn direct_map(area: &mut TableArea, root: Hpa, reserve: Reserve, top: Hpa) {
-    let leaf = PRESENT | LARGE | NO_EXECUTE;
-    for start in (0..top.0).step_by(HUGE_PAGE as usize) {
-        let va = PHYS_VA + start;
-        let pdpt = area.next_table(root, va >> 39, PRESENT | WRITABLE);
-        let touches = start < reserve.end.0 && reserve.base.0 < start + HUGE_PAGE;
-        if !touches {
-            area.set(pdpt, va >> 30, start | leaf | WRITABLE);
-            continue;
-        }
-        let pd = area.next_table(pdpt, va >> 30, PRESENT | WRITABLE);
-        for at in (start..start + HUGE_PAGE).step_by(LARGE_PAGE as usize) {
-            let flags = if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) {
-                continue;
-            } else if (reserve.base.0..reserve.pool.0).contains(&at) {
-                leaf
-            } else {
-                leaf | WRITABLE
-            };
-            area.set(pd, at >> 21, at | flags);
-        }
+/// The direct map.
+fn physical(at: u64, size: u64, reserve: Reserve, top: Hpa) -> Mapping {
+    let page = at | PRESENT | LARGE | NO_EXECUTE;
+    let has_reserve = at < reserve.end.0 && reserve.base.0 < at + size;
+    match size {
+        _ if at >= top.0 => Mapping::Entry(0),
+        HUGE_PAGE if !has_reserve => Mapping::Entry(page | WRITABLE),
+        LARGE_PAGE if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) => Mapping::Entry(0),
+        LARGE_PAGE if (reserve.base.0..reserve.pool.0).contains(&at) => Mapping::Entry(page),
+        LARGE_PAGE => Mapping::Entry(page | WRITABLE),
+        _ => Mapping::Finer,
     }
 }
 
@@ -116,9 +100,9 @@ mod tests {
         let reserve = Reserve { base: Hpa(0x3000_0000), end: Hpa(0x3400_0000), pool: Hpa(0x3040_0000) };
         let text = RESERVE_VA + RUNTIME_OFFSET;
         let parts = [
-            Part { start: text, end: text + 0x3000, usage: Use::Execute },
-            Part { start: text + 0x3000, end: text + 0x4000, usage: Use::Read },
-            Part { start: text + 0x5000, end: text + 0x7000, usage: Use::Write },
+            Part { start: text, end: text + 0x3000, usage: EXECUTE },
+            Part { start: text + 0x3000, end: text + 0x4000, usage: READ },
+            Part { start: text + 0x5000, end: text + 0x7000, usage: WRITE },
         ];
         let root = build(&mut area, reserve, Hpa(5 << 30), &parts);
         let at = |va| look_up(&memory, root, va);

@@ -1,7 +1,7 @@
 //! Where the runtime's own tables come from: frames of the reserve, handed out while the runtime sets itself up and never
 //! changed once it runs. From then on they are mapped read-only.
 
-use crate::addr::{Hpa, PAGE_SIZE};
+use crate::addr::{HUGE_PAGE, Hpa, PAGE_SIZE};
 use crate::memory::DirectMap;
 
 /// Entry bits that the processor's tables and nested tables share (AMD APM vol. 2, 5.3 and 15.25).
@@ -14,6 +14,17 @@ pub const DIRTY: u64 = 1 << 6;
 pub const LARGE: u64 = 1 << 7;
 pub const NO_EXECUTE: u64 = 1 << 63;
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// How addresses are mapped.
+pub enum Mapping {
+    /// All by this entry; 0: not at all.
+    Entry(u64),
+    /// In smaller parts, each in its own way.
+    Finer,
+}
+
+/// What an entry of a root table is for.
+pub const ROOT_ENTRY: u64 = 512 * HUGE_PAGE;
 
 /// The area that tables are taken from. It is zero when it is given.
 pub struct TableArea {
@@ -47,14 +58,26 @@ impl TableArea {
         self.mem.write_u64(table + index % 512 * 8, entry);
     }
 
-    /// The table that entry `index` points to, made on first use with `flags`.
-    pub fn next_table(&mut self, table: Hpa, index: u64, flags: u64) -> Hpa {
-        let entry = self.mem.read_u64(table + index % 512 * 8);
-        if entry & PRESENT != 0 {
-            return Hpa(entry & ADDRESS);
+    /// Fills a zero table whose entries are for `size` bytes each, from address `base` upwards: each entry is what `mapping` says for
+    /// its first address and `size`, or a table of its own, linked with `flags` and filled in the same way.
+    pub fn fill(
+        &mut self,
+        table: Hpa,
+        (base, size): (u64, u64),
+        flags: u64,
+        mapping: &impl Fn(u64, u64) -> Mapping,
+    ) {
+        for number in 0..512 {
+            let start = base.wrapping_add(number * size);
+            let entry = match mapping(start, size) {
+                Mapping::Entry(entry) => entry,
+                Mapping::Finer => {
+                    let next = self.take(1);
+                    self.fill(next, (start, size / 512), flags, mapping);
+                    next.0 | flags
+                }
+            };
+            self.set(table, start / size, entry);
         }
-        let next = self.take(1);
-        self.set(table, index, next.0 | flags);
-        next
     }
 }

@@ -131,7 +131,7 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
         core::slice::from_raw_parts((RESERVE_VA + RUNTIME_OFFSET) as *const u8, header.image_size as usize)
     };
     let launch = Launch { slb: own_bytes(), runtime, options: options.measured() };
-    let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|failure| refuse(failure));
+    let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|error| refuse(error));
     let banks = *tpm.banks();
     if handover.dynamic_launch != 0 {
         say(format_args!("dynamic launch: PCR 17 shows this SLB (TPM {})", tpm.family()));

@@ -5,13 +5,11 @@
 //! before the output leaves.
 
 use super::call::{Progress, Step};
-use super::{Hardware, Outcome, Pal, Pals};
+use super::{Caller, Hardware, Outcome, Pal, Pals};
 use crate::addr::PAGE_SIZE;
-use crate::gprs::Gprs;
-use crate::guest_memory::GuestMemory;
+use abi::Status;
 use abi::image::{MAX_ARGS, arg};
 use abi::quote::{AttestedCall, TAG_CALL};
-use abi::{Handle, Status};
 use core::mem::take;
 use sha2::{Digest, Sha256};
 use utpm::quote::call_digest;
@@ -75,19 +73,10 @@ impl Attestation {
 
 impl Pals {
     /// `CALL_ATTESTED`.
-    pub fn call_attested(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        entry: u16,
-        args: &Gprs,
-    ) -> Outcome {
-        let (index, mut pal) = match self.begin(hardware, caller, handle, entry, args) {
-            Ok(begun) => begun,
-            Err(outcome) => return outcome,
-        };
+    pub fn call_attested(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
+        let mut pal = self.begin(caller, entry)?;
         let kinds = self.header(&pal).entries[usize::from(entry)].args;
+        let args = &caller.cpu.regs;
         let mut nonce = [0; 32];
         for (part, word) in nonce.chunks_mut(8).zip([args.r12, args.r13, args.r14, args.r15]) {
             part.copy_from_slice(&word.to_le_bytes());
@@ -99,7 +88,7 @@ impl Pals {
         }
         pal.attestation.running = Some(Running { entry, kinds, nonce, hash, input: [0; 32] });
         pal.state = Progress::at(Step::Zero);
-        self.continue_call(hardware, caller, index, &mut pal)
+        self.continue_call(caller, &mut pal)
     }
 
     /// Hashes a piece of a buffer, which lies in one page of the parameter section.
@@ -111,16 +100,14 @@ impl Pals {
     /// `CALL_REPORT`: the last attested call of this PAL, and a report on it.
     pub fn call_report(
         &self,
-        hardware: &impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
+        caller: &Caller<impl Hardware>,
         what: u64,
     ) -> Result<([u8; AttestedCall::SIZE], utpm::quote::Report), Status> {
-        let (_, pal) = self.open(caller, handle)?;
+        let pal = self.open(caller)?;
         // The micro-PCRs are as they are now: S may not have run since.
         let last = pal.attestation.last.filter(|(call, _)| call.number == pal.calls);
         let (call, digest) = last.ok_or(Status::Unsupported)?;
-        let report = self.report(&pal, what, (TAG_CALL, &digest), hardware.now_ms())?;
+        let report = self.report(&pal, what, (TAG_CALL, &digest), caller.hardware.now_ms())?;
         Ok((call.to_bytes(), report))
     }
 }

@@ -3,7 +3,7 @@
 //! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
 
 use super::call::{Progress, Step};
-use super::{HASH_SLICE, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, fault_outcome};
+use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
@@ -33,11 +33,12 @@ impl Pals {
     #[inline(never)]
     pub(super) fn move_buffers(
         &self,
-        caller: &GuestMemory,
+        caller: &Caller<impl Hardware>,
         pal: &mut Pal,
         mut progress: Progress,
         budget: &mut u64,
     ) -> Result<bool, Fault> {
+        let caller = caller.memory(self);
         let hashes = matches!(progress.step, Step::HashInput | Step::HashOutput);
         let cost = if hashes { SLICE / HASH_SLICE } else { 1 };
         while let Some(buffer) = pal.call.buffers().get(usize::from(progress.buffer)).copied() {
@@ -63,7 +64,7 @@ impl Pals {
                 .min(*budget / cost);
             match progress.step {
                 Step::HashInput | Step::HashOutput => self.hash_piece(pal, param, piece),
-                step => self.move_piece(caller, pal, step, gva, param, piece)?,
+                step => self.move_piece(&caller, pal, step, gva, param, piece)?,
             }
             progress.offset += piece;
             progress.faults = 0;
@@ -102,21 +103,21 @@ impl Pals {
     /// A page is missing. Before S has run, and when starting over costs no more than a slice (so that no token of this call is
     /// out), the call is as if it had never begun: an application that never comes back leaves no open call.
     #[inline(never)]
-    pub(super) fn call_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::InCall(progress) = &mut pal.state else { return Outcome::status(Status::Lost) };
+    pub(super) fn call_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
+        let State::InCall(progress) = &mut pal.state else { return Err(Status::Lost.into()) };
         progress.faults += 1;
         let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
         let stuck = progress.faults > MAX_FAULTS;
         let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
         if keep {
-            return fault_outcome(fault, Some(pal.next_token(index)));
+            return Err(Stop::fault(fault, Some(pal.next_token())));
         }
         pal.state = State::Idle;
         pal.attestation.stop();
         pal.tokens += 1;
         match fault {
-            Fault::Page { gva, .. } if stuck => Outcome::Done(gva.0, Status::NoProgress),
-            _ => fault_outcome(fault, None),
+            Fault::Page { gva, .. } if stuck => Err(Stop::Failed(gva.0, Status::NoProgress)),
+            _ => Err(fault.into()),
         }
     }
 }

@@ -7,15 +7,14 @@
 //! Nothing is allocated here, and no lock is taken but the slot's own, which nobody waits for.
 
 use super::space::PalFrames;
-use super::{Hardware, Outcome, Pal, Pals, Runnable, SLICE, State};
+use super::{Caller, Hardware, Outcome, Pal, Pals, Runnable, SLICE, State, Stop};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::gprs::Gprs;
-use crate::guest_memory::GuestMemory;
 use crate::memory::DirectMap;
 use crate::vmcb::{Vmcb, exit_code};
+use abi::Status;
 use abi::image::{Entry, HEADER_SIZE, MAX_ARGS, MAX_ENTRIES, SENTINEL, arg};
-use abi::{Handle, Status};
 use core::mem::{offset_of, size_of};
 use spin::MutexGuard;
 
@@ -92,57 +91,41 @@ impl Call {
 impl Pals {
     /// `CALL`.
     #[inline(always)]
-    pub fn call(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        entry: u16,
-        args: &Gprs,
-    ) -> Outcome {
-        let (index, mut pal) = match self.begin(hardware, caller, handle, entry, args) {
-            Ok(begun) => begun,
-            Err(outcome) => return outcome,
-        };
+    pub fn call(&self, caller: &mut Caller<impl Hardware>, entry: u16) -> Outcome {
+        let mut pal = self.begin(caller, entry)?;
         // 4. Without buffers, S runs. With buffers, one step after another.
         if pal.call.count != 0 || pal.param_used != 0 {
             pal.state = Progress::at(Step::Zero);
-            return self.continue_call(hardware, caller, index, &mut pal);
+            return self.continue_call(caller, &mut pal);
         }
         self.start(&mut pal);
-        match self.run(hardware, index, &mut pal) {
-            Ok(()) => finish(&mut pal),
-            Err(outcome) => outcome,
-        }
+        self.run(caller, &mut pal)?;
+        finish(&mut pal)
     }
 
     /// What every call begins with.
     #[inline(always)]
     pub(super) fn begin(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
+        caller: &mut Caller<impl Hardware>,
         entry: u16,
-        args: &Gprs,
-    ) -> Result<(usize, MutexGuard<'_, Pal>), Outcome> {
+    ) -> Result<MutexGuard<'_, Pal>, Stop> {
         // 1. The caller's own PAL, which nobody else has now.
-        let (index, mut pal) = self.open(caller, handle).map_err(Outcome::status)?;
+        let mut pal = self.open(caller)?;
         // 2. Nobody wants it gone, and it is not in a call.
-        if self.is_dying(index, &pal) {
-            let gone = Outcome::status(Status::NoSuchPal);
-            return Err(self.start_wipe_for_caller(hardware, index, &mut pal, gone));
+        if self.is_dying(&pal) {
+            return Err(self.wipe_for(caller, &mut pal, Status::NoSuchPal.into()));
         }
         match pal.state {
             State::Idle => {}
-            State::InCall(_) => return Err(Outcome::status(Status::Busy)),
-            _ => return Err(Outcome::status(Status::NoSuchPal)),
+            State::InCall(_) => return Err(Status::Busy.into()),
+            _ => return Err(Status::NoSuchPal.into()),
         }
         // 3. The arguments, once.
-        self.capture(&mut pal, entry, args).map_err(Outcome::status)?;
+        self.capture(&mut pal, entry, &caller.cpu.regs)?;
         pal.suspect_since_ms = None;
-        pal.last_used_ms = hardware.now_ms();
-        Ok((index, pal))
+        pal.last_used_ms = caller.hardware.now_ms();
+        Ok(pal)
     }
 
     /// Looks the entry up, puts its arguments into S's registers, and lays its buffers out in the parameter section.
@@ -170,32 +153,23 @@ impl Pals {
 
     /// Goes through the steps until the call is finished or has to stop.
     #[inline(never)]
-    pub(super) fn continue_call(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Outcome {
-        if self.is_dying(index, pal) {
-            return self.start_wipe_for_caller(hardware, index, pal, Outcome::status(Status::Lost));
+    pub(super) fn continue_call(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Outcome {
+        if self.is_dying(pal) {
+            return Err(self.wipe_for(caller, pal, Status::Lost.into()));
         }
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         let mut budget = SLICE;
         loop {
-            let State::InCall(progress) = pal.state else { return Outcome::status(Status::Lost) };
+            let State::InCall(progress) = pal.state else { return Err(Status::Lost.into()) };
             let step = match progress.step {
-                Step::Run => match self.run(hardware, index, pal) {
-                    Ok(()) => Ok(true),
-                    Err(outcome) => return outcome,
-                },
+                Step::Run => self.run(caller, pal).map(|()| Ok(true))?,
                 Step::Zero => Ok(self.zero_params(pal, progress, &mut budget)),
                 _ => self.move_buffers(caller, pal, progress, &mut budget),
             };
             match step {
                 Ok(true) => {}
-                Ok(false) => return Outcome::Again(pal.next_token(index)),
-                Err(fault) => return self.call_fault(index, pal, fault),
+                Ok(false) => return Err(Stop::Again(pal.next_token())),
+                Err(fault) => return self.call_fault(pal, fault),
             }
             let has_buffers = pal.call.count > 0;
             let attested = pal.attestation.is_running();
@@ -244,44 +218,38 @@ impl Pals {
 
     /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
     #[inline(always)]
-    fn run(&self, hardware: &mut impl Hardware, index: usize, pal: &mut Pal) -> Result<(), Outcome> {
-        hardware.run_pal(runnable(pal), &mut pal.regs);
-        if self.has_returned(pal) && !self.is_dying(index, pal) {
+    fn run(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Result<(), Stop> {
+        caller.hardware.run_pal(runnable(pal), &mut pal.regs);
+        if self.has_returned(pal) && !self.is_dying(pal) {
             return Ok(());
         }
-        self.after_another_exit(hardware, index, pal)
+        self.after_another_exit(caller, pal)
     }
 
     /// S has left otherwise than by returning. After a hypercall it goes on.
     #[inline(never)]
-    fn after_another_exit(
-        &self,
-        hardware: &mut impl Hardware,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Result<(), Outcome> {
+    fn after_another_exit(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Result<(), Stop> {
         loop {
             let code = vmcb(self.mem, &mut pal.frames).exit_code();
             if code == exit_code::MACHINE_CHECK {
-                hardware.raise_machine_check();
+                caller.hardware.raise_machine_check();
             }
-            if self.is_dying(index, pal) {
-                let lost = Outcome::status(Status::Lost);
-                return Err(self.start_wipe_for_caller(hardware, index, pal, lost));
+            if self.is_dying(pal) {
+                return Err(self.wipe_for(caller, pal, Status::Lost.into()));
             }
             match code {
                 exit_code::INTR | exit_code::NMI | exit_code::INIT => {
-                    return Err(Outcome::Again(pal.next_token(index)));
+                    return Err(Stop::Again(pal.next_token()));
                 }
-                exit_code::VMMCALL if self.serve(pal, hardware) => {}
-                exit_code::VMMCALL => return Err(Outcome::Again(pal.next_token(index))),
+                exit_code::VMMCALL if self.serve(pal, caller.hardware) => {}
+                exit_code::VMMCALL => return Err(Stop::Again(pal.next_token())),
                 _ if self.has_returned(pal) => return Ok(()),
                 _ => {
-                    let faulted = Outcome::Done(cause(code), Status::Faulted);
-                    return Err(self.start_wipe_for_caller(hardware, index, pal, faulted));
+                    let faulted = Stop::Failed(cause(code), Status::Faulted);
+                    return Err(self.wipe_for(caller, pal, faulted));
                 }
             }
-            hardware.run_pal(runnable(pal), &mut pal.regs);
+            caller.hardware.run_pal(runnable(pal), &mut pal.regs);
         }
     }
 
@@ -342,7 +310,7 @@ fn cause(code: u32) -> u64 {
 fn finish(pal: &mut Pal) -> Outcome {
     pal.state = State::Idle;
     pal.tokens += 1;
-    Outcome::Done(pal.call.value, Status::Ok)
+    Ok(pal.call.value)
 }
 
 /// The PAL's VMCB.

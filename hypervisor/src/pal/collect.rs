@@ -5,10 +5,10 @@
 //! a present page without the handle, and no call came between. A page that Linux swapped out or migrates has a non-zero,
 //! non-present entry and counts as alive.
 
-use super::wipe::Slice;
-use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, token};
+use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, Stop};
 use crate::guest_memory::{GuestMemory, Peek};
 use abi::Status;
+use core::mem::take;
 use core::sync::atomic::Ordering;
 
 /// Two looks that condemn a PAL are this far apart.
@@ -18,24 +18,11 @@ const RECENT_MS: u64 = 1_000;
 /// Slots looked at in one stay.
 const SLOTS: usize = 64;
 
-/// A pass over all slots.
-pub struct Collector {
-    tokens: u64,
+/// A pass over all slots: nobody's in particular, whoever calls next goes on with it.
+#[derive(Default)]
+pub(super) struct Pass {
     next_slot: usize,
     freed: u64,
-}
-
-/// The next slot, when no pass is under way: then no token is good, not even the next one.
-const NO_PASS: usize = usize::MAX;
-
-impl Collector {
-    pub(super) const fn new() -> Self {
-        Self { tokens: 0, next_slot: NO_PASS, freed: 0 }
-    }
-
-    pub(super) fn token(&self) -> u64 {
-        token(self.tokens, super::COLLECT_SLOT)
-    }
 }
 
 /// What a look at one slot came to.
@@ -49,48 +36,31 @@ enum Look {
 }
 
 impl Pals {
-    /// `COLLECT`: a new pass. One under way for another caller is taken over.
+    /// `COLLECT`: the next part of a pass.
     pub fn collect(&self, hardware: &mut impl Hardware) -> Outcome {
-        let Some(mut collector) = self.collector.try_lock() else { return Outcome::status(Status::Busy) };
-        (collector.next_slot, collector.freed) = (0, 0);
-        self.continue_collect(hardware, &mut collector)
-    }
-
-    pub(super) fn resume_collect(&self, hardware: &mut impl Hardware, token: u64) -> Outcome {
-        match self.collector.try_lock() {
-            Some(mut collector) if collector.token() == token && collector.next_slot != NO_PASS => {
-                self.continue_collect(hardware, &mut collector)
-            }
-            _ => Outcome::status(Status::Lost),
-        }
-    }
-
-    fn continue_collect(&self, hardware: &mut impl Hardware, collector: &mut Collector) -> Outcome {
-        collector.tokens += 1;
+        let Some(mut pass) = self.pass.try_lock() else { return Err(Status::Busy.into()) };
         let now = hardware.now_ms();
         for _ in 0..SLOTS {
-            if collector.next_slot >= MAX_PALS {
-                collector.next_slot = NO_PASS;
-                return Outcome::Done(collector.freed, Status::Ok);
+            if pass.next_slot >= MAX_PALS {
+                return Ok(take(&mut *pass).freed);
             }
-            match self.look_at(collector.next_slot, now) {
-                Look::Kept => collector.next_slot += 1,
+            match self.look_at(pass.next_slot, now) {
+                Look::Kept => pass.next_slot += 1,
                 Look::Wiping => break,
                 Look::Freed => {
-                    collector.next_slot += 1;
-                    collector.freed += 1;
+                    pass.freed += 1;
                     break;
                 }
             }
         }
-        Outcome::Again(collector.token())
+        Err(Stop::Restart)
     }
 
     /// The pool or the table is full: wipes one slice of what is condemned; `full` if there is nothing.
     pub(super) fn make_room(&self, hardware: &mut impl Hardware, full: Status) -> Outcome {
         let now = hardware.now_ms();
         let progress = (0..MAX_PALS).any(|index| !matches!(self.look_at(index, now), Look::Kept));
-        if progress { Outcome::Restart } else { Outcome::status(full) }
+        Err(if progress { Stop::Restart } else { full.into() })
     }
 
     fn look_at(&self, index: usize, now: u64) -> Look {
@@ -100,29 +70,29 @@ impl Pals {
             State::Wiping(_) => {
                 // The caller may still come for the result.
                 let awaited = now.saturating_sub(pal.last_used_ms) < RECENT_MS;
-                match self.wipe_slice(index, &mut pal) {
-                    Slice::Nothing if awaited => return Look::Kept,
-                    Slice::Last if awaited => {}
-                    Slice::More => {}
-                    Slice::Last | Slice::Nothing => self.free_slot(index, &mut pal),
+                if awaited && pal.frames.is_none() {
+                    return Look::Kept;
+                }
+                if self.wipe_slice(&mut pal) && !awaited {
+                    self.free_slot(&mut pal);
                 }
             }
             _ => {
-                if !self.condemned(index, &mut pal, now) {
+                if !self.condemned(&mut pal, now) {
                     return Look::Kept;
                 }
-                self.start_wipe(index, &mut pal, Outcome::status(Status::Lost));
+                let _ = self.start_wipe(&mut pal, Err(Status::Lost.into()));
             }
         }
         if matches!(pal.state, State::Free) { Look::Freed } else { Look::Wiping }
     }
 
     /// Whether this look is the second that found the owner gone.
-    fn condemned(&self, index: usize, pal: &mut Pal, now: u64) -> bool {
+    fn condemned(&self, pal: &mut Pal, now: u64) -> bool {
         if now.saturating_sub(pal.last_used_ms) < RECENT_MS {
             return false;
         }
-        if self.owner_lives(index, pal) {
+        if self.owner_lives(pal) {
             pal.suspect_since_ms = None;
             return false;
         }
@@ -131,7 +101,7 @@ impl Pals {
     }
 
     /// A registration that does not go on has no living owner: it has no handle yet to be found. Else: follows the tables that were the owner's when it registered down to its owner page.
-    fn owner_lives(&self, index: usize, pal: &Pal) -> bool {
+    fn owner_lives(&self, pal: &Pal) -> bool {
         if matches!(pal.state, State::Registering(_)) {
             return false;
         }
@@ -140,7 +110,7 @@ impl Pals {
             Peek::Away => true,
             Peek::Nothing => false,
             Peek::Read => {
-                let handle = &self.slots[index].handle;
+                let handle = &self.slots[pal.index].handle;
                 let expected = handle.iter().flat_map(|word| word.load(Ordering::Acquire).to_le_bytes());
                 found.into_iter().eq(expected)
             }

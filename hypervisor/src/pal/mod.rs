@@ -36,14 +36,15 @@ pub(crate) mod tests;
 
 use crate::addr::{Gva, Hpa};
 use crate::asid::Incarnation;
-use crate::frames::{Frames, Owner};
+use crate::cpu::Cpu;
+use crate::frames::Frames;
 use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, GuestMemory, Space};
 use crate::memory::{DirectMap, RamMap};
 use crate::tpm::clock::TscClock;
 use crate::tpm::mmio::Mmio;
 use crate::tpm::tis::{Registers, Tis};
-use crate::vmcb::Maps;
+use crate::vmcb::{CR4_PKE, Maps};
 use abi::{Digests, Handle, Status, TOKEN_BIT};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
@@ -51,9 +52,7 @@ use utpm::{Identity, Pcrs, Root, random};
 
 /// Most PALs at a time.
 pub const MAX_PALS: usize = 512;
-const SLOT_BITS: u32 = 9;
-/// In a token's slot field: the token of a `COLLECT`.
-const COLLECT_SLOT: u64 = 0;
+const SLOT_BITS: u32 = MAX_PALS.ilog2();
 
 /// How many bytes one stay in the hypervisor copies or zeroes before it lets interrupts in.
 pub const SLICE: u64 = 64 << 10;
@@ -62,11 +61,14 @@ pub const HASH_SLICE: u64 = 4 << 10;
 /// Page faults on one spot of a call that bring it no further.
 const MAX_FAULTS: u8 = 3;
 
-/// What a hypercall has come to.
+/// What a hypercall has come to: its value, if it is finished.
+pub type Outcome = Result<u64, Stop>;
+
+/// Why a hypercall has no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Finished: value and status.
-    Done(u64, Status),
+pub enum Stop {
+    /// It failed; a value that says more.
+    Failed(u64, Status),
     /// Not finished: the guest gets its interrupts at the VMMCALL, with this token in RAX.
     Again(u64),
     /// Not begun: the guest gets its interrupts at the VMMCALL, then calls anew.
@@ -75,10 +77,25 @@ pub enum Outcome {
     Fault { gva: Gva, error_code: u32, token: Option<u64> },
 }
 
-impl Outcome {
-    /// Finished without a value.
-    pub fn status(status: Status) -> Self {
-        Self::Done(0, status)
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Self::Failed(0, status)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::fault(fault, None)
+    }
+}
+
+impl Stop {
+    /// A fault of the guest-memory walker; with a token, of a call that goes on.
+    fn fault(fault: Fault, token: Option<u64>) -> Self {
+        match fault {
+            Fault::Page { gva, error_code } => Self::Fault { gva, error_code, token },
+            Fault::BadAddress { gva } => Self::Failed(gva.0, Status::BadAddress),
+        }
     }
 }
 
@@ -90,9 +107,33 @@ pub trait Hardware {
     fn now_ms(&self) -> u64;
     /// A machine check came while S ran: the OS gets it.
     fn raise_machine_check(&mut self);
+    /// The guest's PKRU, which S cannot change. Only where the guest has enabled protection keys.
+    fn pkru(&self) -> u32 {
+        0
+    }
     /// The hardware TPM beside the OS.
     fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
         None::<Tis<Mmio, TscClock>>
+    }
+}
+
+/// Who executed a VMMCALL: the OS's registers, and the processor that answers it.
+pub struct Caller<'a, H> {
+    pub cpu: &'a Cpu,
+    pub hardware: &'a mut H,
+}
+
+impl<H: Hardware> Caller<'_, H> {
+    /// The PAL that it names.
+    pub fn handle(&self) -> Handle {
+        Handle { low: self.cpu.regs.r10, high: self.cpu.regs.r11 }
+    }
+
+    /// Its memory. Made only where it is needed, for that takes longer than a call without buffers may.
+    pub fn memory<'a>(&self, pals: &'a Pals) -> GuestMemory<'a> {
+        let protected = self.cpu.os.save.cr4 & CR4_PKE != 0;
+        let pkru = if protected { self.hardware.pkru() } else { 0 };
+        self.cpu.memory(pals.mem, &pals.ram, pkru)
     }
 }
 
@@ -143,7 +184,7 @@ pub struct Pals {
     /// Whether PALs can use the FPU on this machine.
     pub fpu: bool,
     slots: &'static Slots,
-    collector: Mutex<collect::Collector>,
+    pass: Mutex<collect::Pass>,
     incarnations: AtomicU64,
     registered: AtomicU64,
 }
@@ -179,6 +220,8 @@ pub const fn free_slots() -> Slots {
 /// What is known of a PAL. All zero but for `tokens` while the slot is free.
 pub struct Pal {
     state: State,
+    /// Its slot.
+    index: usize,
     /// Tokens given out by this slot so far.
     tokens: u64,
     owner: OwnerPage,
@@ -218,6 +261,7 @@ impl Pal {
     const fn free() -> Self {
         Self {
             state: State::Free,
+            index: 0,
             tokens: 0,
             owner: OwnerPage { space: Space::none(), page: Gva(0) },
             frames: space::PalFrames::none(),
@@ -238,19 +282,15 @@ impl Pal {
         self.pcrs.as_ref().and_then(|pcrs| pcrs.read(0).ok())
     }
 
-    fn next_token(&mut self, slot: usize) -> u64 {
+    fn next_token(&mut self) -> u64 {
         self.tokens += 1;
-        self.token(slot)
+        self.token()
     }
 
-    fn token(&self, slot: usize) -> u64 {
-        token(self.tokens, slot as u64 + 1)
+    /// The newest.
+    fn token(&self) -> u64 {
+        TOKEN_BIT | self.tokens << SLOT_BITS | self.index as u64
     }
-}
-
-/// The token number `count` of a slot (0: of `COLLECT`).
-fn token(count: u64, slot: u64) -> u64 {
-    TOKEN_BIT | (count << (SLOT_BITS + 1)) | slot
 }
 
 /// Why a handle or a token names no PAL that the caller may use now.
@@ -281,7 +321,7 @@ impl Pals {
             maps,
             fpu,
             slots,
-            collector: Mutex::new(collect::Collector::new()),
+            pass: Mutex::default(),
             incarnations: AtomicU64::new(1),
             registered: AtomicU64::new(0),
         }
@@ -294,14 +334,15 @@ impl Pals {
 
     /// The slot that this handle names, if it is the caller's, and the registration that was there before anything was looked at.
     #[inline(always)]
-    fn find(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, Incarnation), Refused> {
+    fn find(&self, caller: &Caller<impl Hardware>) -> Result<(usize, Incarnation), Refused> {
+        let handle = caller.handle();
         let index = handle.low as usize % MAX_PALS;
         let slot = &self.slots[index];
         let incarnation = slot.incarnation.load(Ordering::Acquire);
         let is = |word: &AtomicU64, value: u64| word.load(Ordering::Acquire) == value;
         let matches = is(&slot.handle[0], handle.low)
             && is(&slot.handle[1], handle.high)
-            && is(&slot.owner_cr3, caller.space().root().0)
+            && is(&slot.owner_cr3, caller.cpu.root().0)
             && (handle.low, handle.high) != (0, 0);
         if matches { Ok((index, incarnation)) } else { Err(Status::NoSuchPal) }
     }
@@ -309,10 +350,10 @@ impl Pals {
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
     #[inline(always)]
-    fn open(&self, caller: &GuestMemory, handle: Handle) -> Result<(usize, MutexGuard<'_, Pal>), Refused> {
-        let (index, incarnation) = self.find(caller, handle)?;
+    fn open(&self, caller: &Caller<impl Hardware>) -> Result<MutexGuard<'_, Pal>, Refused> {
+        let (index, incarnation) = self.find(caller)?;
         let pal = self.lock(index)?;
-        if pal.call.incarnation == incarnation { Ok((index, pal)) } else { Err(Status::NoSuchPal) }
+        if pal.call.incarnation == incarnation { Ok(pal) } else { Err(Status::NoSuchPal) }
     }
 
     /// The slot's PAL, unless another processor has it.
@@ -323,49 +364,29 @@ impl Pals {
 
     /// Continues what a token was given for. A call goes on for its handle only: tokens can be guessed, and the address space
     /// of a process that died may be another's by now.
-    pub fn resume(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        token: u64,
-    ) -> Outcome {
-        let slot = token & ((1 << (SLOT_BITS + 1)) - 1);
-        if slot == COLLECT_SLOT {
-            return self.resume_collect(hardware, token);
-        }
-        let index = slot as usize - 1;
-        let Some(entry) = self.slots.get(index) else { return Outcome::status(Status::Lost) };
+    pub fn resume(&self, caller: &mut Caller<impl Hardware>, token: u64) -> Outcome {
+        let index = token as usize % MAX_PALS;
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
-        let Some(mut pal) = entry.pal.try_lock() else { return Outcome::Again(token) };
-        if pal.token(index) != token || pal.owner.space.root() != caller.space().root() {
-            return Outcome::status(Status::Lost);
+        let Ok(mut pal) = self.lock(index) else { return Err(Stop::Again(token)) };
+        if pal.token() != token || pal.owner.space.root() != caller.cpu.root() {
+            return Err(Status::Lost.into());
         }
         match pal.state {
-            State::Registering(_) => self.continue_registration(hardware, caller, index, &mut pal),
-            State::InCall(_) if self.find(caller, handle).is_ok_and(|(found, _)| found == index) => {
-                self.continue_call(hardware, caller, index, &mut pal)
+            State::Registering(_) => self.continue_registration(caller, &mut pal),
+            State::InCall(_) if self.find(caller).is_ok_and(|(found, _)| found == index) => {
+                self.continue_call(caller, &mut pal)
             }
             State::Wiping(_) => {
-                pal.last_used_ms = hardware.now_ms();
-                self.continue_wipe(index, &mut pal)
+                pal.last_used_ms = caller.hardware.now_ms();
+                self.continue_wipe(&mut pal)
             }
-            State::Free | State::Idle | State::InCall(_) => Outcome::status(Status::Lost),
+            State::Free | State::Idle | State::InCall(_) => Err(Status::Lost.into()),
         }
     }
 
     /// `UNREGISTER` (an idle PAL) and `ABORT` (in the middle of a call as well).
-    pub fn unregister(
-        &self,
-        hardware: &impl Hardware,
-        caller: &GuestMemory,
-        handle: Handle,
-        in_call_too: bool,
-    ) -> Outcome {
-        let (index, incarnation) = match self.find(caller, handle) {
-            Ok(found) => found,
-            Err(status) => return Outcome::status(status),
-        };
+    pub fn unregister(&self, caller: &Caller<impl Hardware>, in_call_too: bool) -> Outcome {
+        let (index, incarnation) = self.find(caller)?;
         let mut locked = self.lock(index);
         if locked.is_err() && in_call_too {
             // Whoever has it sees this at S's next exit, or had the last one already: then it can be had now, or the next
@@ -374,25 +395,24 @@ impl Pals {
             locked = self.lock(index);
         }
         let Ok(mut pal) = locked else {
-            return Outcome::status(if in_call_too { Status::Ok } else { Status::Busy });
+            return if in_call_too { Ok(0) } else { Err(Status::Busy.into()) };
         };
         if pal.call.incarnation != incarnation {
-            return Outcome::status(Status::NoSuchPal);
+            return Err(Status::NoSuchPal.into());
         }
         match pal.state {
             State::Idle => {}
             State::InCall(_) if in_call_too => {}
-            State::InCall(_) => return Outcome::status(Status::Busy),
-            State::Free | State::Registering(_) | State::Wiping(_) => {
-                return Outcome::status(Status::NoSuchPal);
-            }
+            State::InCall(_) => return Err(Status::Busy.into()),
+            State::Free | State::Registering(_) | State::Wiping(_) => return Err(Status::NoSuchPal.into()),
         }
-        self.start_wipe_for_caller(hardware, index, &mut pal, Outcome::status(Status::Ok))
+        pal.last_used_ms = caller.hardware.now_ms();
+        self.start_wipe(&mut pal, Ok(0))
     }
 
     /// `PAL_INFO`.
-    pub fn pal_info(&self, caller: &GuestMemory, handle: Handle) -> Result<abi::PalInfo, Refused> {
-        let (_, pal) = self.open(caller, handle)?;
+    pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Refused> {
+        let pal = self.open(caller)?;
         Ok(abi::PalInfo {
             measurement: *pal.identity().ok_or(Status::NoSuchPal)?,
             reserved: [0; 4],
@@ -402,19 +422,7 @@ impl Pals {
     }
 
     /// Whether another processor wants this PAL gone.
-    fn is_dying(&self, index: usize, pal: &Pal) -> bool {
-        self.slots[index].dying.load(Ordering::Acquire) == pal.call.incarnation
-    }
-
-    fn owner(index: usize) -> Owner {
-        index as Owner
-    }
-}
-
-/// A fault of the guest-memory walker as the outcome of a call that has not begun.
-pub fn fault_outcome(fault: Fault, token: Option<u64>) -> Outcome {
-    match fault {
-        Fault::Page { gva, error_code } => Outcome::Fault { gva, error_code, token },
-        Fault::BadAddress { gva } => Outcome::Done(gva.0, Status::BadAddress),
+    fn is_dying(&self, pal: &Pal) -> bool {
+        self.slots[pal.index].dying.load(Ordering::Acquire) == pal.call.incarnation
     }
 }

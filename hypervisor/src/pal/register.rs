@@ -3,12 +3,13 @@
 //! All or nothing: the slot becomes `Idle`, and the handle is written to the owner page, in the last step; every
 //! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
 
-use super::Hardware;
 use super::call::vmcb;
 use super::{
-    HASH_SLICE, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, call, fault_outcome, space::PalFrames,
+    Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, Stop, call,
+    space::PalFrames,
 };
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
+use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
 use crate::vmcb::Maps;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
@@ -34,33 +35,27 @@ impl Pals {
     /// `REGISTER`, or (without an image) `REGISTER_QUOTING`.
     pub fn register(
         &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
+        caller: &mut Caller<impl Hardware>,
         image: Option<(Gva, u64)>,
         owner_page: Gva,
     ) -> Outcome {
+        let memory = caller.memory(self);
         if owner_page.page_offset() != 0 {
-            return Outcome::status(Status::BadArgument);
+            return Err(Status::BadArgument.into());
         }
         let mut bytes = self.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
-        if let Some((image, _)) = image
-            && let Err(fault) = caller.read(image, &mut bytes)
-        {
-            return fault_outcome(fault, None);
+        if let Some((image, _)) = image {
+            memory.read(image, &mut bytes)?;
         }
         let length = image.map_or(self.quoting.len() as u64, |(_, length)| length);
         let header = header_from(&bytes);
-        if header.check(length).is_err() {
-            return Outcome::status(Status::BadImage);
-        }
+        header.check(length).map_err(|_| Status::BadImage)?;
         if header.flags & FLAG_FPU != 0 && !self.fpu {
-            return Outcome::status(Status::Unsupported);
+            return Err(Status::Unsupported.into());
         }
-        if let Err(fault) = caller.check_writable(owner_page, 16) {
-            return fault_outcome(fault, None);
-        }
+        memory.check_writable(owner_page, 16)?;
         if u64::from(self.pool.lock().free_count()) < PalFrames::needed(&header) {
-            return self.make_room(hardware, Status::NoMemory);
+            return self.make_room(caller.hardware, Status::NoMemory);
         }
         let free = |index: usize| {
             let unused = self.slots[index].incarnation.load(Ordering::Acquire) == 0;
@@ -68,11 +63,12 @@ impl Pals {
             matches!(pal.state, State::Free).then_some((index, pal))
         };
         let Some((index, mut pal)) = (0..self.slots.len()).find_map(free) else {
-            return self.make_room(hardware, Status::TooMany);
+            return self.make_room(caller.hardware, Status::TooMany);
         };
+        pal.index = index;
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: *caller.space(), page: owner_page };
-        pal.last_used_ms = hardware.now_ms();
+        pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
+        pal.last_used_ms = caller.hardware.now_ms();
         let mut measurement = Measurement::new();
         measurement.update(&bytes);
         pal.state = State::Registering(Registration {
@@ -82,48 +78,42 @@ impl Pals {
             measurement: ManuallyDrop::new(measurement),
             faults: 0,
         });
-        let began = pal.frames.begin(self.mem, &mut self.pool.lock(), Self::owner(index), &header);
+        let began = pal.frames.begin(self.mem, &mut self.pool.lock(), index as Owner, &header);
         if began.is_none() {
-            return self.start_wipe(index, &mut pal, Outcome::status(Status::NoMemory));
+            return self.start_wipe(&mut pal, Err(Status::NoMemory.into()));
         }
         self.mem.copy_to(pal.frames.header, &bytes);
-        self.continue_registration(hardware, caller, index, &mut pal)
+        self.continue_registration(caller, &mut pal)
     }
 
     /// One slice of a registration.
-    pub(super) fn continue_registration(
-        &self,
-        hardware: &mut impl Hardware,
-        caller: &GuestMemory,
-        index: usize,
-        pal: &mut Pal,
-    ) -> Outcome {
+    pub(super) fn continue_registration(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Outcome {
+        let memory = caller.memory(self);
         let header = self.header(pal);
-        pal.last_used_ms = hardware.now_ms();
+        pal.last_used_ms = caller.hardware.now_ms();
         pal.suspect_since_ms = None;
-        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
         let frames = pal.frames;
+        let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
         let mut budget = HASH_SLICE / PAGE_SIZE;
         while registration.next_page < frames.pages() && budget > 0 {
             let page = registration.next_page;
-            let owner = Self::owner(index);
-            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), owner, &header, page) else {
-                return self.start_wipe(index, pal, Outcome::status(Status::NoMemory));
+            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), &header, page) else {
+                return self.start_wipe(pal, Err(Status::NoMemory.into()));
             };
             let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
                 section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
             });
-            if let Err(fault) = self.fill_page(caller, frame, length, registration) {
-                return self.registration_fault(index, pal, fault);
+            if let Err(fault) = self.fill_page(&memory, frame, length, registration) {
+                return self.registration_fault(pal, fault);
             }
             registration.next_page += 1;
             registration.faults = 0;
             budget -= 1;
         }
         if registration.next_page < frames.pages() {
-            return Outcome::Again(pal.next_token(index));
+            return Err(Stop::Again(pal.next_token()));
         }
-        self.finish_registration(caller, index, pal)
+        self.finish_registration(&memory, pal)
     }
 
     /// Copies the next part of the image and measures the copy, which the OS cannot change any more.
@@ -146,34 +136,34 @@ impl Pals {
         Ok(())
     }
 
-    fn registration_fault(&self, index: usize, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::Registering(registration) = &mut pal.state else { return Outcome::status(Status::Lost) };
+    fn registration_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
+        let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
         registration.faults += 1;
         match fault {
             Fault::Page { .. } if registration.faults <= MAX_FAULTS => {
-                let token = pal.next_token(index);
-                fault_outcome(fault, Some(token))
+                let token = pal.next_token();
+                Err(Stop::fault(fault, Some(token)))
             }
-            Fault::Page { gva, .. } => self.start_wipe(index, pal, Outcome::Done(gva.0, Status::NoProgress)),
-            Fault::BadAddress { .. } => self.start_wipe(index, pal, fault_outcome(fault, None)),
+            Fault::Page { gva, .. } => self.start_wipe(pal, Err(Stop::Failed(gva.0, Status::NoProgress))),
+            Fault::BadAddress { .. } => self.start_wipe(pal, Err(fault.into())),
         }
     }
 
     /// Everything is in place: the identity, the VMCB, the handle.
-    fn finish_registration(&self, caller: &GuestMemory, index: usize, pal: &mut Pal) -> Outcome {
+    fn finish_registration(&self, caller: &GuestMemory, pal: &mut Pal) -> Outcome {
         let top = pal.frames.stack_top - 1;
         let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
-            return self.start_wipe(index, pal, Outcome::status(Status::BadImage));
+            return self.start_wipe(pal, Err(Status::BadImage.into()));
         };
         pal.frames.stack_frame = stack_frame;
         let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
-            return Outcome::status(Status::Lost);
+            return Err(Status::Lost.into());
         };
-        let handle = self.new_handle(index);
+        let handle = self.new_handle(pal.index);
         let bytes = (u128::from(handle.high) << 64 | u128::from(handle.low)).to_le_bytes();
         if let Err(fault) = caller.write(pal.owner.page, &bytes) {
             pal.state = State::Registering(registration);
-            return self.registration_fault(index, pal, fault);
+            return self.registration_fault(pal, fault);
         }
         pal.quoting = registration.image.is_none();
         pal.pcrs = Some(Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish()));
@@ -182,14 +172,14 @@ impl Pals {
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
         let fpu = pal.frames.fpu != Hpa(0);
         vmcb(self.mem, &mut pal.frames).init_pal(maps, fpu);
-        let slot = &self.slots[index];
+        let slot = &self.slots[pal.index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.space().root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
-        log::debug!("PAL {index}: registered, {} pages", pal.frames.section_pages());
-        Outcome::status(Status::Ok)
+        log::debug!("PAL {}: registered, {} pages", pal.index, pal.frames.section_pages());
+        Ok(0)
     }
 
     fn new_handle(&self, index: usize) -> Handle {

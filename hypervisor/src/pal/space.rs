@@ -22,6 +22,8 @@ const PAGE: u64 = PRESENT | USER | ACCESSED | DIRTY;
 /// The frames of a PAL, and what the call path needs to know of its header.
 #[derive(Clone, Copy)]
 pub struct PalFrames {
+    /// Whose they are.
+    owner: Owner,
     pub vmcb: Hpa,
     /// Holds the image's header.
     pub header: Hpa,
@@ -50,6 +52,7 @@ impl PalFrames {
     /// None yet.
     pub const fn none() -> Self {
         Self {
+            owner: 0,
             vmcb: Hpa(0),
             header: Hpa(0),
             fpu: Hpa(0),
@@ -86,6 +89,7 @@ impl PalFrames {
     /// Takes the control frames and links the upper nested tables. None: the pool is empty; what was taken is in `self`
     /// for [`Self::wipe_control`].
     pub fn begin(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner, header: &Header) -> Option<()> {
+        self.owner = owner;
         self.vmcb = pool.take(owner)?;
         self.header = pool.take(owner)?;
         if header.flags & FLAG_FPU != 0 {
@@ -111,23 +115,16 @@ impl PalFrames {
 
     /// The frame of guest-physical page `page`. If it has none yet (in ascending order): takes one, maps it, and fills it if it is one
     /// of S's page tables.
-    pub fn add_page(
-        &self,
-        mem: DirectMap,
-        pool: &mut Frames,
-        owner: Owner,
-        header: &Header,
-        page: u64,
-    ) -> Option<Hpa> {
+    pub fn add_page(&self, mem: DirectMap, pool: &mut Frames, header: &Header, page: u64) -> Option<Hpa> {
         if let Some(frame) = self.frame(mem, page) {
             return Some(frame);
         }
         let slot = self.nested_pd + page / ENTRIES * 8;
         if mem.read_u64(slot) & PRESENT == 0 {
-            let table = pool.take(owner)?;
+            let table = pool.take(self.owner)?;
             mem.write_u64(slot, table.0 | TABLE);
         }
-        let frame = pool.take(owner)?;
+        let frame = pool.take(self.owner)?;
         mem.write_u64(self.nested_entry(mem, page), frame.0 | PAGE | self.rights(header, page));
         if page < self.first_section_page {
             self.fill_table(mem, header, page, frame);
@@ -165,22 +162,22 @@ impl PalFrames {
     }
 
     /// Wipes guest-physical page `page`; pages that were never added are skipped.
-    pub fn wipe_page(&self, mem: DirectMap, pool: &mut Frames, owner: Owner, page: u64) {
+    pub fn wipe_page(&self, mem: DirectMap, pool: &mut Frames, page: u64) {
         if let Some(frame) = self.frame(mem, page) {
             mem.write_u64(self.nested_entry(mem, page), 0);
-            let _ = pool.wipe(owner, frame);
+            let _ = pool.wipe(self.owner, frame);
         }
     }
 
     /// Wipes the nested tables and the control frames, after all pages are gone.
-    pub fn wipe_control(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner) {
+    pub fn wipe_control(&mut self, mem: DirectMap, pool: &mut Frames) {
         for index in 0..self.pages.div_ceil(ENTRIES) {
             let table = mem.read_u64(self.nested_pd + index * 8) & ADDRESS;
-            let _ = pool.wipe(owner, Hpa(table));
+            let _ = pool.wipe(self.owner, Hpa(table));
         }
         // What was never taken is 0, no frame of the pool.
         for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.fpu, self.header, self.vmcb] {
-            let _ = pool.wipe(owner, frame);
+            let _ = pool.wipe(self.owner, frame);
         }
         *self = Self::none();
     }

@@ -3,7 +3,7 @@
 //! Whoever holds the wipe's token continues it and gets the result that caused it. Whoever needs the frames may wipe them as well
 //! ([`super::collect`]), but the slot stays for a while, so that the caller still gets the result.
 
-use super::{Hardware, Outcome, Pal, Pals, SLICE, State};
+use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::PAGE_SIZE;
 use abi::Status;
 use core::sync::atomic::Ordering;
@@ -18,76 +18,55 @@ pub struct Wipe {
 impl Pals {
     /// Makes the PAL unreachable and begins to wipe it.
     #[cold]
-    pub(super) fn start_wipe(&self, index: usize, pal: &mut Pal, result: Outcome) -> Outcome {
-        let slot = &self.slots[index];
+    pub(super) fn start_wipe(&self, pal: &mut Pal, result: Outcome) -> Outcome {
+        let slot = &self.slots[pal.index];
         for word in &slot.handle {
             word.store(0, Ordering::Release);
         }
         slot.owner_cr3.store(0, Ordering::Release);
         slot.incarnation.store(0, Ordering::Release);
         pal.state = State::Wiping(Wipe { next_page: 0, result });
-        self.continue_wipe(index, pal)
+        self.continue_wipe(pal)
     }
 
     /// As [`Self::start_wipe`], for a caller who will come back for the result.
     #[cold]
-    pub(super) fn start_wipe_for_caller(
-        &self,
-        hardware: &impl Hardware,
-        index: usize,
-        pal: &mut Pal,
-        result: Outcome,
-    ) -> Outcome {
-        pal.last_used_ms = hardware.now_ms();
-        self.start_wipe(index, pal, result)
+    pub(super) fn wipe_for(&self, caller: &Caller<impl Hardware>, pal: &mut Pal, result: Stop) -> Stop {
+        pal.last_used_ms = caller.hardware.now_ms();
+        self.start_wipe(pal, Err(result)).err().unwrap_or(result)
     }
 
     /// The caller's part: one slice, and in the end the result.
-    pub(super) fn continue_wipe(&self, index: usize, pal: &mut Pal) -> Outcome {
-        let State::Wiping(wipe) = pal.state else { return Outcome::status(Status::Lost) };
-        if self.wipe_slice(index, pal) == Slice::More {
-            return Outcome::Again(pal.next_token(index));
+    pub(super) fn continue_wipe(&self, pal: &mut Pal) -> Outcome {
+        let State::Wiping(wipe) = pal.state else { return Err(Status::Lost.into()) };
+        if !self.wipe_slice(pal) {
+            return Err(Stop::Again(pal.next_token()));
         }
-        self.free_slot(index, pal);
+        self.free_slot(pal);
         wipe.result
     }
 
-    /// Wipes a slice, with the last one the control frames.
-    pub(super) fn wipe_slice(&self, index: usize, pal: &mut Pal) -> Slice {
-        let State::Wiping(wipe) = &mut pal.state else { return Slice::Nothing };
-        if pal.frames.is_none() {
-            return Slice::Nothing;
-        }
-        let owner = Self::owner(index);
+    /// Wipes a slice, with the last one the control frames. Whether nothing is left.
+    pub(super) fn wipe_slice(&self, pal: &mut Pal) -> bool {
+        let State::Wiping(wipe) = &mut pal.state else { return false };
         let mut pool = self.pool.lock();
         let end = pal.frames.pages().min(wipe.next_page + SLICE / PAGE_SIZE);
         while wipe.next_page < end {
-            pal.frames.wipe_page(self.mem, &mut pool, owner, wipe.next_page);
+            pal.frames.wipe_page(self.mem, &mut pool, wipe.next_page);
             wipe.next_page += 1;
         }
         if wipe.next_page < pal.frames.pages() {
-            return Slice::More;
+            return false;
         }
-        pal.frames.wipe_control(self.mem, &mut pool, owner);
-        Slice::Last
+        pal.frames.wipe_control(self.mem, &mut pool);
+        true
     }
 
     /// The PAL's frames are gone, and its slot is free.
-    pub(super) fn free_slot(&self, index: usize, pal: &mut Pal) {
+    pub(super) fn free_slot(&self, pal: &mut Pal) {
+        log::debug!("PAL {}: wiped", pal.index);
         let tokens = pal.tokens + 1;
         *pal = Pal { tokens, ..Pal::free() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
-        log::debug!("PAL {index}: wiped");
     }
-}
-
-/// What a slice of wiping came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slice {
-    /// More is left.
-    More,
-    /// It was the last.
-    Last,
-    /// Nothing was left.
-    Nothing,
 }

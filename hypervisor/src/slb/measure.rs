@@ -4,8 +4,6 @@
 //! nothing that the loader says counts. What is handed on as PCR 17 and 18 was read back and is what extending must have
 //! given, or the launch is refused.
 
-use core::fmt;
-
 use abi::{Digests, Extends};
 use utpm::digest;
 
@@ -27,36 +25,15 @@ pub struct Launch<'a> {
     pub options: &'a [u8],
 }
 
-/// Why the launch cannot be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The TPM did not do its part.
-    Tpm(Error),
-    /// This PCR does not hold what was extended into it.
-    NotExtended(u8),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tpm(error) => error.fmt(f),
-            Self::NotExtended(pcr) => write!(f, "PCR {pcr} does not hold what was extended into it"),
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Tpm(error)
-    }
-}
+/// A PCR that was extended shows something else.
+const NOT_EXTENDED: Error = Error::Malformed("a PCR does not hold what was extended into it");
 
 /// Extends and keeps a list of it; fills in the handover's part about the TPM. Returns PCR 17 as it was found.
 pub fn measure<T: Transport>(
     tpm: &mut Tpm<T>,
     launch: &Launch<'_>,
     handover: &mut Handover,
-) -> Result<Digests, Failure> {
+) -> Result<Digests, Error> {
     let banks = *tpm.banks();
     for (number, bank) in handover.extends.banks.iter_mut().zip(banks.algorithms()) {
         *number = bank.number();
@@ -79,17 +56,13 @@ fn extend<T: Transport>(
     list: &mut Extends,
     pcr: u8,
     measured: &[u8],
-) -> Result<Digests, Failure> {
+) -> Result<Digests, Error> {
     let digests = digest(measured);
     let before = tpm.read(pcr)?;
     tpm.extend(pcr, &digests)?;
     list.add(pcr, &digests);
     let after = tpm.read(pcr)?;
-    if same(&after, &extended(&before, &digests), tpm.banks()) {
-        Ok(after)
-    } else {
-        Err(Failure::NotExtended(pcr))
-    }
+    if same(&after, &extended(&before, &digests), tpm.banks()) { Ok(after) } else { Err(NOT_EXTENDED) }
 }
 
 /// What extending makes of a PCR.
@@ -126,7 +99,7 @@ mod tests {
         Box::new(handover)
     }
 
-    fn run(model: Model) -> Result<(Box<Handover>, Digests), Failure> {
+    fn run(model: Model) -> Result<(Box<Handover>, Digests), Error> {
         let mut handover = handover();
         let found = measure(&mut Tpm::open(model)?, &LAUNCH, &mut handover)?;
         Ok((handover, found))
@@ -186,9 +159,9 @@ mod tests {
     fn extends_that_fail_or_do_nothing_are_refused() {
         for mut model in [launched(Model::v12()), launched(Model::v20(&BANKS))] {
             model.forgets = true;
-            assert_eq!(run(model.clone()).unwrap_err(), Failure::NotExtended(PCR_CODE));
+            assert_eq!(run(model.clone()).unwrap_err(), NOT_EXTENDED);
             model.refuses = Some(0x907);
-            assert_eq!(run(model).unwrap_err(), Failure::Tpm(Error::Refused(0x907)));
+            assert_eq!(run(model).unwrap_err(), Error::Refused(0x907));
         }
     }
 

@@ -5,4 +5,4 @@ mod measure;
 
 pub mod pit;
 
-pub use measure::{Failure, Launch, PCR_CODE, PCR_CONFIGURATION, measure};
+pub use measure::{Launch, PCR_CODE, PCR_CONFIGURATION, measure};

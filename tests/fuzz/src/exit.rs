@@ -258,6 +258,9 @@ impl Hardware for Model {
     fn raise_machine_check(&mut self) {
         panic!("no PAL is registered");
     }
+    fn pkru(&self) -> u32 {
+        self.seed as u32
+    }
 }
 
 impl Ports for Model {
@@ -308,9 +311,6 @@ impl Processor for Model {
         }
     }
     fn write_back_caches(&self) {}
-    fn pkru(&self) -> u32 {
-        self.seed as u32
-    }
     /// The registers of performance counters, branch records and instruction based sampling.
     fn write_msr(&self, msr: u32, _: u64) -> bool {
         let profiles = matches!(

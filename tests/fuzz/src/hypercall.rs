@@ -155,7 +155,8 @@ impl Run<'_, '_> {
         }
 
         let mut software = Software::new(input, &mut self.serial, machine.mem(), machine.now);
-        let answer = machine.vmmcall(&mut software, pkru);
+        software.pkru = pkru;
+        let answer = machine.vmmcall(&mut software);
         let ran = !software.stays.is_empty();
 
         assert!(may_call || answer == Answer::Done(0, Status::BadCaller), "{answer:?} to a bad caller");

@@ -92,7 +92,6 @@ fn processor() -> Box<Cpu> {
         phys_bits: PHYSICAL_BITS,
         pku: true,
         fpu: true,
-        automatic_ibrs: true,
         writable_efer: 0xd01,
         apic_base: 0xfee0_0900,
     };
@@ -123,10 +122,10 @@ impl Machine<'_> {
     }
 
     /// Executes a VMMCALL with the registers as they are. Whatever it comes to, registers that the interface does not name stay.
-    pub fn vmmcall(&mut self, hardware: &mut impl Hardware, pkru: u32) -> Answer {
+    pub fn vmmcall(&mut self, hardware: &mut impl Hardware) -> Answer {
         let before = Seen::of(&self.cpu);
         self.cpu.os.control.event_inject = 0;
-        hypercall::vmmcall(&self.hv, &mut self.cpu, hardware, pkru);
+        hypercall::vmmcall(&self.hv, &mut self.cpu, hardware);
         let after = Seen::of(&self.cpu);
         assert_eq!(after.others, before.others, "a register that is none of the hypercall's");
         assert_eq!(self.cpu.os.control.interrupt_shadow, 0);

@@ -88,7 +88,7 @@ pub fn settle(machine: &mut Machine) -> Answer {
     for _ in 0..LONGEST {
         let mut nothing = Input::new(&[]);
         let mut software = Software::new(&mut nothing, &mut serial, machine.mem(), machine.now);
-        match machine.vmmcall(&mut software, 0) {
+        match machine.vmmcall(&mut software) {
             Answer::Again(_) | Answer::Restart => {}
             answer => return answer,
         }

@@ -123,6 +123,8 @@ pub struct Software<'a, 'b> {
     pub results: Vec<std::ops::Range<usize>>,
     pub stays: Vec<Stay>,
     pub machine_checks: usize,
+    /// The caller's.
+    pub pkru: u32,
     /// Never repeated: put in a register at every stay.
     pub serial: &'a mut u64,
 }
@@ -137,6 +139,7 @@ impl<'a, 'b> Software<'a, 'b> {
             results: Vec::new(),
             stays: Vec::new(),
             machine_checks: 0,
+            pkru: 0,
             serial,
         }
     }
@@ -195,6 +198,10 @@ impl Hardware for Software<'_, '_> {
 
     fn raise_machine_check(&mut self) {
         self.machine_checks += 1;
+    }
+
+    fn pkru(&self) -> u32 {
+        self.pkru
     }
 }
 

@@ -1,7 +1,7 @@
 //! The runtime's first instructions, its segments, and the parts of its image.
 
 use hypervisor::launch::RUNTIME_MAGIC;
-use hypervisor::paging::{Part, Use};
+use hypervisor::paging::{EXECUTE, Part, READ, WRITE};
 
 core::arch::global_asm!(
     r#"
@@ -65,9 +65,9 @@ pub fn parts() -> [Part; 4] {
     }
     let part = |start: *const u8, end: *const u8, usage| Part { start: start as u64, end: end as u64, usage };
     [
-        part(&raw const __runtime_start, &raw const __text_start, Use::Read),
-        part(&raw const __text_start, &raw const __data_start, Use::Execute),
-        part(&raw const __data_start, &raw const __guard_start, Use::Write),
-        part(&raw const __stack_start, &raw const __stack_end, Use::Write),
+        part(&raw const __runtime_start, &raw const __text_start, READ),
+        part(&raw const __text_start, &raw const __data_start, EXECUTE),
+        part(&raw const __data_start, &raw const __guard_start, WRITE),
+        part(&raw const __stack_start, &raw const __stack_end, WRITE),
     ]
 }

@@ -3,7 +3,7 @@
 use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
-use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use core::arch::x86_64::{__cpuid_count, _rdtsc};
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
@@ -23,8 +23,7 @@ use x86_64::registers::model_specific::Msr;
 
 /// The processor's own answer.
 pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
-    let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
-    Registers { eax, ebx, ecx, edx }
+    __cpuid_count(leaf, subleaf)
 }
 
 /// The processor that the OS runs on.
@@ -106,10 +105,7 @@ impl ThisProcessor<'_> {
 
     /// Interrupts are about to be possible again.
     fn let_in(&mut self) {
-        let held = tsc().wrapping_sub(self.held_since);
-        if held > self.held_max {
-            self.held_max = held;
-        }
+        self.held_max = self.held_max.max(tsc().wrapping_sub(self.held_since));
     }
 }
 
@@ -140,7 +136,7 @@ impl Hardware for ThisProcessor<'_> {
         if more {
             self.leave_more(run.fpu);
         }
-        self.hv.counters.exit(abi::exit::PAL);
+        self.hv.count_exit(abi::exit::PAL);
     }
 
     fn now_ms(&self) -> u64 {
@@ -149,6 +145,15 @@ impl Hardware for ThisProcessor<'_> {
 
     fn raise_machine_check(&mut self) {
         self.machine_check = true;
+    }
+
+    fn pkru(&self) -> u32 {
+        let value: u32;
+        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
+        unsafe {
+            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
+        };
+        value
     }
 
     fn tpm(&mut self) -> Option<Tis<impl tis::Registers, TscClock>> {
@@ -208,15 +213,6 @@ impl Processor for ThisProcessor<'_> {
     fn write_back_caches(&self) {
         // SAFETY: WBINVD loses nothing.
         unsafe { core::arch::asm!("wbinvd", options(nostack)) }
-    }
-
-    fn pkru(&self) -> u32 {
-        let value: u32;
-        // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
-        unsafe {
-            core::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack))
-        };
-        value
     }
 
     fn write_msr(&self, msr: u32, value: u64) -> bool {

@@ -11,7 +11,7 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
-use hypervisor::cpuid::Registers;
+use hypervisor::cpuid::NOTHING;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
@@ -198,7 +198,7 @@ fn area_size(top: Hpa) -> u64 {
 
 fn features() -> Features {
     let leaf = |leaf: u32| {
-        if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { Registers::default() }
+        if leaf <= cpuid(leaf & 0x8000_0000, 0).eax { cpuid(leaf, 0) } else { NOTHING }
     };
     let svm = leaf(0x8000_000a);
     let sizes = leaf(0x8000_0008);
@@ -209,7 +209,6 @@ fn features() -> Features {
         phys_bits: sizes.eax & 0xff,
         pku: leaf(7).ecx & 1 << 3 != 0,
         fpu: cpuid(1, 0).ecx & 1 << 26 != 0 && u64::from(leaf(0xd).ecx) <= PAGE_SIZE,
-        automatic_ibrs: leaf(0x8000_0021).eax & 1 << 8 != 0,
         writable_efer: msr::writable_efer(leaf(0x8000_0001), sizes, leaf(0x8000_0021)),
         // SAFETY: every processor with SVM has this MSR.
         apic_base: unsafe { APIC_BASE.read() },
@@ -227,7 +226,7 @@ fn enter_address_space(root: Hpa, features: &Features) {
         Efer::update(|efer| {
             efer.insert(EferFlags::NO_EXECUTE_ENABLE);
             // The OS's branches do not steer the hypervisor's.
-            efer.set(EferFlags::from_bits_retain(AUTOMATIC_IBRS), features.automatic_ibrs);
+            efer.insert(EferFlags::from_bits_retain(AUTOMATIC_IBRS & features.writable_efer));
         });
         Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
         Cr4::update(|cr4| {

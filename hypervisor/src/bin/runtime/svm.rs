@@ -18,7 +18,7 @@ use hypervisor::vmcb::Vmcb;
 pub unsafe fn enter(vmcb: Hpa, changed: &mut Vmcb, regs: &mut Gprs) {
     // An operand tells the compiler that the VMCB changes.
     let changed: *mut Vmcb = changed;
-    // SAFETY: the routine gives back RBX and RBP and names all other registers; what it writes is `regs` and, by the
+    // SAFETY: the routine gives back RBX and RBP, and names or (by the ABI) clobbers all other registers; what it writes is `regs` and, by the
     // processor, the VMCB. The rest is the caller's contract.
     unsafe {
         asm!(
@@ -59,17 +59,12 @@ pub unsafe fn enter(vmcb: Hpa, changed: &mut Vmcb, regs: &mut Gprs) {
             "pop rbx",
             inout("rax") vmcb.0 => _,
             inout("rsi") &raw mut *regs => _,
-            out("rcx") _,
-            out("rdx") _,
             inout("rdi") changed => _,
-            out("r8") _,
-            out("r9") _,
-            out("r10") _,
-            out("r11") _,
             out("r12") _,
             out("r13") _,
             out("r14") _,
             out("r15") _,
+            clobber_abi("sysv64"),
         );
     }
 }

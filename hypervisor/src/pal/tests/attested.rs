@@ -55,7 +55,7 @@ fn integers_and_value_are_hashed_and_calls_chained() {
     assert_eq!(m.report(handle, P256), Err(Status::Unsupported), "nothing attested yet");
     let call = |m: &mut Machine, args: [u64; 6], value: u64| {
         let outcome = m.run_attested(handle, (0, args), NONCE, |vmcb, _| vmcb.save.rax = value);
-        assert_eq!(outcome, Outcome::Done(value, Status::Ok));
+        assert_eq!(outcome, Ok(value));
     };
     // What the signature does not name is not passed, so it does not count.
     call(&mut m, [3, 4, 99, 99, 99, 99], 7);
@@ -64,7 +64,7 @@ fn integers_and_value_are_hashed_and_calls_chained() {
     let first = digest(&fields(0, INTS, NONCE, (&input, &words(&[7])), 1, &[0; 32])).sha256;
     assert_eq!(reported(&mut m, handle), first);
     // After an ordinary call the micro-PCRs may be others: no report on the one before.
-    assert_eq!(m.run(handle, 0, [5; 6], |vmcb, _| vmcb.save.rax = 1), Outcome::Done(1, Status::Ok));
+    assert_eq!(m.run(handle, 0, [5; 6], |vmcb, _| vmcb.save.rax = 1), Ok(1));
     assert_eq!(m.report(handle, P256), Err(Status::Unsupported));
     call(&mut m, [3, 4, 0, 0, 0, 0], 8);
     let chain = digest(&[&[0; 32][..], &first].concat()).sha256;
@@ -92,7 +92,7 @@ fn buffers_are_hashed_as_s_got_and_left_them() {
         mem.copy_to(place(PARAM + 32), b"out");
         vmcb.save.rax = 1;
     });
-    assert_eq!(outcome, Outcome::Done(1, Status::Ok));
+    assert_eq!(outcome, Ok(1));
     let registers: Vec<u8> = [0u64, 5, 0, 9, 0, 3].iter().flat_map(|word| word.to_le_bytes()).collect();
     let input = [&registers[..], b"input", b"both ways"].concat();
     let output = [&1u64.to_le_bytes()[..], b"changed  ", b"out"].concat();
@@ -112,11 +112,11 @@ fn long_buffers_in_slices() {
     let args = [BUFFER, 5000, BUFFER + 100, 6000, BUFFER + 100, 7000];
     let mut outcome = m.one(What::CallAttested(handle, 1, args));
     let mut stays = 1;
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         stays += 1;
         outcome = m.one(What::Resume(token));
     }
-    assert_eq!(outcome, Outcome::Done(2, Status::Ok));
+    assert_eq!(outcome, Ok(2));
     // 11,000 bytes before S runs and 13,000 after, 4 KiB in a stay, and one interrupt.
     assert!(stays >= 7, "{stays} stays");
     let registers: Vec<u8> =
@@ -135,7 +135,7 @@ fn a_call_that_did_not_begin_is_not_attested() {
     m.map(BUFFER + PAGE_SIZE, 0, 0);
     let args = [BUFFER, 5, BUFFER + PAGE_SIZE, 9, BUFFER, 3];
     let outcome = m.one(What::CallAttested(handle, 1, args));
-    assert!(matches!(outcome, Outcome::Fault { token: None, .. }), "{outcome:?}");
+    assert!(matches!(outcome, Err(Stop::Fault { token: None, .. })), "{outcome:?}");
     m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x67);
     assert_eq!(m.all(What::Call(handle, 1, args), OWNER), OK);
     assert_eq!(m.report(handle, P256), Err(Status::Unsupported));

@@ -1,6 +1,7 @@
 //! What goes into a call and what comes out.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use proptest::prelude::*;
@@ -27,19 +28,19 @@ fn results_wait_for_their_page_and_s_runs_once() {
     // Not dirty: asked for before S runs, as a write fault on a present page.
     m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x27);
     let gva = Gva(BUFFER + PAGE_SIZE);
-    let wanted = Outcome::Fault { gva, error_code: 7, token: None };
+    let wanted = Err(Stop::Fault { gva, error_code: 7, token: None });
     assert_eq!(m.one(What::Call(handle, 1, args)), wanted);
     assert_eq!(m.runs, 0);
     m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x67);
     // Gone while S runs: the results are kept, and delivered when it is back.
     m.acts = std::vec![Act::Interrupt, Act::Return(3)];
-    let Outcome::Again(token) = m.one(What::Call(handle, 1, args)) else { panic!("not frozen") };
+    let Err(Stop::Again(token)) = m.one(What::Call(handle, 1, args)) else { panic!("not frozen") };
     m.map(BUFFER + PAGE_SIZE, 0, 0);
-    let Outcome::Fault { token: Some(token), error_code: 6, .. } = m.one(What::Resume(token)) else {
+    let Err(Stop::Fault { token: Some(token), error_code: 6, .. }) = m.one(What::Resume(token)) else {
         panic!("no fault")
     };
     m.map(BUFFER + PAGE_SIZE, 0x19_1000, 0x67);
-    assert_eq!(m.one(What::Resume(token)), Outcome::Done(3, Status::Ok));
+    assert_eq!(m.one(What::Resume(token)), Ok(3));
     assert_eq!(m.runs, 2);
 }
 
@@ -49,15 +50,15 @@ fn a_result_page_that_never_comes_ends_the_call() {
     let handle = m.register(OWNER);
     m.acts = std::vec![Act::Interrupt, Act::Return(3)];
     let args = [BUFFER, 0, BUFFER + PAGE_SIZE, 50, 0, 0];
-    let Outcome::Again(token) = m.one(What::Call(handle, 1, args)) else { panic!("not frozen") };
+    let Err(Stop::Again(token)) = m.one(What::Call(handle, 1, args)) else { panic!("not frozen") };
     m.map(BUFFER + PAGE_SIZE, 0, 0);
     let mut outcome = m.one(What::Resume(token));
     let mut faults = 0;
-    while let Outcome::Fault { token: Some(token), .. } = outcome {
+    while let Err(Stop::Fault { token: Some(token), .. }) = outcome {
         faults += 1;
         outcome = m.one(What::Resume(token));
     }
-    assert_eq!((faults, outcome), (3, Outcome::Done(BUFFER + PAGE_SIZE, Status::NoProgress)));
+    assert_eq!((faults, outcome), (3, Err(Stop::Failed(BUFFER + PAGE_SIZE, Status::NoProgress))));
     assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK, "the PAL is idle again");
 }
 
@@ -66,14 +67,14 @@ fn buffers_that_do_not_fit_or_do_not_exist() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
     let mut status = |args| m.one(What::Call(handle, 1, args));
-    assert_eq!(status([BUFFER, 20 * PAGE_SIZE + 1, 0, 0, 0, 0]), Outcome::status(Status::TooLarge));
-    assert_eq!(status([BUFFER, u64::MAX, BUFFER, u64::MAX, 0, 0]), Outcome::status(Status::TooLarge));
+    assert_eq!(status([BUFFER, 20 * PAGE_SIZE + 1, 0, 0, 0, 0]), failed(Status::TooLarge));
+    assert_eq!(status([BUFFER, u64::MAX, BUFFER, u64::MAX, 0, 0]), failed(Status::TooLarge));
     let high = 0xffff_8000_0000_0000;
-    assert_eq!(status([high, 1, 0, 0, 0, 0]), Outcome::Done(high, Status::BadAddress));
-    assert_eq!(status([1 << 47, 1, 0, 0, 0, 0]), Outcome::Done(1 << 47, Status::BadAddress));
+    assert_eq!(status([high, 1, 0, 0, 0, 0]), Err(Stop::Failed(high, Status::BadAddress)));
+    assert_eq!(status([1 << 47, 1, 0, 0, 0, 0]), Err(Stop::Failed(1 << 47, Status::BadAddress)));
     assert_eq!(status([0, 0, 0, 0, 0, 0]), OK, "empty buffers need no memory");
-    assert_eq!(m.one(What::Call(handle, 2, [0; 6])), Outcome::status(Status::BadArgument));
-    assert_eq!(m.one(What::Call(handle, 64, [0; 6])), Outcome::status(Status::BadArgument));
+    assert_eq!(m.one(What::Call(handle, 2, [0; 6])), failed(Status::BadArgument));
+    assert_eq!(m.one(What::Call(handle, 64, [0; 6])), failed(Status::BadArgument));
 }
 
 #[test]

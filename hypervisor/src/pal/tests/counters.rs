@@ -3,6 +3,7 @@
 use super::super::counters::Counting;
 use super::super::*;
 use super::machine::*;
+use super::program;
 use crate::addr::PAGE_SIZE;
 use crate::tpm::tests::bus::{Bus, Quirks};
 use crate::tpm::tests::model::Model;
@@ -106,21 +107,24 @@ impl Counts {
             Some(Counting::new(Counters::new(&table), Zeroizing::new(AUTH), self.m.now));
     }
 
-    fn stay(&self, f: impl FnOnce(&mut Asking<'_>, &GuestMemory) -> Outcome) -> (Outcome, Option<Asked>) {
-        let space = Space::new(1 << 31 | 1 << 16, self.m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-        let caller = GuestMemory::new(self.m.memory.map(), &self.m.pals.ram, space);
+    fn stay(
+        &self,
+        handle: Handle,
+        f: impl FnOnce(&mut Caller<Asking<'_>>) -> Outcome,
+    ) -> (Outcome, Option<Asked>) {
+        let cpu = program(self.m.cr3, handle, &Gprs::zeroed());
         let mut asking = Asking { counts: self, mem: self.m.memory.map(), answer: None };
-        (f(&mut asking, &caller), asking.answer)
+        (f(&mut Caller { cpu: &cpu, hardware: &mut asking }), asking.answer)
     }
 
     fn begin(&mut self, handle: Handle, asks: (u16, u64)) -> (Outcome, Option<Asked>) {
         self.asks = asks;
-        self.stay(|asking, caller| self.m.pals.call(asking, caller, handle, 0, &Gprs::zeroed()))
+        self.stay(handle, |caller| self.m.pals.call(caller, 0))
     }
 
     fn go_on(&self, handle: Handle, outcome: Outcome) -> (Outcome, Option<Asked>) {
-        let Outcome::Again(token) = outcome else { panic!("{outcome:?}") };
-        self.stay(|asking, caller| self.m.pals.resume(asking, caller, handle, token))
+        let Err(Stop::Again(token)) = outcome else { panic!("{outcome:?}") };
+        self.stay(handle, |caller| self.m.pals.resume(caller, token))
     }
 
     /// Until S is answered.
@@ -128,7 +132,7 @@ impl Counts {
         let (mut outcome, mut answer) = self.begin(handle, asks);
         for _ in 0..30_000 {
             if let Some(answer) = answer {
-                assert_eq!(outcome, Outcome::Done(answer.1, Status::Ok));
+                assert_eq!(outcome, Ok(answer.1));
                 return answer;
             }
             self.m.now += 1;
@@ -323,7 +327,7 @@ fn one_increment_at_a_time() {
     }
     assert_eq!(c.kept(), 1);
     (one, answer) = c.go_on(first, one);
-    assert_eq!((one, answer), (Outcome::Done(1, Status::Ok), Some(ok(1))));
+    assert_eq!((one, answer), (Ok(1), Some(ok(1))));
     while answer.is_none_or(|answer| answer == ok(1)) {
         (other, answer) = c.go_on(second, other);
     }
@@ -345,7 +349,7 @@ fn who_dies_in_an_increment_leaves_it_to_others() {
     let handle = c.m.register(OWNER);
     let (_, answer) = c.begin(handle, (COUNTER_INCREMENT, 7));
     assert_eq!(answer, None);
-    assert!(matches!(c.m.all(What::Unregister(handle, true), OWNER), Outcome::Done(_, Status::Ok)));
+    assert!(matches!(c.m.all(What::Unregister(handle, true), OWNER), Ok(_)));
     // The processor goes on with it at its interrupts.
     let mut looks = 0;
     while c.m.pals.commit(&mut Asking { counts: &c, mem: c.m.memory.map(), answer: None }) {

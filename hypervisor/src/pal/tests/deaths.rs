@@ -95,9 +95,9 @@ impl World {
         let Some(pal) = slot.pal.try_lock() else { return Fate::Lives };
         let same = match pal.state {
             State::Free => false,
-            State::Wiping(_) if pal.token(life.slot) != life.token => return Fate::Wiping,
+            State::Wiping(_) if pal.token() != life.token => return Fate::Wiping,
             State::Wiping(_) => true,
-            State::Registering(_) => life.token == 0 || pal.token(life.slot) == life.token,
+            State::Registering(_) => life.token == 0 || pal.token() == life.token,
             State::Idle | State::InCall(_) => {
                 slot.handle[0].load(Ordering::Relaxed) == life.handle.low || life.phase == Phase::Registering
             }

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::deaths::CONFIRM_MS;
+use super::failed;
 use super::play::{Meanwhile, Op, plain_call};
 use super::s::Act;
 use super::world::*;
@@ -14,57 +15,54 @@ impl World {
         let stays = self.ledger.borrow().stays;
         for life in &lives {
             let space = self.space_of(life.app);
-            let (own, foreign) = (self.caller(space), self.caller((space + 1) % self.shape.spaces));
+            let foreign = (space + 1) % self.shape.spaces;
             let Handle { low, high } = life.handle;
             let guesses = [Handle { low, high: high ^ 1 }, Handle { low: low ^ 1 << 60, high }];
-            let count = 1 << (SLOT_BITS + 1);
-            let mut tries = vec![(&foreign, life.handle)];
-            tries.extend(guesses.map(|guess| (&own, guess)));
-            let nobody = Outcome::status(Status::NoSuchPal);
-            let lost = Outcome::status(Status::Lost);
-            for (caller, handle) in tries {
-                let mut s = self.stay(0, life.serial);
-                let args = arguments(life.app, 0);
-                let refused = self.pals.call(&mut s, caller, handle, 0, &args) == nobody
-                    && self.pals.unregister(&s, caller, handle, false) == nobody
-                    && self.pals.unregister(&s, caller, handle, true) == nobody
-                    && self.pals.pal_info(caller, handle).err() == Some(Status::NoSuchPal);
+            let count = 1 << SLOT_BITS;
+            let mut tries = vec![(foreign, life.handle)];
+            tries.extend(guesses.map(|guess| (space, guess)));
+            let nobody = failed(Status::NoSuchPal);
+            let lost = failed(Status::Lost);
+            for (from, handle) in tries {
+                let cpu = self.program(from, handle);
+                let caller = &mut Caller { cpu: &cpu, hardware: &mut self.stay(0, life.serial) };
+                let refused = self.pals.call(caller, 0) == nobody
+                    && self.pals.unregister(caller, false) == nobody
+                    && self.pals.unregister(caller, true) == nobody
+                    && self.pals.pal_info(caller).err() == Some(Status::NoSuchPal);
                 self.ensure(refused, || "a stranger was not refused".into());
-                if matches!(life.phase, Phase::InCall(_)) || core::ptr::eq(caller, &foreign) {
-                    let outcome = self.pals.resume(&mut s, caller, handle, life.token);
+                if matches!(life.phase, Phase::InCall(_)) || from == foreign {
+                    let outcome = self.pals.resume(caller, life.token);
                     self.ensure(outcome == lost, || format!("a stranger's token came to {outcome:?}"));
                 }
             }
+            let own = self.application(life.app, life.handle, 0);
+            let own = &mut Caller { cpu: &own, hardware: &mut self.stay(0, life.serial) };
             if matches!(life.phase, Phase::InCall(_)) {
-                let called = self.pals.call(
-                    &mut self.stay(0, life.serial),
-                    &own,
-                    life.handle,
-                    0,
-                    &arguments(life.app, 0),
-                );
-                let busy = Outcome::status(Status::Busy);
-                let unregistered = self.pals.unregister(&self.stay(0, 0), &own, life.handle, false);
+                let called = self.pals.call(own, 0);
+                let busy = failed(Status::Busy);
+                let unregistered = self.pals.unregister(own, false);
                 self.ensure((called, unregistered) == (busy, busy), || "a PAL in a call was not busy".into());
             }
             let other = lives.iter().find(|other| other.serial != life.serial);
             let mut tokens = vec![life.old_token, life.token + count, life.token.wrapping_sub(count)];
             tokens.extend((life.phase == Phase::Idle).then_some(life.token));
             for token in tokens.into_iter().filter(|token| token & TOKEN_BIT != 0) {
-                let outcome = self.pals.resume(&mut self.stay(0, life.serial), &own, life.handle, token);
+                let outcome = self.pals.resume(own, token);
                 self.ensure(outcome == lost, || format!("a token that is not its own came to {outcome:?}"));
             }
             if let Some(other) = other.filter(|_| matches!(life.phase, Phase::InCall(_))) {
-                let outcome =
-                    self.pals.resume(&mut self.stay(0, life.serial), &own, other.handle, life.token);
+                let cpu = self.program(space, other.handle);
+                let mut caller = Caller { cpu: &cpu, hardware: &mut self.stay(0, life.serial) };
+                let outcome = self.pals.resume(&mut caller, life.token);
                 self.ensure(outcome == lost, || "a call went on with another PAL's handle".into());
             }
         }
         let last_dead = self.ledger.borrow().last_dead;
         if let Some((app, handle)) = last_dead.filter(|(_, handle)| handle.high != 0) {
-            let caller = self.caller(self.space_of(app));
-            let outcome = self.pals.call(&mut self.stay(0, 0), &caller, handle, 0, &arguments(app, 0));
-            self.ensure(outcome == Outcome::status(Status::NoSuchPal), || "a dead PAL was called".into());
+            let cpu = self.application(app, handle, 0);
+            let outcome = self.pals.call(&mut Caller { cpu: &cpu, hardware: &mut self.stay(0, 0) }, 0);
+            self.ensure(outcome == failed(Status::NoSuchPal), || "a dead PAL was called".into());
         }
         let ran = self.ledger.borrow().stays - stays;
         self.ensure(ran == 0, || "S ran for a stranger".into());

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::POOL;
+use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
@@ -10,11 +11,9 @@ use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 fn the_measurement_is_the_images() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
-    let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-    let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
     let mut expected = utpm::Measurement::new();
     expected.update(&image_bytes(&header()));
-    let info = m.pals.pal_info(&caller, handle).unwrap();
+    let info = m.info(handle);
     assert_eq!(info.measurement, expected.finish());
     assert_eq!(info.pages, 24);
 }
@@ -25,18 +24,18 @@ fn a_broken_image_leaves_nothing() {
     let free = m.free();
     let good = image_bytes(&header());
     for length in [0, HEADER_SIZE as u64 - 1, good.len() as u64 - 1, good.len() as u64 + 1, u64::MAX] {
-        assert_eq!(m.all(What::Register(length), OWNER), Outcome::status(Status::BadImage));
+        assert_eq!(m.all(What::Register(length), OWNER), failed(Status::BadImage));
     }
     let length = good.len() as u64;
-    assert_eq!(m.all(What::Register(length), OWNER + 8), Outcome::status(Status::BadArgument));
-    assert_eq!(m.all(What::Register(length), 1 << 48), Outcome::Done(1 << 48, Status::BadAddress));
+    assert_eq!(m.all(What::Register(length), OWNER + 8), failed(Status::BadArgument));
+    assert_eq!(m.all(What::Register(length), 1 << 48), Err(Stop::Failed(1 << 48, Status::BadAddress)));
     // The second page of the image turns into a device while it is read.
     m.map(IMAGE + PAGE_SIZE, 0xfee0_0000, 0x67);
     let device = m.all(What::Register(length), OWNER);
-    assert!(matches!(device, Outcome::Done(_, Status::BadAddress)), "{device:?}");
+    assert!(matches!(device, Err(Stop::Failed(_, Status::BadAddress))), "{device:?}");
     m.map(IMAGE + PAGE_SIZE, POOL, 0x67);
     let reserve = m.all(What::Register(length), OWNER);
-    assert!(matches!(reserve, Outcome::Done(_, Status::BadAddress)), "{reserve:?}");
+    assert!(matches!(reserve, Err(Stop::Failed(_, Status::BadAddress))), "{reserve:?}");
     assert_eq!(m.free(), free);
     assert_eq!(m.pals.count(), 0);
     assert!(m.pool_is_zero());
@@ -48,14 +47,14 @@ fn an_image_page_is_paged_in_once() {
     let length = image_bytes(&header()).len() as u64;
     m.map(IMAGE + PAGE_SIZE, 0, 0);
     let mut outcome = m.one(What::Register(length));
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         outcome = m.one(What::Resume(token));
     }
-    let Outcome::Fault { gva, error_code: 4, token: Some(token) } = outcome else { panic!("{outcome:?}") };
+    let Err(Stop::Fault { gva, error_code: 4, token: Some(token) }) = outcome else { panic!("{outcome:?}") };
     assert_eq!(gva, Gva(IMAGE + PAGE_SIZE));
     m.map(IMAGE + PAGE_SIZE, 0x18_1000, 0x67);
     let mut outcome = m.one(What::Resume(token));
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         outcome = m.one(What::Resume(token));
     }
     assert_eq!(outcome, OK);
@@ -63,7 +62,7 @@ fn an_image_page_is_paged_in_once() {
 
 #[test]
 fn an_fpu_that_is_not_there_is_refused() {
-    for (fpu, expected) in [(false, Outcome::status(Status::Unsupported)), (true, OK)] {
+    for (fpu, expected) in [(false, failed(Status::Unsupported)), (true, OK)] {
         let mut m = Machine::new();
         m.pals = Box::leak(Box::new(Pals { fpu, ..super::pals(&m.memory) }));
         let bytes = image_bytes(&Header { flags: FLAG_FPU, ..header() });

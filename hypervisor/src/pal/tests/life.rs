@@ -1,6 +1,7 @@
 //! A PAL's way from registration to wipe.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 use proptest::prelude::*;
@@ -14,12 +15,12 @@ fn register_call_unregister_leaves_nothing() {
         assert_eq!(m.pals.count(), 1);
         assert_eq!(u64::from(free - m.free()), space::PalFrames::needed(&header()));
         m.acts = std::vec![Act::Return(42)];
-        assert_eq!(m.all(What::Call(handle, 0, [1, 0, 0, 0, 0, 0]), OWNER), Outcome::Done(42, Status::Ok));
+        assert_eq!(m.all(What::Call(handle, 0, [1, 0, 0, 0, 0, 0]), OWNER), Ok(42));
         assert_eq!(m.all(What::Unregister(handle, false), OWNER), OK);
         assert_eq!(m.free(), free);
         assert!(m.pool_is_zero());
         let refused = m.one(What::Call(handle, 0, [0; 6]));
-        assert_eq!(refused, Outcome::status(Status::NoSuchPal), "the handle is dead");
+        assert_eq!(refused, failed(Status::NoSuchPal), "the handle is dead");
     }
     assert_eq!(m.pals.count(), 0);
 }
@@ -29,20 +30,20 @@ fn an_interrupt_freezes_s_and_only_its_token_goes_on() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
     m.acts = std::vec![Act::Interrupt, Act::Interrupt, Act::Return(7)];
-    let Outcome::Again(first) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
-    assert_eq!(m.one(What::Call(handle, 0, [0; 6])), Outcome::status(Status::Busy));
-    assert_eq!(m.one(What::Unregister(handle, false)), Outcome::status(Status::Busy));
+    let Err(Stop::Again(first)) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+    assert_eq!(m.one(What::Call(handle, 0, [0; 6])), failed(Status::Busy));
+    assert_eq!(m.one(What::Unregister(handle, false)), failed(Status::Busy));
     let stranger =
         m.with(|run| run(&mut Op { call: What::Resume(first), owner: OWNER, cr3_offset: PAGE_SIZE }));
-    assert_eq!(stranger, Outcome::status(Status::Lost));
-    assert_eq!(m.one(What::Resume(first ^ 1 << 20)), Outcome::status(Status::Lost));
+    assert_eq!(stranger, failed(Status::Lost));
+    assert_eq!(m.one(What::Resume(first ^ 1 << 20)), failed(Status::Lost));
     let guess = core::mem::replace(&mut m.registers, Handle { low: handle.low, high: 1 });
-    assert_eq!(m.one(What::Resume(first)), Outcome::status(Status::Lost), "a token without the handle");
+    assert_eq!(m.one(What::Resume(first)), failed(Status::Lost), "a token without the handle");
     m.registers = guess;
-    let Outcome::Again(second) = m.one(What::Resume(first)) else { panic!("not frozen") };
-    assert_eq!(m.one(What::Resume(first)), Outcome::status(Status::Lost), "a token is good once");
-    assert_eq!(m.one(What::Resume(second)), Outcome::Done(7, Status::Ok));
-    assert_eq!(m.one(What::Resume(second)), Outcome::status(Status::Lost));
+    let Err(Stop::Again(second)) = m.one(What::Resume(first)) else { panic!("not frozen") };
+    assert_eq!(m.one(What::Resume(first)), failed(Status::Lost), "a token is good once");
+    assert_eq!(m.one(What::Resume(second)), Ok(7));
+    assert_eq!(m.one(What::Resume(second)), failed(Status::Lost));
     assert_eq!(m.runs, 3);
 }
 
@@ -52,9 +53,9 @@ fn abort_wipes_a_frozen_pal() {
     let free = m.free();
     let handle = m.register(OWNER);
     m.acts = std::vec![Act::Interrupt];
-    let Outcome::Again(token) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+    let Err(Stop::Again(token)) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
     assert_eq!(m.all(What::Unregister(handle, true), OWNER), OK);
-    assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+    assert_eq!(m.one(What::Resume(token)), failed(Status::Lost));
     assert_eq!(m.free(), free);
     assert!(m.pool_is_zero());
 }
@@ -65,7 +66,7 @@ fn a_fault_of_s_wipes_it_and_says_so() {
     let free = m.free();
     let handle = m.register(OWNER);
     m.acts = std::vec![Act::Fault];
-    assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), Outcome::Done(13, Status::Faulted));
+    assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), Err(Stop::Failed(13, Status::Faulted)));
     assert_eq!(m.free(), free);
     assert!(m.pool_is_zero());
 }
@@ -77,7 +78,7 @@ fn a_slot_gives_no_token_out_twice() {
     for _ in 0..3 {
         let handle = m.register(OWNER);
         m.acts = std::vec![Act::Interrupt];
-        let Outcome::Again(token) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
+        let Err(Stop::Again(token)) = m.one(What::Call(handle, 0, [0; 6])) else { panic!("not frozen") };
         assert!(!given.contains(&token));
         given.push(token);
         assert_eq!(m.all(What::Unregister(handle, true), OWNER), OK);
@@ -101,8 +102,8 @@ proptest! {
                 2 if !live.is_empty() => {
                     m.acts = std::vec![Act::Interrupt, Act::Return(0)];
                     match m.one(What::Call(live[pick].0, 0, [0; 6])) {
-                        Outcome::Again(token) => live[pick].1 = Some(token),
-                        other => prop_assert_eq!(other, Outcome::status(Status::Busy)),
+                        Err(Stop::Again(token)) => live[pick].1 = Some(token),
+                        other => prop_assert_eq!(other, failed(Status::Busy)),
                     }
                 }
                 3 if !live.is_empty() => {
@@ -116,13 +117,13 @@ proptest! {
                     let (handle, token) = live.remove(pick);
                     prop_assert_eq!(m.all(What::Unregister(handle, true), OWNER), OK);
                     if let Some(token) = token {
-                        prop_assert_eq!(m.one(What::Resume(token)), Outcome::status(Status::Lost));
+                        prop_assert_eq!(m.one(What::Resume(token)), failed(Status::Lost));
                     }
                 }
                 5 if !live.is_empty() && live[pick].1.is_none() => {
                     m.acts = std::vec![Act::Fault];
                     let (handle, _) = live.remove(pick);
-                    prop_assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), Outcome::Done(13, Status::Faulted));
+                    prop_assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), Err(Stop::Failed(13, Status::Faulted)));
                 }
                 _ => {}
             }

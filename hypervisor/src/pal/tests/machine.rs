@@ -1,7 +1,7 @@
 //! What the tests of single properties share: a caller with page tables of its own, and an S that does what the test says.
 
 use super::super::*;
-use super::{END, OS_RAM, pals};
+use super::{END, OS_RAM, pals, program};
 use crate::addr::PAGE_SIZE;
 use crate::memory::TestMemory;
 use crate::vmcb::{Vmcb, exit_code};
@@ -144,30 +144,35 @@ impl Machine {
         let registers = &mut self.registers;
         let mut hardware = (&mut self.acts, &mut self.runs, self.now, memory, pals);
         f(&mut |op| {
-            let space = Space::new(1 << 31 | 1 << 16, cr3 + op.cr3_offset, 0x20, 0xd01, 0, 40).unwrap();
-            let caller = GuestMemory::new(memory, &pals.ram, space);
             // R10 and R11 stay as they are through a call's continuations.
-            if let What::Call(handle, ..) = op.call {
+            if let What::Call(handle, ..) | What::CallAttested(handle, ..) = op.call {
                 *registers = handle;
             }
+            let (handle, args) = match op.call {
+                What::Unregister(handle, _) => (handle, Gprs::zeroed()),
+                What::Call(_, _, args) => (*registers, Gprs::with_arguments(args)),
+                What::CallAttested(_, _, args) => (*registers, with_nonce(args, [4; 32])),
+                _ => (*registers, Gprs::zeroed()),
+            };
+            let cpu = program(cr3 + op.cr3_offset, handle, &args);
+            let caller = &mut Caller { cpu: &cpu, hardware: &mut hardware };
             match op.call {
-                What::Register(length) => {
-                    pals.register(&mut hardware, &caller, Some((Gva(IMAGE), length)), Gva(op.owner))
-                }
-                What::RegisterQuoting => pals.register(&mut hardware, &caller, None, Gva(op.owner)),
-                What::Call(handle, entry, args) => {
-                    pals.call(&mut hardware, &caller, handle, entry, &Gprs::with_arguments(args))
-                }
-                What::CallAttested(handle, entry, args) => {
-                    *registers = handle;
-                    let args = with_nonce(args, [4; 32]);
-                    pals.call_attested(&mut hardware, &caller, handle, entry, &args)
-                }
-                What::Resume(token) => pals.resume(&mut hardware, &caller, *registers, token),
-                What::Unregister(handle, abort) => pals.unregister(&hardware, &caller, handle, abort),
-                What::Collect => pals.collect(&mut hardware),
+                What::Register(length) => pals.register(caller, Some((Gva(IMAGE), length)), Gva(op.owner)),
+                What::RegisterQuoting => pals.register(caller, None, Gva(op.owner)),
+                What::Call(_, entry, _) => pals.call(caller, entry),
+                What::CallAttested(_, entry, _) => pals.call_attested(caller, entry),
+                What::Resume(token) => pals.resume(caller, token),
+                What::Unregister(_, abort) => pals.unregister(caller, abort),
+                What::Collect => pals.collect(caller.hardware),
             }
         })
+    }
+
+    /// What `PAL_INFO` answers.
+    pub fn info(&self, handle: Handle) -> abi::PalInfo {
+        let cpu = program(self.cr3, handle, &Gprs::zeroed());
+        let mut hardware = (&mut Vec::new(), &mut 0, self.now, self.memory.map(), self.pals);
+        self.pals.pal_info(&Caller { cpu: &cpu, hardware: &mut hardware }).unwrap()
     }
 
     pub fn one(&mut self, call: What) -> Outcome {
@@ -179,8 +184,8 @@ impl Machine {
         let mut outcome = self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 }));
         for _ in 0..1000 {
             outcome = match outcome {
-                Outcome::Again(token) => self.one(What::Resume(token)),
-                Outcome::Restart => self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 })),
+                Err(Stop::Again(token)) => self.one(What::Resume(token)),
+                Err(Stop::Restart) => self.with(|run| run(&mut Op { call, owner, cr3_offset: 0 })),
                 done => return done,
             };
         }
@@ -197,7 +202,7 @@ impl Machine {
     }
 
     fn register_as(&mut self, what: What, owner: u64) -> Handle {
-        assert_eq!(self.all(what, owner), Outcome::status(Status::Ok));
+        assert_eq!(self.all(what, owner), Ok(0));
         let page = Hpa(0x1a_0000 + owner - OWNER);
         let mem = self.memory.map();
         Handle { low: mem.read_u64(page), high: mem.read_u64(page + 8) }
@@ -238,4 +243,4 @@ pub struct Op {
     pub cr3_offset: u64,
 }
 
-pub const OK: Outcome = Outcome::Done(0, Status::Ok);
+pub const OK: Outcome = Ok(0);

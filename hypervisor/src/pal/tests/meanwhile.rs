@@ -1,8 +1,9 @@
 //! What other processors do between two looks of this one, and what they leave behind when they stop in the middle.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
-use super::{CONFIG_SPACE, END, POOL, facts, pals};
+use super::{CONFIG_SPACE, END, POOL, facts, pals, program};
 use crate::addr::PAGE_SIZE;
 use crate::hypervisor::Hypervisor;
 use crate::memory::TestMemory;
@@ -29,7 +30,7 @@ fn a_slot_that_has_changed_hands_before_it_was_locked_is_not_the_callers() {
     show(of_first);
     for late in [What::Call(first, 0, [0; 6]), What::Unregister(first, false), What::Unregister(first, true)]
     {
-        assert_eq!(m.one(late), Outcome::status(Status::NoSuchPal));
+        assert_eq!(m.one(late), failed(Status::NoSuchPal));
     }
     show(of_second);
     assert_eq!(m.all(What::Call(second, 0, [0; 6]), OWNER), OK);
@@ -52,7 +53,7 @@ impl Hardware for Late<'_> {
     fn now_ms(&self) -> u64 {
         let mut pool = self.pals.pool.lock();
         while pool.free_count() > self.left {
-            pool.take(Pals::owner(OTHER)).unwrap();
+            pool.take(OTHER as u16).unwrap();
         }
         5_000
     }
@@ -64,11 +65,11 @@ fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
     let length = image_bytes(&header()).len() as u64;
     for left in 0..5 {
         let m = Machine::new();
-        let space = Space::new(1 << 31, m.cr3, 0x20, 0xd01, 0, 40).unwrap();
-        let caller = GuestMemory::new(m.memory.map(), &m.pals.ram, space);
+        let cpu = program(m.cr3, Handle { low: 0, high: 0 }, &Gprs::zeroed());
         let mut hardware = Late { pals: m.pals, left };
-        let outcome = m.pals.register(&mut hardware, &caller, Some((Gva(IMAGE), length)), Gva(OWNER));
-        assert_eq!(outcome, Outcome::status(Status::NoMemory), "{left} left");
+        let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
+        let outcome = m.pals.register(&mut caller, Some((Gva(IMAGE), length)), Gva(OWNER));
+        assert_eq!(outcome, failed(Status::NoMemory), "{left} left");
         assert_eq!((m.free(), m.pals.count()), (left, 0));
         assert!(m.pool_is_zero());
     }

@@ -9,6 +9,7 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
+use crate::cpu::Features;
 use crate::memory::{Run, TestMemory};
 use abi::Info;
 use std::cell::Cell;
@@ -76,6 +77,32 @@ fn random() -> Random {
         Some(WORD.get())
     };
     Random::seeded(words, &[]).unwrap()
+}
+
+/// A processor without anything special.
+pub(crate) const FEATURES: Features = Features {
+    nrip: false,
+    flush_by_asid: true,
+    asids: 16,
+    phys_bits: 40,
+    pku: false,
+    fpu: true,
+    writable_efer: 0xd01,
+    apic_base: 0xfee0_0900,
+};
+
+/// A program in the address space at `root` that executes a VMMCALL with this handle and these arguments.
+pub(crate) fn program(root: u64, handle: Handle, args: &Gprs) -> Cpu {
+    let mut cpu = Cpu::new(FEATURES, 1);
+    let save = &mut cpu.os.save;
+    (save.cr0, save.cr3, save.cr4, save.efer) = (1 << 31 | 1 << 16, root, 0x20, 0xd01);
+    cpu.regs = Gprs { r10: handle.low, r11: handle.high, ..*args };
+    cpu
+}
+
+/// A hypercall that failed and has no more to say.
+pub(crate) fn failed(status: Status) -> Outcome {
+    Err(status.into())
 }
 
 /// Where PCI configuration space is.

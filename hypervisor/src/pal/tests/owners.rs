@@ -1,6 +1,7 @@
 //! Owners that die, and a pool that is full.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 
@@ -17,8 +18,8 @@ fn collect_takes_the_dead_and_spares_the_living() {
     m.now += 9_999;
     assert_eq!(m.all(What::Collect, OWNER), OK, "nor do two that are too close");
     m.now += 1;
-    assert_eq!(m.all(What::Collect, OWNER), Outcome::Done(1, Status::Ok));
-    assert_eq!(m.one(What::Call(dead, 0, [0; 6])), Outcome::status(Status::NoSuchPal));
+    assert_eq!(m.all(What::Collect, OWNER), Ok(1));
+    assert_eq!(m.one(What::Call(dead, 0, [0; 6])), failed(Status::NoSuchPal));
     m.now += 60_000;
     assert_eq!(m.all(What::Collect, OWNER), OK);
     for handle in [alive, swapped] {
@@ -41,7 +42,7 @@ fn a_page_that_lost_its_handle_is_dead_and_a_call_clears_suspicion() {
     m.now += 2_000;
     assert_eq!(m.all(What::Collect, OWNER), OK, "the call made it alive again");
     m.now += 10_000;
-    assert_eq!(m.all(What::Collect, OWNER), Outcome::Done(1, Status::Ok));
+    assert_eq!(m.all(What::Collect, OWNER), Ok(1));
 }
 
 #[test]
@@ -55,10 +56,10 @@ fn a_full_pool_is_an_error_and_makes_room_from_the_dead() {
         registered += 1;
     }
     assert!(registered > 10);
-    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), Outcome::status(Status::NoMemory));
+    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), failed(Status::NoMemory));
     // All but the last handle were overwritten in the owner page: those PALs are dead. The first attempt took a look.
     m.now += 12_000;
-    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), Outcome::status(Status::NoMemory));
+    assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), failed(Status::NoMemory));
     m.now += 12_000;
     assert_eq!(m.all(What::Register(length), OWNER + PAGE_SIZE), OK);
 }
@@ -69,7 +70,7 @@ fn an_owner_page_that_cannot_be_written_is_asked_for_before_anything_is_taken() 
     let free = m.free();
     m.map(OWNER, 0x1a_0000, 0x65);
     let length = image_bytes(&header()).len() as u64;
-    let wanted = Outcome::Fault { gva: Gva(OWNER), error_code: 7, token: None };
+    let wanted = Err(Stop::Fault { gva: Gva(OWNER), error_code: 7, token: None });
     assert_eq!(m.one(What::Register(length)), wanted);
     assert_eq!((m.free(), m.pals.count()), (free, 0));
 }
@@ -79,10 +80,10 @@ fn the_handle_waits_for_the_owner_page() {
     let mut m = Machine::new();
     let mut outcome = m.one(What::Register(image_bytes(&header()).len() as u64));
     m.map(OWNER, 0, 0);
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         outcome = m.one(What::Resume(token));
     }
-    let Outcome::Fault { gva: Gva(OWNER), error_code: 6, token: Some(token) } = outcome else {
+    let Err(Stop::Fault { gva: Gva(OWNER), error_code: 6, token: Some(token) }) = outcome else {
         panic!("{outcome:?}")
     };
     m.map(OWNER, 0x1a_0000, 0x67);

@@ -1,6 +1,7 @@
 //! What the OS and its applications do, one step at a time, and what each step must come to.
 
 use super::super::*;
+use super::failed;
 use super::s::{Act, Stay};
 use super::world::*;
 use std::cell::Cell;
@@ -8,8 +9,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 /// Stays that one operation of the model takes at most.
 const PATIENCE: usize = 64;
-pub const LOST: Outcome = Outcome::Done(0, Status::Lost);
-const OK: Outcome = Outcome::Done(0, Status::Ok);
+pub const LOST: Outcome = Err(Stop::Failed(0, Status::Lost));
+const OK: Outcome = Ok(0);
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,14 +127,15 @@ impl World {
         self.set_owner_page(app, Page::Present);
         self.look_after_owners();
         self.map_image(app, image);
-        let caller = self.caller(self.space_of(app));
+        let cpu = self.program(self.space_of(app), Handle { low: 0, high: 0 });
         let free = self.pals.pool.lock().free_count();
         let mut hardware = self.stay(0, 0);
         for _ in 0..PATIENCE {
             let (gva, length, owner) = (Gva(image_gva(app)), image_length(), Gva(owner_gva(app)));
-            match self.pals.register(&mut hardware, &caller, Some((gva, length)), owner) {
-                Outcome::Restart => self.bury(None),
-                Outcome::Done(_, Status::NoMemory) => {
+            let mut caller = Caller { cpu: &cpu, hardware: &mut hardware };
+            match self.pals.register(&mut caller, Some((gva, length)), owner) {
+                Err(Stop::Restart) => self.bury(None),
+                Err(Stop::Failed(_, Status::NoMemory)) => {
                     self.bury(None);
                     self.ensure(free < self.needed(app), || {
                         "refused for want of memory, which there was".into()
@@ -154,8 +156,8 @@ impl World {
     /// Writes a new PAL down.
     fn birth(&self, app: usize, outcome: Outcome) -> Option<Life> {
         let slot = match outcome {
-            Outcome::Again(token) | Outcome::Fault { token: Some(token), .. } => slot_of(token),
-            Outcome::Done(0, Status::Ok) => Some(self.owner_holds(app).low as usize % MAX_PALS),
+            Err(Stop::Again(token)) | Err(Stop::Fault { token: Some(token), .. }) => slot_of(token),
+            Ok(0) => Some(self.owner_holds(app).low as usize % MAX_PALS),
             _ => None,
         };
         let mut ledger = self.ledger.borrow_mut();
@@ -197,8 +199,8 @@ impl World {
         loop {
             self.with_life(life.serial, |life| (life.last_used, life.dead_since) = (now, Some(now)));
             match outcome {
-                Outcome::Again(token) => self.take_token(life, token),
-                Outcome::Fault { gva, error_code, token: Some(token) } => {
+                Err(Stop::Again(token)) => self.take_token(life, token),
+                Err(Stop::Fault { gva, error_code, token: Some(token) }) => {
                     self.take_token(life, token);
                     let faults = self.with_life(life.serial, |life| {
                         life.faults += 1;
@@ -214,13 +216,13 @@ impl World {
                     return;
                 }
                 OK => return self.registered(life),
-                Outcome::Done(gva, Status::NoProgress) => {
+                Err(Stop::Failed(gva, Status::NoProgress)) => {
                     let away = gva & !0xfff == image_gva(life.app) + PAGE && image == Page::Empty
                         || gva == owner_gva(life.app);
                     self.ensure(away, || format!("no progress at {gva:#x}"));
                     return self.bury(Some(life.serial));
                 }
-                Outcome::Done(0, Status::NoMemory) => return self.bury(Some(life.serial)),
+                Err(Stop::Failed(0, Status::NoMemory)) => return self.bury(Some(life.serial)),
                 outcome => return self.wrong(|| format!("a registration came to {outcome:?}")),
             }
             if stays == 0 {
@@ -258,26 +260,26 @@ impl World {
             });
         }
         let begin = |hardware: &mut Stay| {
-            let caller = self.caller(self.space_of(life.app));
-            self.pals.call(hardware, &caller, life.handle, entry, &arguments(life.app, entry))
+            let cpu = self.application(life.app, life.handle, entry);
+            self.pals.call(&mut Caller { cpu: &cpu, hardware }, entry)
         };
         let outcome = self.enter(life, cpu, act, serve, meanwhile, begin);
         let ran = self.ledger.borrow().stays - stays;
         if idle && life.aborted {
-            let gone = Outcome::status(Status::NoSuchPal);
-            self.ensure(ran == 0 && (outcome == gone || matches!(outcome, Outcome::Again(_))), || {
+            let gone = failed(Status::NoSuchPal);
+            self.ensure(ran == 0 && (outcome == gone || matches!(outcome, Err(Stop::Again(_)))), || {
                 format!("a call of a PAL that was aborted came to {outcome:?}")
             });
             self.died(life, outcome, gone);
         } else if !idle {
             let refused =
                 if matches!(life.phase, Phase::InCall(_)) { Status::Busy } else { Status::NoSuchPal };
-            self.ensure(outcome == Outcome::status(refused) && ran == 0, || {
+            self.ensure(outcome == failed(refused) && ran == 0, || {
                 format!("called out of turn: {outcome:?}")
             });
         } else if has_buffers(entry) && out != Page::Present {
             let code = if out == Page::Clean { 7 } else { 6 };
-            let asked = matches!(outcome, Outcome::Fault { gva, error_code, token: None } if is_out_page(gva) && error_code == code);
+            let asked = matches!(outcome, Err(Stop::Fault { gva, error_code, token: None }) if is_out_page(gva) && error_code == code);
             self.ensure(asked && ran == 0, || {
                 format!("a call without room for its results came to {outcome:?}")
             });
@@ -316,25 +318,25 @@ impl World {
 
     fn meanwhile(&self, life: &Life, cpu: usize, meanwhile: Meanwhile) {
         let other_cpu = (cpu + 1) % self.shape.processors.len();
-        let caller = self.caller(self.space_of(life.app));
-        let mut hardware = self.stay(other_cpu, 0);
+        let application = self.application(life.app, life.handle, 0);
+        let caller = &mut Caller { cpu: &application, hardware: &mut self.stay(other_cpu, 0) };
         // While one processor has the PAL, another is told so, whatever it wants.
-        let busy = Outcome::status(Status::Busy);
-        let called = self.pals.call(&mut hardware, &caller, life.handle, 0, &arguments(life.app, 0));
-        let unregistered = self.pals.unregister(&hardware, &caller, life.handle, false);
-        let resumed = self.pals.resume(&mut hardware, &caller, life.handle, life.token);
-        let info = self.pals.pal_info(&caller, life.handle).err();
+        let busy = failed(Status::Busy);
+        let called = self.pals.call(caller, 0);
+        let unregistered = self.pals.unregister(caller, false);
+        let resumed = self.pals.resume(caller, life.token);
+        let info = self.pals.pal_info(caller).err();
         self.ensure(called == busy && unregistered == busy && info == Some(Status::Busy), || {
             "a PAL that runs on one processor was not busy on the other".into()
         });
         // Whether the token is worth anything is seen when the PAL can be had.
-        self.ensure(resumed == Outcome::Again(life.token), || {
+        self.ensure(resumed == Err(Stop::Again(life.token)), || {
             format!("a PAL that runs was continued: {resumed:?}")
         });
         match meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::Abort => {
-                let outcome = self.pals.unregister(&hardware, &caller, life.handle, true);
+                let outcome = self.pals.unregister(caller, true);
                 self.ensure(outcome == OK, || format!("abort of a PAL that runs came to {outcome:?}"));
                 self.with_life(life.serial, |life| life.aborted = true);
             }
@@ -361,7 +363,7 @@ impl World {
             format!("{checks} machine checks went on to the OS")
         });
         if aborted && !ran_before {
-            self.ensure(matches!(outcome, LOST | Outcome::Again(_)), || {
+            self.ensure(matches!(outcome, LOST | Err(Stop::Again(_))), || {
                 format!("aborted, and came to {outcome:?}")
             });
             self.untouched(life);
@@ -370,35 +372,35 @@ impl World {
         let away =
             has_buffers(open.entry) && (out != Page::Present || meanwhile == Meanwhile::ResultPageGoes);
         match (act, outcome) {
-            (Act::Interrupt, Outcome::Again(token)) => {
+            (Act::Interrupt, Err(Stop::Again(token))) => {
                 self.take_token(life, token);
                 self.untouched(life);
             }
-            (Act::Fault, Outcome::Done(13, Status::Faulted) | Outcome::Again(_)) => {
+            (Act::Fault, Err(Stop::Failed(13, Status::Faulted)) | Err(Stop::Again(_))) => {
                 self.untouched(life);
-                self.died(life, outcome, Outcome::Done(13, Status::Faulted));
+                self.died(life, outcome, Err(Stop::Failed(13, Status::Faulted)));
             }
-            (Act::BadReturn, Outcome::Done(14, Status::Faulted) | Outcome::Again(_)) => {
+            (Act::BadReturn, Err(Stop::Failed(14, Status::Faulted)) | Err(Stop::Again(_))) => {
                 self.untouched(life);
-                self.died(life, outcome, Outcome::Done(14, Status::Faulted));
+                self.died(life, outcome, Err(Stop::Failed(14, Status::Faulted)));
             }
-            (Act::MachineCheck, Outcome::Done(18, Status::Faulted) | Outcome::Again(_)) => {
+            (Act::MachineCheck, Err(Stop::Failed(18, Status::Faulted)) | Err(Stop::Again(_))) => {
                 self.untouched(life);
-                self.died(life, outcome, Outcome::Done(18, Status::Faulted));
+                self.died(life, outcome, Err(Stop::Failed(18, Status::Faulted)));
             }
-            (Act::Return, Outcome::Fault { gva, token: Some(token), .. }) if away && is_out_page(gva) => {
+            (Act::Return, Err(Stop::Fault { gva, token: Some(token), .. })) if away && is_out_page(gva) => {
                 open.faults += 1;
                 self.ensure(open.faults <= 3, || "a call never ends".into());
                 self.with_life(life.serial, |life| life.phase = Phase::InCall(open));
                 self.take_token(life, token);
                 self.untouched(life);
             }
-            (Act::Return, Outcome::Done(gva, Status::NoProgress)) if away && is_out_page(Gva(gva)) => {
+            (Act::Return, Err(Stop::Failed(gva, Status::NoProgress))) if away && is_out_page(Gva(gva)) => {
                 self.ensure(open.faults > 0, || "given up at once".into());
                 self.untouched(life);
                 self.with_life(life.serial, |life| life.phase = Phase::Idle);
             }
-            (Act::Return, Outcome::Done(value, Status::Ok)) if !away => {
+            (Act::Return, Ok(value)) if !away => {
                 let result = RESULT | open.number;
                 let results = self.results(self.space_of(life.app));
                 let expected = if has_buffers(open.entry) { [result, result, 0] } else { [FILL; 3] };
@@ -425,7 +427,7 @@ impl World {
         for _ in 0..PATIENCE {
             let Some(life) = self.life(life.slot).filter(|life| life.token != 0) else { return };
             match self.resume(&mut self.stay(0, life.serial), &life) {
-                Outcome::Again(token) => self.take_token(&life, token),
+                Err(Stop::Again(token)) => self.take_token(&life, token),
                 outcome => {
                     self.ensure(outcome == result, || format!("a wipe came to {outcome:?}"));
                     return self.bury(Some(life.serial));
@@ -436,20 +438,20 @@ impl World {
     }
 
     fn unregister(&self, life: &Life, abort: bool) {
-        let caller = self.caller(self.space_of(life.app));
-        let outcome = self.pals.unregister(&self.stay(0, 0), &caller, life.handle, abort);
+        let cpu = self.program(self.space_of(life.app), life.handle);
+        let caller = Caller { cpu: &cpu, hardware: &mut self.stay(0, 0) };
+        let outcome = self.pals.unregister(&caller, abort);
         match life.phase {
             Phase::Idle => {}
             Phase::InCall(_) if abort => {}
             Phase::InCall(_) => {
-                return self
-                    .ensure(outcome == Outcome::status(Status::Busy), || format!("{outcome:?}, not Busy"));
+                return self.ensure(outcome == failed(Status::Busy), || format!("{outcome:?}, not Busy"));
             }
             Phase::Registering | Phase::Wiping(_) => {
-                return self.ensure(outcome == Outcome::status(Status::NoSuchPal), || format!("{outcome:?}"));
+                return self.ensure(outcome == failed(Status::NoSuchPal), || format!("{outcome:?}"));
             }
         }
-        self.ensure(outcome == OK || matches!(outcome, Outcome::Again(_)), || {
+        self.ensure(outcome == OK || matches!(outcome, Err(Stop::Again(_))), || {
             format!("unregister: {outcome:?}")
         });
         self.died(life, outcome, OK);
@@ -459,7 +461,7 @@ impl World {
     fn died(&self, life: &Life, outcome: Outcome, result: Outcome) {
         let now = self.ledger.borrow().now;
         match outcome {
-            Outcome::Again(token) => {
+            Err(Stop::Again(token)) => {
                 self.take_token(life, token);
                 self.with_life(life.serial, |life| {
                     (life.phase, life.last_used) = (Phase::Wiping(result), now);
@@ -474,14 +476,10 @@ impl World {
         let mut hardware = self.stay(0, 0);
         let mut outcome = self.pals.collect(&mut hardware);
         let before = self.ledger.borrow().lives.len();
-        let caller = self.caller(0);
         for _ in 0..PATIENCE + MAX_PALS {
             match outcome {
-                Outcome::Again(token) => {
-                    let handle = Handle { low: 0, high: 0 };
-                    outcome = self.pals.resume(&mut hardware, &caller, handle, token);
-                }
-                Outcome::Done(freed, Status::Ok) => {
+                Err(Stop::Restart) => outcome = self.pals.collect(&mut hardware),
+                Ok(freed) => {
                     self.bury(None);
                     self.looked();
                     let gone = before - self.ledger.borrow().lives.len();
@@ -494,8 +492,8 @@ impl World {
     }
 
     fn resume(&self, hardware: &mut Stay, life: &Life) -> Outcome {
-        let caller = self.caller(self.space_of(life.app));
-        self.pals.resume(hardware, &caller, life.handle, life.token)
+        let cpu = self.program(self.space_of(life.app), life.handle);
+        self.pals.resume(&mut Caller { cpu: &cpu, hardware }, life.token)
     }
 
     fn take_token(&self, life: &Life, token: u64) {
@@ -510,7 +508,7 @@ impl World {
 
 /// The slot that a token names.
 pub fn slot_of(token: u64) -> Option<usize> {
-    ((token & ((1 << (SLOT_BITS + 1)) - 1)) as usize).checked_sub(1)
+    (token & TOKEN_BIT != 0).then_some(token as usize % MAX_PALS)
 }
 
 const PAGE: u64 = crate::addr::PAGE_SIZE;

@@ -28,7 +28,7 @@ fn a_report_says_who_asks_and_what_it_wants_to_say() {
     let handle = m.register(OWNER);
     let nonce: Vec<u8> = (0..MAX_NONCE as u8).collect();
     let put = |memory: &Memory<'_>| memory.put(NONCE, &nonce);
-    let identity = m.pals.pal_info(&m.caller(m.cr3), handle).unwrap().measurement.sha256;
+    let identity = m.info(handle).measurement.sha256;
     let genuine = |memory: &Memory<'_>| {
         let report = memory.get(REPORT, length(64) as usize);
         let (kind, attest) = utpm::quote::genuine(&REPORT_KEY, &report).expect("not genuine");
@@ -88,7 +88,7 @@ fn the_keys_are_the_quoting_pal_s() {
     ask(&mut m, same_image, &[(QUOTING_KEYS, [REPORT, 0, 0, 0, 0], &nothing, refused, &none)]);
 
     let quoting = m.register_quoting(OWNER + PAGE_SIZE);
-    let info = |m: &Machine, handle| m.pals.pal_info(&m.caller(m.cr3), handle).unwrap();
+    let info = |m: &Machine, handle| m.info(handle);
     assert_eq!(info(&m, same_image).measurement, info(&m, quoting).measurement);
     let keys = |memory: &Memory<'_>| {
         let keys = memory.get(REPORT, 64);
@@ -106,7 +106,7 @@ fn the_keys_are_the_quoting_pal_s() {
         ],
     );
     // A slot that held the quoting PAL gives the next one nothing.
-    assert_eq!(m.all(What::Unregister(quoting, false), OWNER), Outcome::status(Status::Ok));
+    assert_eq!(m.all(What::Unregister(quoting, false), OWNER), Ok(0));
     let next = m.register(OWNER + PAGE_SIZE);
     ask(&mut m, next, &[(QUOTING_KEYS, [REPORT, 0, 0, 0, 0], &nothing, refused, &none)]);
 }

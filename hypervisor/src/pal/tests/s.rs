@@ -179,7 +179,7 @@ impl S<'_> {
         }
         let life = ledger.lives.iter_mut().find(|life| life.serial == self.serial)?;
         let pool = self.world.pals.pool.lock();
-        if seen.iter().any(|frame| pool.owner_of(*frame) != Some(Pals::owner(life.slot))) {
+        if seen.iter().any(|frame| pool.owner_of(*frame) != Some(life.slot as u16)) {
             wrong.push("S reached a frame that is not its own");
         }
         life.frames.extend(&seen);

@@ -1,6 +1,7 @@
 //! Handles and tokens in the wrong hands.
 
 use super::super::*;
+use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
 
@@ -8,11 +9,11 @@ use crate::addr::PAGE_SIZE;
 fn a_stranger_gets_nothing_even_with_the_handle_or_the_token() {
     let mut m = Machine::new();
     let length = image_bytes(&header()).len() as u64;
-    let Outcome::Again(token) = m.one(What::Register(length)) else { panic!("registered in one stay") };
+    let Err(Stop::Again(token)) = m.one(What::Register(length)) else { panic!("registered in one stay") };
     let mut stranger = |call| m.with(|run| run(&mut Op { call, owner: OWNER, cr3_offset: PAGE_SIZE }));
-    assert_eq!(stranger(What::Resume(token)), Outcome::status(Status::Lost));
+    assert_eq!(stranger(What::Resume(token)), failed(Status::Lost));
     let mut outcome = m.one(What::Resume(token));
-    while let Outcome::Again(token) = outcome {
+    while let Err(Stop::Again(token)) = outcome {
         outcome = m.one(What::Resume(token));
     }
     assert_eq!(outcome, OK);
@@ -22,7 +23,7 @@ fn a_stranger_gets_nothing_even_with_the_handle_or_the_token() {
     for call in
         [What::Call(handle, 0, [0; 6]), What::Unregister(handle, false), What::Unregister(handle, true)]
     {
-        assert_eq!(stranger(call), Outcome::status(Status::NoSuchPal));
+        assert_eq!(stranger(call), failed(Status::NoSuchPal));
     }
     assert_eq!(m.all(What::Call(handle, 0, [0; 6]), OWNER), OK);
 }

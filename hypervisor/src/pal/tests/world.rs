@@ -8,7 +8,6 @@ use super::super::*;
 use super::machine::{empty_header, section};
 use crate::addr::PAGE_SIZE;
 use crate::asid::Asids;
-use crate::guest_memory::Space;
 use crate::memory::TestMemory;
 use abi::image::{self, Entry, HEADER_SIZE, Header, arg, kind};
 use std::cell::RefCell;
@@ -307,9 +306,14 @@ impl World {
         app % self.shape.spaces
     }
 
-    pub fn caller(&self, space: usize) -> GuestMemory<'_> {
-        let space = Space::new(1 << 31 | 1 << 16, root(space), 0x20, 0xd01, 0, 40).unwrap();
-        GuestMemory::new(self.mem(), &self.pals.ram, space)
+    /// A program that executes a VMMCALL with this handle and no arguments.
+    pub fn program(&self, space: usize, handle: Handle) -> Cpu {
+        super::program(root(space), handle, &Gprs::zeroed())
+    }
+
+    /// An application that calls this entry.
+    pub fn application(&self, app: usize, handle: Handle, entry: u16) -> Cpu {
+        super::program(root(self.space_of(app)), handle, &arguments(app, entry))
     }
 
     /// What the owner page holds.
