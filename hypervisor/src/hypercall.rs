@@ -59,7 +59,7 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
         number::UNREGISTER => hv.pals.unregister(caller, false),
         number::ABORT => hv.pals.unregister(caller, true),
         number::COLLECT => hv.pals.collect(caller.hardware),
-        number::ROOT_SAVE => give_blob(&memory, hv.root_blob.bytes(), Gva(regs.rdi), regs.rsi),
+        number::ROOT_SAVE => give_blob(&memory, hv.root_blob.as_slice(), Gva(regs.rdi), regs.rsi),
         number::CALL_REPORT => {
             let (call, report) = hv.pals.call_report(caller, regs.rdi)?;
             let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
@@ -68,7 +68,7 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
             bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
             give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
         }
-        number::KEY_BLOB => give_blob(&memory, hv.key_blob.bytes(), Gva(regs.rdi), regs.rsi),
+        number::KEY_BLOB => give_blob(&memory, hv.key_blob.as_slice(), Gva(regs.rdi), regs.rsi),
         number::PAL_INFO => {
             give(&memory, &pal_info_bytes(&hv.pals.pal_info(caller)?), Gva(regs.rdi), regs.rsi)
         }

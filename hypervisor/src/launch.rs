@@ -139,21 +139,14 @@ pub fn ensure(ok: bool, rule: &'static str) -> Result<(), &'static str> {
     if ok { Ok(()) } else { Err(rule) }
 }
 
-/// The hardware TPM found at launch.
-pub mod tpm_family {
-    /// No TPM (`tpm=none`).
-    pub const NONE: u32 = 0;
-    /// TPM 1.2.
-    pub const V12: u32 = 1;
-    /// TPM 2.0.
-    pub const V20: u32 = 2;
-}
+/// [`Handover::tpm_family`] where there is no TPM (`tpm=none`).
+pub const NO_TPM: u32 = 0;
 
 /// What the SLB tells the runtime.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Handover {
-    /// A [`tpm_family`].
+    /// A [`crate::tpm::Family`], or [`NO_TPM`].
     pub tpm_family: u32,
     /// 1 if PCR 17 showed a dynamic launch.
     pub dynamic_launch: u32,

@@ -145,10 +145,10 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
 }
 
 fn print_pcr(what: &str, number: u8, pcr: &Digests, banks: &Banks) {
-    if banks.contains(Algorithm::SHA1) {
+    if banks.contains(&Algorithm::SHA1) {
         line(Info, format_args!("{what} {number} sha1 {}", Hex(&pcr.sha1)));
     }
-    if banks.contains(Algorithm::SHA256) {
+    if banks.contains(&Algorithm::SHA256) {
         line(Info, format_args!("{what} {number} sha256 {}", Hex(&pcr.sha256)));
     }
 }

@@ -34,8 +34,8 @@ pub fn measure<T: Transport>(
     launch: &Launch<'_>,
     handover: &mut Handover,
 ) -> Result<Digests, Error> {
-    let banks = *tpm.banks();
-    for (number, bank) in handover.extends.banks.iter_mut().zip(banks.algorithms()) {
+    let banks = tpm.banks().clone();
+    for (number, bank) in handover.extends.banks.iter_mut().zip(&banks) {
         *number = bank.number();
     }
     let found = tpm.read(PCR_CODE)?;
@@ -46,7 +46,7 @@ pub fn measure<T: Transport>(
     }
     handover.pcr17 = extend(tpm, &mut handover.extends, PCR_CODE, launch.runtime)?;
     handover.pcr18 = extend(tpm, &mut handover.extends, PCR_CONFIGURATION, launch.options)?;
-    handover.tpm_family = tpm.family().number();
+    handover.tpm_family = tpm.family() as u32;
     handover.dynamic_launch = dynamic.into();
     Ok(found)
 }
@@ -77,14 +77,15 @@ fn extended(old: &Digests, new: &Digests) -> Digests {
 
 /// Equal in every allocated bank that TrustVisor can hash into.
 fn same(one: &Digests, other: &Digests, banks: &Banks) -> bool {
-    (!banks.contains(Algorithm::SHA1) || one.sha1 == other.sha1)
-        && (!banks.contains(Algorithm::SHA256) || one.sha256 == other.sha256)
+    (!banks.contains(&Algorithm::SHA1) || one.sha1 == other.sha1)
+        && (!banks.contains(&Algorithm::SHA256) || one.sha256 == other.sha256)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::{LaunchInfo, tpm_family};
+    use crate::launch::LaunchInfo;
+    use crate::tpm::Family;
     use crate::tpm::tests::model::Model;
 
     const LAUNCH: Launch<'_> = Launch { slb: b"slb", runtime: b"runtime", options: b"dma=unprotected\n" };
@@ -117,13 +118,13 @@ mod tests {
     #[test]
     fn a_dynamic_launch_of_either_family() {
         let (h, found) = run(launched(Model::v20(&BANKS))).unwrap();
-        assert_eq!((h.dynamic_launch, h.tpm_family), (1, tpm_family::V20));
+        assert_eq!((h.dynamic_launch, h.tpm_family), (1, Family::V20 as u32));
         assert_eq!(found, fold(&ZERO, &[b"slb"]));
         assert_eq!(h.pcr17, fold(&ZERO, &[b"slb", b"runtime"]));
         assert_eq!(h.pcr18, fold(&ZERO, &[LAUNCH.options]));
 
         let (h, _) = run(launched(Model::v12())).unwrap();
-        assert_eq!((h.dynamic_launch, h.tpm_family), (1, tpm_family::V12));
+        assert_eq!((h.dynamic_launch, h.tpm_family), (1, Family::V12 as u32));
         assert_eq!(h.pcr17.sha1, fold(&ZERO, &[b"slb", b"runtime"]).sha1);
         assert_eq!(h.pcr17.sha256, [0; 32]);
     }

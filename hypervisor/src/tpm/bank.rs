@@ -1,6 +1,7 @@
 //! PCR banks: which hash algorithms a TPM keeps its PCRs in, and what goes into each of them.
 
 use abi::Digests;
+use arrayvec::ArrayVec;
 
 use super::Error;
 
@@ -55,49 +56,5 @@ impl Algorithm {
     }
 }
 
-/// The allocated banks of a TPM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Banks {
-    list: [Algorithm; Banks::MAX],
-    count: usize,
-}
-
-impl Banks {
-    /// One for every algorithm of known size; a TPM that names more names one twice.
-    pub const MAX: usize = 8;
-
-    /// The one bank of a 1.2 TPM.
-    pub fn sha1_only() -> Self {
-        let mut banks = Self::none();
-        banks.count = 1;
-        banks
-    }
-
-    pub(super) fn none() -> Self {
-        Self { list: [Algorithm::SHA1; Self::MAX], count: 0 }
-    }
-
-    pub(super) fn add(&mut self, algorithm: Algorithm) -> Result<(), Error> {
-        if self.contains(algorithm) {
-            return Err(Error::Malformed("bank named twice"));
-        }
-        *self.list.get_mut(self.count).ok_or(Error::Malformed("too many banks"))? = algorithm;
-        self.count += 1;
-        Ok(())
-    }
-
-    /// Their algorithms, in the TPM's order.
-    pub fn algorithms(&self) -> &[Algorithm] {
-        &self.list[..self.count]
-    }
-
-    /// Whether there is a bank of this algorithm.
-    pub fn contains(&self, algorithm: Algorithm) -> bool {
-        self.algorithms().contains(&algorithm)
-    }
-
-    /// Whether there is a bank that a true digest can go into.
-    pub fn hashable(&self) -> bool {
-        self.contains(Algorithm::SHA1) || self.contains(Algorithm::SHA256)
-    }
-}
+/// The allocated banks of a TPM: one for every algorithm of known size at most; a TPM that names more names one twice.
+pub type Banks = ArrayVec<Algorithm, 8>;

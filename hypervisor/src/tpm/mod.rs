@@ -28,8 +28,6 @@ use abi::Digests;
 
 pub use bank::{Algorithm, Banks};
 
-use crate::launch::tpm_family;
-
 /// What a PCR is extended with (its digest) when nothing more is to come: EV_SEPARATOR's data (PC Client Platform Firmware
 /// Profile 1.05, 10.4.1).
 pub const SEPARATOR: [u8; 4] = [0; 4];
@@ -78,23 +76,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// Family of a TPM.
+/// Family of a TPM, by its number in [`crate::launch::Handover`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// 1.2.
-    V12,
+    V12 = 1,
     /// 2.0.
-    V20,
-}
-
-impl Family {
-    /// As [`crate::launch::Handover`] tells it.
-    pub fn number(self) -> u32 {
-        match self {
-            Self::V12 => tpm_family::V12,
-            Self::V20 => tpm_family::V20,
-        }
-    }
+    V20 = 2,
 }
 
 impl fmt::Display for Family {
@@ -133,10 +121,10 @@ impl<T: Transport> Tpm<T> {
             Some(banks) => (Family::V20, banks),
             None => {
                 v12::start(&mut transport)?;
-                (Family::V12, Banks::sha1_only())
+                (Family::V12, Banks::from_iter([Algorithm::SHA1]))
             }
         };
-        if !banks.hashable() {
+        if !banks.contains(&Algorithm::SHA1) && !banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(0));
         }
         Ok(Self { transport, family, banks })
@@ -166,10 +154,10 @@ impl<T: Transport> Tpm<T> {
         match self.family {
             Family::V12 => digests.sha1 = v12::read(&mut self.transport, pcr)?,
             Family::V20 => {
-                if self.banks.contains(Algorithm::SHA1) {
+                if self.banks.contains(&Algorithm::SHA1) {
                     v20::read(&mut self.transport, pcr, Algorithm::SHA1, &mut digests.sha1)?;
                 }
-                if self.banks.contains(Algorithm::SHA256) {
+                if self.banks.contains(&Algorithm::SHA256) {
                     v20::read(&mut self.transport, pcr, Algorithm::SHA256, &mut digests.sha256)?;
                 }
             }

@@ -3,6 +3,7 @@
 //! the blob; that release takes it over if it names this one, and makes an identity of its own.
 
 use abi::{Digests, RootState};
+use arrayvec::ArrayVec;
 use utpm::Root;
 use zeroize::Zeroizing;
 
@@ -15,31 +16,12 @@ use crate::release::Release;
 /// The secret.
 pub(super) type Secret = [u8; Root::SIZE];
 
-/// A blob, to be saved.
-#[derive(Clone)]
-pub struct Blob {
-    bytes: [u8; MAX_ROOT_BLOB],
-    used: usize,
-}
+/// What is to be saved.
+pub type Blob = ArrayVec<u8, MAX_ROOT_BLOB>;
 
-impl Blob {
-    /// No bytes.
-    pub const fn empty() -> Self {
-        Self { bytes: [0; MAX_ROOT_BLOB], used: 0 }
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.used).unwrap_or(&[])
-    }
-
-    /// Adds bytes.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let room = self.bytes.get_mut(self.used..self.used + bytes.len());
-        room.ok_or(Error::Malformed("root blob"))?.copy_from_slice(bytes);
-        self.used += bytes.len();
-        Ok(())
-    }
+/// Adds bytes.
+pub(super) fn append(blob: &mut Blob, bytes: &[u8]) -> Result<(), Error> {
+    blob.try_extend_from_slice(bytes).map_err(|_| Error::Malformed("root blob"))
 }
 
 /// Why the blob did not open.
@@ -113,8 +95,8 @@ fn root(
                     opened[Root::STORAGE..].fill(0);
                     keeper.seal(Some(pcr17), &opened, blob).map(|()| RootState::HandedOver)
                 }
-                None if manifest.is_empty() => blob.append(saved).map(|()| RootState::Opened),
-                None => blob.append(saved).map(|()| RootState::NotHandedOver),
+                None if manifest.is_empty() => append(blob, saved).map(|()| RootState::Opened),
+                None => append(blob, saved).map(|()| RootState::NotHandedOver),
             }
         }
         Ok(Opened::Predecessor) => {

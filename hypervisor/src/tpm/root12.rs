@@ -18,7 +18,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest as _, Sha1};
 use utpm::Root;
 
-use super::root::{Blob, Keeper, Opened, Secret, Stop};
+use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
 use super::v12::{self, REQUEST, RESPONSE, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Transport};
@@ -124,7 +124,7 @@ impl<T: Transport> Keeper for Keeper12<'_, T> {
         let ours = composite(&self.values);
         let theirs = pcr17.map_or(ours, |pcr17| self.pcrs(&pcr17));
         seal(self.tpm, &theirs, secret, blob)?;
-        let good = blob.bytes().starts_with(&head(&ours, &theirs));
+        let good = blob.starts_with(&head(&ours, &theirs));
         if good { Ok(()) } else { Err(Error::Malformed("sealed root")) }
     }
 }
@@ -156,8 +156,8 @@ pub(super) fn seal<T: Transport>(tpm: &mut T, pcrs: &Digest, secret: &Secret, bl
     command.u32(secret.len() as u32).bytes(secret);
     let mut answer = [0; MESSAGE];
     let mut body = authorised(tpm, &mut command, &[session], &mut answer)?;
-    blob.append(&START[..MAGIC])?;
-    blob.append(body.take(HEAD - MAGIC + ENCRYPTED)?)
+    append(blob, &START[..MAGIC])?;
+    append(blob, body.take(HEAD - MAGIC + ENCRYPTED)?)
 }
 
 /// TPM_Unseal (part 3, 10.2).

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use utpm::Root;
 
 use super::bank::Algorithm;
-use super::root::{Blob, Keeper, Opened, Secret, Stop};
+use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
 use super::v20::{self, NO_SESSIONS, RS_PW, SESSIONS, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Tpm, Transport};
@@ -73,7 +73,7 @@ pub(super) struct Keeper20<'t, T> {
 
 impl<'t, T: Transport> Keeper20<'t, T> {
     pub fn new(tpm: &'t mut Tpm<T>) -> Result<Self, Error> {
-        if !tpm.banks.contains(Algorithm::SHA256) {
+        if !tpm.banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
         let values = [tpm.read(17)?.sha256, tpm.read(18)?.sha256, tpm.read(19)?.sha256];
@@ -178,14 +178,14 @@ pub(super) fn create(
     let mut answer = [0; 2 * MESSAGE];
     let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
     let mut parameters = parameters(&mut body)?;
-    blob.append(&MAGIC)?;
+    append(blob, &MAGIC)?;
     for _ in ["private", "public", "creation data"] {
         let part = parameters.sized()?;
-        blob.append(&(part.len() as u16).to_be_bytes())?;
-        blob.append(part)?;
+        append(blob, &(part.len() as u16).to_be_bytes())?;
+        append(blob, part)?;
     }
     let _hash = parameters.sized()?;
-    blob.append(parameters.rest())
+    append(blob, parameters.rest())
 }
 
 /// A blob's parts.

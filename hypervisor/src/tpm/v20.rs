@@ -58,13 +58,16 @@ fn parse_banks(mut body: Reader<'_>) -> Result<Banks, Error> {
     if more != 0 || body.u32()? != CAP_PCRS {
         return Err(Error::Malformed("PCR allocation"));
     }
-    let mut banks = Banks::none();
+    let mut banks = Banks::new();
     for _ in 0..body.u32()? {
         let number = body.u16()?;
         let select = body.u8()?;
         let allocated = body.take(select.into())?.iter().any(|bits| *bits != 0);
         if allocated {
-            banks.add(Algorithm::from_number(number)?)?;
+            let bank = Algorithm::from_number(number)?;
+            if banks.contains(&bank) || banks.try_push(bank).is_err() {
+                return Err(Error::Malformed("PCR banks"));
+            }
         }
     }
     body.end()?;
@@ -80,8 +83,8 @@ pub fn extend(
 ) -> Result<(), Error> {
     let mut command = Command::new(SESSIONS, PCR_EXTEND);
     command.u32(pcr.into()).u32(9).u32(RS_PW).u16(0).u8(0).u16(0);
-    command.u32(banks.algorithms().len() as u32);
-    for algorithm in banks.algorithms() {
+    command.u32(banks.len() as u32);
+    for algorithm in banks {
         command.u16(algorithm.number()).bytes(algorithm.digest(digests));
     }
     let mut answer = [0; MESSAGE];

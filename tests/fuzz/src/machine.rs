@@ -55,7 +55,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
         let forever = unsafe { &*slots.0 };
         f(&mut Machine {
             memory,
-            hv: Hypervisor::new(pals(memory, forever), facts(), 0..0, Blob::empty(), Blob::empty()),
+            hv: Hypervisor::new(pals(memory, forever), facts(), 0..0, Blob::new(), Blob::new()),
             cpu: processor(),
             now: 5_000,
             _slots: slots,

@@ -33,13 +33,13 @@ pub fn check(bytes: &[u8]) {
     let Ok(mut tpm) = Tpm::open(Chip { input, seen: Rc::clone(&seen) }) else {
         panic!("its banks are known")
     };
-    let (mut secret, mut blob) = (NEW, Blob::empty());
+    let (mut secret, mut blob) = (NEW, Blob::new());
     let Ok(state) = tpm.root(&RELEASE, &saved, &mut secret, &mut blob) else { return };
     let seen = seen.borrow();
     assert_eq!(seen.objects, 0, "objects are left in the TPM");
     if !state.is_old() {
         assert_eq!(secret, NEW, "{state:?}, and not the new root");
-        assert!(blob.bytes().starts_with(b"TVROOT2\x01"));
+        assert!(blob.as_slice().starts_with(b"TVROOT2\x01"));
         return;
     }
     let root = seen.unsealed.expect("what nobody unsealed is the root");
@@ -47,7 +47,7 @@ pub fn check(bytes: &[u8]) {
     if state == RootState::TakenOver {
         assert!(secret[..32] == root[..32] && secret[32..] == NEW[32..], "another root");
     } else {
-        assert!(secret == root && blob.bytes() == saved, "another root");
+        assert!(secret == root && blob.as_slice() == saved, "another root");
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(state, Some(RootState::Opened));
         let seen = Rc::new(RefCell::new(Seen::default()));
         let mut tpm = Tpm::open(Chip { input: Input::new(&[]), seen }).unwrap();
-        let (mut secret, mut blob) = (NEW, Blob::empty());
+        let (mut secret, mut blob) = (NEW, Blob::new());
         assert_eq!(tpm.root(&RELEASE, &saved, &mut secret, &mut blob), Ok(RootState::Opened));
         assert_eq!(secret, [0; 64]);
     }

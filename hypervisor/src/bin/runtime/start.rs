@@ -15,13 +15,14 @@ use hypervisor::cpuid::NOTHING;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
-use hypervisor::launch::{Handover, LaunchInfo, RESERVE_VA, RUNTIME_END, SLB_TABLES, ensure, tpm_family};
+use hypervisor::launch::{Handover, LaunchInfo, NO_TPM, RESERVE_VA, RUNTIME_END, SLB_TABLES, ensure};
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
 use hypervisor::pal::{Pals, Slots, free_slots};
 use hypervisor::pci::ConfigSpace;
 use hypervisor::tables::TableArea;
+use hypervisor::tpm::Family;
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::vmcb::Maps;
 use hypervisor::{check, exceptions, ioports, msr, serial};
@@ -135,7 +136,7 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     let place = smp::Place { page: start_page, reserve: reserve.base, root };
     // PCR 17 tells; only without a TPM there is nothing but the loader's word.
     let in_init = match handover.tpm_family {
-        tpm_family::NONE => info.skinit_missing == 0,
+        NO_TPM => info.skinit_missing == 0,
         _ => handover.dynamic_launch != 0,
     };
     let parked = smp::park_others(mem, clock, place, in_init);
@@ -171,8 +172,8 @@ fn info_flags(handover: &Handover) -> u32 {
     let flags = [
         (handover.dynamic_launch != 0, info_flag::DYNAMIC_LAUNCH),
         (handover.info.options.dma_unprotected != 0, info_flag::DMA_UNPROTECTED),
-        (handover.tpm_family == tpm_family::NONE, info_flag::NO_TPM),
-        (handover.tpm_family == tpm_family::V12, info_flag::TPM_12),
+        (handover.tpm_family == NO_TPM, info_flag::NO_TPM),
+        (handover.tpm_family == Family::V12 as u32, info_flag::TPM_12),
     ];
     flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }

@@ -8,7 +8,7 @@ use crate::start::Refusal;
 use abi::{CountersState, Digests, Extends, RootState};
 use core::arch::x86_64::_rdrand64_step;
 use hypervisor::addr::PAGE_SIZE;
-use hypervisor::launch::{Handover, tpm_family};
+use hypervisor::launch::{Handover, NO_TPM};
 use hypervisor::memory::DirectMap;
 use hypervisor::npt;
 use hypervisor::pal::counters::Counting;
@@ -19,7 +19,7 @@ use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::tpm::mmio::Mmio;
 use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::Tis;
-use hypervisor::tpm::{self, Tpm};
+use hypervisor::tpm::{self, Family, Tpm};
 use utpm::{Identity, Measurement, Root};
 use zeroize::Zeroizing;
 
@@ -56,7 +56,7 @@ pub fn with_secrets(
     clock: TscClock,
     publish: impl FnOnce(MicroTpm, States, Blobs, Extends),
 ) -> Result<(), Refusal> {
-    let mut blobs = Blobs { root: Blob::empty(), key: Blob::empty() };
+    let mut blobs = Blobs { root: Blob::new(), key: Blob::new() };
     let mut quoting = Measurement::new();
     quoting.update(QUOTING_PAL);
     let quoting = quoting.finish();
@@ -76,7 +76,7 @@ fn identify(handover: &Handover, secrets: &mut MicroTpm, quoting: Digests, key: 
     secrets.random.fill(&mut *report_key);
     let saved = handover.info.key_blob.get(..handover.info.key_blob_len as usize).unwrap_or_default();
     let identity = Identity::new(root, &report_key, quoting, saved);
-    if identity.has_rsa() && key.append(saved).is_err() {
+    if identity.has_rsa() && key.try_extend_from_slice(saved).is_err() {
         log::error!("the RSA identity key is too long to be saved");
     }
     secrets.identity = Some(identity);
@@ -92,7 +92,7 @@ fn secrets(
     blob: &mut Blob,
 ) -> Result<(MicroTpm, States), Refusal> {
     let mut tpm = match handover.tpm_family {
-        tpm_family::NONE => None,
+        NO_TPM => None,
         _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
     };
     let mut chip = [0; 48];
@@ -108,13 +108,13 @@ fn secrets(
             Ok(state) => state,
             Err(error) => {
                 log::error!("no root: {error}");
-                *blob = Blob::empty();
+                *blob = Blob::new();
                 RootState::TpmFails
             }
         },
     };
     let root = (state != RootState::TpmFails).then(|| Root::new(&secret, quoting.sha256));
-    let kept = tpm.as_mut().zip(root.as_ref()).filter(|_| !blob.bytes().is_empty());
+    let kept = tpm.as_mut().zip(root.as_ref()).filter(|_| !blob.as_slice().is_empty());
     let counters = kept.ok_or(CountersState::NoRoot).and_then(|(tpm, root)| {
         let auth = root.counters_auth();
         let (counters, launches) = tpm.counters(&auth, state)?;
@@ -140,7 +140,7 @@ fn extend_identity(
     identity: &Option<Identity>,
     extends: &mut Extends,
 ) -> Result<(), Refusal> {
-    if handover.tpm_family == tpm_family::NONE {
+    if handover.tpm_family == NO_TPM {
         return Ok(());
     }
     let separator = utpm::digest(&tpm::SEPARATOR);
@@ -151,10 +151,11 @@ fn extend_identity(
         extends.add(19, digests);
     }
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
+    let family = tpm.family();
     tpm.close().map_err(Refusal::Tpm)?;
-    let (bank, value): (_, &[u8]) = match handover.tpm_family {
-        tpm_family::V12 => ("sha1", &pcr.sha1),
-        _ => ("sha256", &pcr.sha256),
+    let (bank, value): (_, &[u8]) = match family {
+        Family::V12 => ("sha1", &pcr.sha1),
+        Family::V20 => ("sha256", &pcr.sha256),
     };
     let keys = identity.iter().flat_map(Identity::digests).count();
     log::info!("PCR 19 {bank} {}: {keys} identity key(s)", serial::Hex(value));

@@ -84,7 +84,7 @@ fn before_control_is_lost_the_pool_is_zeroed_whatever_is_locked() {
     let total = (END - base.0) / PAGE_SIZE;
     memory.map().copy_to(base, &std::vec![0xa5; (total * PAGE_SIZE) as usize]);
     memory.map().write_u64(Hpa(POOL - 8), 0xa5);
-    let hv = Hypervisor::new(pals, facts(), CONFIG_SPACE, Blob::empty(), Blob::empty());
+    let hv = Hypervisor::new(pals, facts(), CONFIG_SPACE, Blob::new(), Blob::new());
     let _locked = (hv.pals.pool.lock(), hv.pals.slots[0].pal.lock(), hv.pals.random.lock());
     hv.wipe((base, total));
     let mut bytes = std::vec![0xff; (total * PAGE_SIZE) as usize];

@@ -51,9 +51,9 @@ fn boot(
 ) -> (SwTpm, RootState, Secret, Vec<u8>) {
     let mut tpm = tpm.restart();
     tpm.launch(SLB, &[(17, runtime), (18, OPTIONS)]);
-    let (mut secret, mut blob) = ([new; Root::SIZE], Blob::empty());
+    let (mut secret, mut blob) = ([new; Root::SIZE], Blob::new());
     let state = tpm.at(1).root(release, saved, &mut secret, &mut blob).unwrap();
-    (tpm, state, secret, blob.bytes().to_vec())
+    (tpm, state, secret, blob.as_slice().to_vec())
 }
 
 /// PCR 17 after a launch.
@@ -166,7 +166,7 @@ fn a_tpm_1_2_does_the_same() {
     let theirs = composite_of(&mut tpm, &to);
     let planted = [0, 2, 3].map(|locality| root12::plant(&mut tpm, locality, &theirs));
     for planted in &planted {
-        let (now, state, secret, _) = boot(tpm, NEW, &new, planted.bytes(), 3);
+        let (now, state, secret, _) = boot(tpm, NEW, &new, planted.as_slice(), 3);
         assert_eq!((state, secret), (RootState::NewNotOurs, [3; Root::SIZE]));
         tpm = now;
     }
@@ -192,12 +192,8 @@ fn nothing_is_lost_on_the_way() {
                 tpm.launch(SLB, &[(17, runtime), (18, OPTIONS)]);
                 tpm.at(1);
                 let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
-                let result = Tpm::open(failing).unwrap().root(
-                    release,
-                    &saved,
-                    &mut [2; Root::SIZE],
-                    &mut Blob::empty(),
-                );
+                let result =
+                    Tpm::open(failing).unwrap().root(release, &saved, &mut [2; Root::SIZE], &mut Blob::new());
                 if result == Ok(good) {
                     commands = fails_in;
                     break;

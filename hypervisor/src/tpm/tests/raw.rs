@@ -61,10 +61,10 @@ pub fn made_with(blob: &[u8]) -> [u8; 32] {
 pub fn made_for<T: Transport>(tpm: &mut Tpm<T>, pcrs: [u8; 32], secret: &Secret) -> Vec<u8> {
     let transport = &mut tpm.transport;
     let parent = create_primary(transport).unwrap();
-    let mut made = Blob::empty();
+    let mut made = Blob::new();
     create(transport, parent, &pcrs, secret, &mut made).unwrap();
     flush(transport, parent).unwrap();
-    made.bytes().to_vec()
+    made.as_slice().to_vec()
 }
 
 /// Leaves objects and sessions behind until no more objects fit.

@@ -17,7 +17,7 @@ const MADE: Secret = [1; Root::SIZE];
 
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it.
 fn take(tpm: &mut SwTpm, saved: &[u8], new: Secret) -> (RootState, Secret, Blob) {
-    let (mut secret, mut blob) = (new, Blob::empty());
+    let (mut secret, mut blob) = (new, Blob::new());
     let state = tpm.at(1).root(&ALONE, saved, &mut secret, &mut blob).unwrap();
     (state, secret, blob)
 }
@@ -37,12 +37,12 @@ fn next_boot(tpm: SwTpm, release: &[(u8, &[u8])], saved: &[u8]) -> (SwTpm, RootS
     tpm.launch(SLB, release);
     let (state, secret, blob) = take(&mut tpm, saved, [2; Root::SIZE]);
     if state == RootState::Opened {
-        assert_eq!(blob.bytes(), saved);
+        assert_eq!(blob.as_slice(), saved);
     } else {
         assert_eq!(secret, [2; Root::SIZE], "{state:?}");
-        assert_ne!(blob.bytes(), saved);
+        assert_ne!(blob.as_slice(), saved);
         // The new one is as good as any.
-        let (again, secret, _) = take(&mut tpm, blob.bytes(), [3; Root::SIZE]);
+        let (again, secret, _) = take(&mut tpm, blob.as_slice(), [3; Root::SIZE]);
         assert_eq!((again, secret), (RootState::Opened, [2; Root::SIZE]));
     }
     (tpm, state, secret)
@@ -52,7 +52,7 @@ fn next_boot(tpm: SwTpm, release: &[(u8, &[u8])], saved: &[u8]) -> (SwTpm, RootS
 fn the_same_release_opens_it_at_every_boot() {
     let (mut tpm, blob) = made();
     for _ in 0..3 {
-        let (now, state, secret) = next_boot(tpm, &RELEASE, blob.bytes());
+        let (now, state, secret) = next_boot(tpm, &RELEASE, blob.as_slice());
         assert_eq!((state, secret), (RootState::Opened, MADE));
         tpm = now;
     }
@@ -64,15 +64,15 @@ fn nobody_else_opens_it() {
     for release in [[(17, &b"another runtime"[..]), RELEASE[1]], [RELEASE[0], (18, b"dma=unprotected\n")]] {
         let mut tpm = SwTpm::new();
         tpm.launch(SLB, &release);
-        assert_eq!(take(&mut tpm, blob.bytes(), [2; Root::SIZE]).0, RootState::NewOtherPolicy);
+        assert_eq!(take(&mut tpm, blob.as_slice(), [2; Root::SIZE]).0, RootState::NewOtherPolicy);
     }
     let mut tpm_19 = SwTpm::new();
     tpm_19.launch(SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
-    let refused = tpm_19.at(1).root(&ALONE, blob.bytes(), &mut [2; Root::SIZE], &mut Blob::empty());
+    let refused = tpm_19.at(1).root(&ALONE, blob.as_slice(), &mut [2; Root::SIZE], &mut Blob::new());
     assert_eq!(refused, Err(Error::Malformed("PCR 19")));
-    let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.bytes());
+    let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.as_slice());
     assert_eq!(state, RootState::NewOtherTpm, "another TPM");
-    let (_, state, _) = next_boot(tpm, &[RELEASE[0], (18, b"")], blob.bytes());
+    let (_, state, _) = next_boot(tpm, &[RELEASE[0], (18, b"")], blob.as_slice());
     assert_eq!(state, RootState::NewOtherPolicy);
 }
 
@@ -80,24 +80,28 @@ fn nobody_else_opens_it() {
 #[test]
 fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
     let (mut tpm, blob) = made();
-    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.bytes()), Some(MADE));
+    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.as_slice()), Some(MADE));
     for locality in [0, 2, 3] {
-        assert_eq!(raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()), None, "locality {locality}");
+        assert_eq!(raw::unseal_anyhow(&mut tpm.at(locality), blob.as_slice()), None, "locality {locality}");
     }
     tpm.at(2).extend(19, &utpm::digest(b"separator")).unwrap();
     for locality in 0..4 {
-        assert_eq!(raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()), None, "then locality {locality}");
+        assert_eq!(
+            raw::unseal_anyhow(&mut tpm.at(locality), blob.as_slice()),
+            None,
+            "then locality {locality}"
+        );
     }
     let mut tpm = tpm.restart();
     for locality in 0..4 {
         assert_eq!(
-            raw::unseal_anyhow(&mut tpm.at(locality), blob.bytes()),
+            raw::unseal_anyhow(&mut tpm.at(locality), blob.as_slice()),
             None,
             "no launch, locality {locality}"
         );
     }
     tpm.launch(b"another SLB", &RELEASE);
-    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.bytes()), None, "another SLB");
+    assert_eq!(raw::unseal_anyhow(&mut tpm.at(1), blob.as_slice()), None, "another SLB");
 }
 
 /// The OS knows the PCRs and can make a blob with the right policy of a root that it knows.
@@ -105,12 +109,12 @@ fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
 fn a_planted_root_is_refused() {
     let (mut tpm, good) = made();
     for locality in [0, 2, 3] {
-        let (mut known, mut planted) = ([9; Root::SIZE], Blob::empty());
+        let (mut known, mut planted) = ([9; Root::SIZE], Blob::new());
         tpm.at(locality).root(&ALONE, &[], &mut known, &mut planted).unwrap();
-        let (state, secret, _) = take(&mut tpm, planted.bytes(), [2; Root::SIZE]);
+        let (state, secret, _) = take(&mut tpm, planted.as_slice(), [2; Root::SIZE]);
         assert_eq!((state, secret), (RootState::NewNotOurs, [2; Root::SIZE]), "made at locality {locality}");
         // With the creation data or the ticket of a good one.
-        for mixed in raw::mixed(planted.bytes(), good.bytes()) {
+        for mixed in raw::mixed(planted.as_slice(), good.as_slice()) {
             let (state, secret, _) = take(&mut tpm, &mixed, [2; Root::SIZE]);
             assert_eq!(
                 (state, secret),
@@ -121,7 +125,7 @@ fn a_planted_root_is_refused() {
     }
     // Made at locality 1 by somebody else's kernel, without a launch: other PCRs at creation, though the policy is right.
     let mut tpm = tpm.restart();
-    let planted = raw::made_for(&mut tpm.at(1), raw::made_with(good.bytes()), &[9; Root::SIZE]);
+    let planted = raw::made_for(&mut tpm.at(1), raw::made_with(good.as_slice()), &[9; Root::SIZE]);
     tpm.launch(SLB, &RELEASE);
     let (state, secret, _) = take(&mut tpm, &planted, [2; Root::SIZE]);
     assert_eq!((state, secret), (RootState::NewNotOurs, [2; Root::SIZE]));
@@ -130,7 +134,7 @@ fn a_planted_root_is_refused() {
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
     let (mut tpm, blob) = made();
-    let good = blob.bytes();
+    let good = blob.as_slice();
     for byte in (0..good.len()).step_by(3) {
         let mut bad = good.to_vec();
         bad[byte] ^= 1 << (byte % 8);
@@ -192,7 +196,7 @@ impl Transport for Failing<'_> {
 fn what_others_left_in_the_tpm_goes() {
     let (mut tpm, blob) = made();
     raw::fill(&mut tpm.at(0));
-    assert_eq!(take(&mut tpm, blob.bytes(), [2; Root::SIZE]).0, RootState::Opened);
+    assert_eq!(take(&mut tpm, blob.as_slice(), [2; Root::SIZE]).0, RootState::Opened);
 }
 
 /// TPM_RC_LOCKOUT, OBJECT_MEMORY, FAILURE, HIERARCHY of handle 1, BAD_AUTH of session 1 (2.0 part 2, 6.6.3), and silence.
@@ -206,8 +210,8 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
             tpm.launch(SLB, &RELEASE);
             tpm.at(1);
             let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
-            let (mut secret, mut now) = ([2; Root::SIZE], Blob::empty());
-            let result = Tpm::open(failing).unwrap().root(&ALONE, blob.bytes(), &mut secret, &mut now);
+            let (mut secret, mut now) = ([2; Root::SIZE], Blob::new());
+            let result = Tpm::open(failing).unwrap().root(&ALONE, blob.as_slice(), &mut secret, &mut now);
             if result == Ok(RootState::Opened) {
                 assert!(fails_in > 10, "only {fails_in} commands");
                 break;

@@ -62,7 +62,7 @@ fn set_srk_secret(tpm: &mut SwTpm, owner: [u8; 20], secret: [u8; 20]) {
 
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it. Nothing is left in the TPM.
 fn take(tpm: &mut SwTpm, saved: &[u8]) -> (RootState, Secret, Blob) {
-    let (mut secret, mut blob) = (NEW, Blob::empty());
+    let (mut secret, mut blob) = (NEW, Blob::new());
     let state = tpm.at(1).root(&ALONE, saved, &mut secret, &mut blob).unwrap();
     assert_eq!(sessions(tpm), 0);
     (state, secret, blob)
@@ -84,7 +84,7 @@ fn sessions(tpm: &mut SwTpm) -> u16 {
 fn made() -> (SwTpm, Blob) {
     let mut tpm = owned();
     tpm.launch(SLB, &RELEASE);
-    let (mut secret, mut blob) = (MADE, Blob::empty());
+    let (mut secret, mut blob) = (MADE, Blob::new());
     assert_eq!(tpm.at(1).root(&ALONE, &[], &mut secret, &mut blob), Ok(RootState::NewNoBlob));
     assert_eq!(secret, MADE);
     (tpm, blob)
@@ -100,10 +100,10 @@ fn next_boot(tpm: SwTpm, slb: &[u8], release: &[(u8, &[u8])]) -> SwTpm {
 fn refused(tpm: &mut SwTpm, saved: &[u8], why: RootState) {
     let (state, secret, blob) = take(tpm, saved);
     assert_eq!((state, secret), (why, NEW));
-    assert_ne!(blob.bytes(), saved);
-    let (mut again, mut same) = ([3; Root::SIZE], Blob::empty());
-    assert_eq!(tpm.at(1).root(&ALONE, blob.bytes(), &mut again, &mut same), Ok(RootState::Opened));
-    assert_eq!((again, same.bytes()), (NEW, blob.bytes()));
+    assert_ne!(blob.as_slice(), saved);
+    let (mut again, mut same) = ([3; Root::SIZE], Blob::new());
+    assert_eq!(tpm.at(1).root(&ALONE, blob.as_slice(), &mut again, &mut same), Ok(RootState::Opened));
+    assert_eq!((again, same.as_slice()), (NEW, blob.as_slice()));
 }
 
 #[test]
@@ -111,12 +111,12 @@ fn the_same_release_opens_it_at_every_boot() {
     let (mut tpm, blob) = made();
     for _ in 0..3 {
         tpm = next_boot(tpm, SLB, &RELEASE);
-        let (state, secret, same) = take(&mut tpm, blob.bytes());
-        assert_eq!((state, secret, same.bytes()), (RootState::Opened, MADE, blob.bytes()));
+        let (state, secret, same) = take(&mut tpm, blob.as_slice());
+        assert_eq!((state, secret, same.as_slice()), (RootState::Opened, MADE, blob.as_slice()));
     }
     // However often: a TPM 1.2 need not have more than three sessions.
     for _ in 0..50 {
-        assert_eq!(take(&mut tpm, blob.bytes()).0, RootState::Opened);
+        assert_eq!(take(&mut tpm, blob.as_slice()).0, RootState::Opened);
         assert_eq!(take(&mut tpm, &[]).0, RootState::NewNoBlob);
     }
 }
@@ -128,23 +128,23 @@ fn nobody_else_opens_it() {
     let options = [RELEASE[0], (18, b"dma=unprotected\n")];
     for (slb, release) in [(SLB, &runtime), (SLB, &options), (b"another SLB", &RELEASE)] {
         tpm = next_boot(tpm, slb, release);
-        refused(&mut tpm, blob.bytes(), RootState::NewOtherPolicy);
+        refused(&mut tpm, blob.as_slice(), RootState::NewOtherPolicy);
     }
     tpm = next_boot(tpm, SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
-    let late = tpm.at(1).root(&ALONE, blob.bytes(), &mut NEW.clone(), &mut Blob::empty());
+    let late = tpm.at(1).root(&ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
     assert_eq!(late, Err(Error::Malformed("PCR 19")));
     // PCR 19 is all ones without a launch.
-    let late = tpm.restart().at(1).root(&ALONE, blob.bytes(), &mut NEW.clone(), &mut Blob::empty());
+    let late = tpm.restart().at(1).root(&ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
     assert_eq!(late, Err(Error::Malformed("PCR 19")));
     let mut another = another();
     another.launch(SLB, &RELEASE);
-    refused(&mut another, blob.bytes(), RootState::NewOtherTpm);
+    refused(&mut another, blob.as_slice(), RootState::NewOtherTpm);
 }
 
 /// Tries to unseal without looking at anything, as an attacker does.
 fn unseal_anyhow(tpm: &mut SwTpm, locality: u8, blob: &Blob) -> Option<Secret> {
     let mut secret = [0; Root::SIZE];
-    let found = unseal(&mut tpm.at(locality).transport, &blob.bytes()[8..], &mut secret);
+    let found = unseal(&mut tpm.at(locality).transport, &blob.as_slice()[8..], &mut secret);
     assert_eq!(sessions(tpm), 0);
     found.ok().map(|()| secret)
 }
@@ -170,7 +170,7 @@ fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
 
 /// Seals a root that is known, for the launch of this release, here and now.
 pub(super) fn plant(tpm: &mut SwTpm, locality: u8, pcrs: &[u8; 20]) -> Blob {
-    let mut blob = Blob::empty();
+    let mut blob = Blob::new();
     seal(&mut tpm.at(locality).transport, pcrs, &KNOWN, &mut blob).unwrap();
     blob
 }
@@ -188,7 +188,7 @@ fn a_planted_root_is_refused() {
     let mut planted = Vec::new();
     for locality in [0, 2, 3, 4] {
         // What made it is refused there and then, and so nothing is saved.
-        let here = tpm.at(locality).root(&ALONE, &[], &mut KNOWN.clone(), &mut Blob::empty());
+        let here = tpm.at(locality).root(&ALONE, &[], &mut KNOWN.clone(), &mut Blob::new());
         assert_eq!(here, Err(Error::Malformed("sealed root")), "locality {locality}");
         planted.push(plant(&mut tpm, locality, &now));
     }
@@ -206,18 +206,18 @@ fn a_planted_root_is_refused() {
     for (number, planted) in planted.iter().enumerate() {
         // The TPM itself opens it, at locality 1.
         assert_eq!(unseal_anyhow(&mut tpm, 1, planted), Some(KNOWN), "{number}");
-        refused(&mut tpm, planted.bytes(), RootState::NewNotOurs);
+        refused(&mut tpm, planted.as_slice(), RootState::NewNotOurs);
         // With what a good one tells.
-        let mixed = [&good.bytes()[..ENCRYPTED], &planted.bytes()[ENCRYPTED..]].concat();
+        let mixed = [&good.as_slice()[..ENCRYPTED], &planted.as_slice()[ENCRYPTED..]].concat();
         refused(&mut tpm, &mixed, RootState::NewOtherTpm);
     }
-    assert_eq!(take(&mut tpm, good.bytes()).0, RootState::Opened);
+    assert_eq!(take(&mut tpm, good.as_slice()).0, RootState::Opened);
 }
 
 #[test]
 fn a_flipped_bit_is_found_wherever_it_is() {
     let (mut tpm, blob) = made();
-    let good = blob.bytes();
+    let good = blob.as_slice();
     for byte in (0..ENCRYPTED).chain((ENCRYPTED..good.len()).step_by(3)) {
         let mut bad = good.to_vec();
         bad[byte] ^= 1 << (byte % 8);
@@ -247,7 +247,7 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
     let (mut tpm, blob) = made();
     let codes = [Some(1), Some(6), Some(9), Some(0x12), Some(0x15), Some(0x803), None];
-    for (saved, enough) in [(blob.bytes(), 6), (&[], 5)] {
+    for (saved, enough) in [(blob.as_slice(), 6), (&[], 5)] {
         tpm = next_boot(tpm, SLB, &RELEASE);
         for (answer, late) in codes.into_iter().map(|code| (code, false)).chain([(None, true)]) {
             for fails_in in 0.. {
@@ -258,7 +258,7 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
                 // Two open it.
                 let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 2, answer, late };
                 let result =
-                    Tpm::open(failing).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::empty());
+                    Tpm::open(failing).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::new());
                 let left = sessions(&mut tpm);
                 if result.is_ok() {
                     assert_eq!((fails_in, left), (enough, 0));
@@ -270,7 +270,7 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
         }
     }
     tpm = next_boot(tpm, SLB, &RELEASE);
-    assert_eq!(take(&mut tpm, blob.bytes()).1, MADE, "and it is as good as before");
+    assert_eq!(take(&mut tpm, blob.as_slice()).1, MADE, "and it is as good as before");
 }
 
 /// The TPM, but for what a function makes of its answers to some commands.
@@ -316,11 +316,11 @@ impl Transport for Busy<'_> {
 #[test]
 fn a_busy_tpm_is_asked_again_but_not_for_ever() {
     let (mut tpm, blob) = made();
-    for saved in [blob.bytes(), &[]] {
+    for saved in [blob.as_slice(), &[]] {
         for times in [3, usize::MAX] {
             tpm.at(1);
             let busy = Busy(&mut tpm, times);
-            let result = Tpm::open(busy).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::empty());
+            let result = Tpm::open(busy).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::new());
             assert_eq!(result.err(), (times > 3).then_some(Error::Refused(0x800)));
             assert_eq!(sessions(&mut tpm), 0);
         }
@@ -335,11 +335,11 @@ fn a_tpm_that_is_not_owned_as_needed_gives_no_root() {
     for (setup, code) in [(&[][..], 0x12), (&OWNED, 1)] {
         let mut tpm = SwTpm::v12(setup);
         tpm.launch(SLB, &RELEASE);
-        for saved in [blob.bytes(), &[]] {
-            let mut kept = Blob::empty();
+        for saved in [blob.as_slice(), &[]] {
+            let mut kept = Blob::new();
             let result = tpm.at(1).root(&ALONE, saved, &mut NEW.clone(), &mut kept);
             assert_eq!(result, Err(Error::Refused(code)));
-            assert_eq!((kept.bytes(), sessions(&mut tpm)), (&[][..], 0));
+            assert_eq!((kept.as_slice(), sessions(&mut tpm)), (&[][..], 0));
         }
     }
 }
@@ -348,7 +348,7 @@ fn a_tpm_that_is_not_owned_as_needed_gives_no_root() {
 #[test]
 fn fields_that_make_no_sense_are_refused() {
     let (mut tpm, blob) = made();
-    let (unsealed, sealed) = (blob.bytes(), &[][..]);
+    let (unsealed, sealed) = (blob.as_slice(), &[][..]);
     // The size of what was unsealed; the locality, the size and the digest in what was sealed; tags.
     for (saved, ordinal, at, complaint) in [
         (unsealed, UNSEAL, 13, "root"),
@@ -366,7 +366,7 @@ fn fields_that_make_no_sense_are_refused() {
         };
         let liar = Changed { tpm: &mut tpm, ordinal, answer };
         let mut secret = NEW;
-        let result = Tpm::open(liar).unwrap().root(&ALONE, saved, &mut secret, &mut Blob::empty());
+        let result = Tpm::open(liar).unwrap().root(&ALONE, saved, &mut secret, &mut Blob::new());
         assert_eq!((result, secret), (Err(Error::Malformed(complaint)), NEW), "{ordinal:#x} {at}");
         assert_eq!(sessions(&mut tpm), 0);
     }
