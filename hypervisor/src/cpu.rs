@@ -9,6 +9,7 @@ use crate::tables::ADDRESS;
 use crate::vmcb::{
     CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector,
 };
+use core::cell::Cell;
 
 /// What the processor offers, by CPUID.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub struct Cpu {
     /// Longest stretch with interrupts held off.
     pub held_max: u64,
     pub tsc_per_ms: u64,
+    /// A machine check came while S ran: the OS gets it.
+    pub machine_check: Cell<bool>,
     /// What the keyboard controller expects of the guest next.
     pub keyboard: Keyboard,
     /// Where the last fault was that a hypercall raised, and how often, one after another: a guest that does not mend it is told so.
@@ -69,6 +72,7 @@ impl Cpu {
             profiling_msrpm: Hpa(0),
             held_max: 0,
             tsc_per_ms,
+            machine_check: Cell::new(false),
             keyboard: Keyboard::new(),
             fault: Spot { cr3: 0, rip: 0, gva: Gva(0) },
             repeated: 0,

@@ -36,8 +36,6 @@ pub trait Processor: Hardware {
     fn write_msr(&self, msr: u32, value: u64) -> bool;
     /// From now on [`crate::profiling`] has something to switch.
     fn start_profiling(&mut self);
-    /// Whether a machine check hit a PAL since the last call.
-    fn take_machine_check(&mut self) -> bool;
 }
 
 /// What comes after an exit: the OS goes on, or it has come to its end, as by a triple fault, and why.
@@ -52,7 +50,8 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     if code == exit_code::VMMCALL {
         hv.count_exit(exit::VMMCALL);
         hypercall::vmmcall(hv, cpu, processor);
-        if processor.take_machine_check() {
+        if cpu.machine_check.get() {
+            cpu.machine_check.set(false);
             cpu.os.inject(MACHINE_CHECK, None);
         }
         return Ok(());

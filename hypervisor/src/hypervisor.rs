@@ -60,7 +60,7 @@ impl Hypervisor {
 
     /// Zeroes every frame that may hold something of a PAL: control is about to be lost. Takes no lock: whoever holds one
     /// will not run again.
-    pub fn wipe(&self, pool: (Hpa, u64)) {
-        self.pals.mem.zero(pool.0, pool.1 * PAGE_SIZE);
+    pub fn wipe(&self) {
+        self.pals.mem.zero(Hpa(self.facts.pool_base), self.facts.frames_total * PAGE_SIZE);
     }
 }

@@ -61,13 +61,6 @@ impl AttestedCall {
         bytes[72..].copy_from_slice(&self.chain);
         bytes
     }
-
-    /// The reverse.
-    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let hash = |at: usize| bytes[at..].first_chunk().map_or([0; 32], |hash| *hash);
-        let number = bytes[64..].first_chunk().map_or(0, |number| u64::from_le_bytes(*number));
-        Self { input_hash: hash(0), output_hash: hash(32), number, chain: hash(72) }
-    }
 }
 
 /// The identity keys, and what they sign.

@@ -22,7 +22,7 @@ pub(crate) unsafe fn hypercall(number: u16, arguments: [u64; 5]) -> Result<u64, 
             options(nostack, preserves_flags),
         );
     }
-    match Status::from_raw(status) {
+    match crate::status(status) {
         Some(Status::Ok) => Ok(value),
         Some(status) => Err(status),
         None => Err(Status::Unsupported),

@@ -35,9 +35,11 @@ pub mod pcr;
 pub mod quote;
 pub mod random;
 pub mod seal;
+mod status;
 
 pub use abi::{Digests, Status};
 pub use args::Out;
+pub use status::status;
 
 #[cfg(target_os = "none")]
 #[panic_handler]

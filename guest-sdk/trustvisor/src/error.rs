@@ -57,7 +57,7 @@ impl Error {
     }
 
     pub(crate) fn check((value, status): (u64, u64)) -> Result<u64, Self> {
-        match Status::from_raw(status) {
+        match trustvisor_pal::status(status) {
             Some(Status::Ok) => Ok(value),
             Some(status) => Err(Error::Refused { status, detail: value }),
             None => Err(Error::UnknownStatus(status)),

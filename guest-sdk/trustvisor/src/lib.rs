@@ -46,6 +46,6 @@ pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use quoting::{Quoting, saved_key};
 pub use tpm::{HardwareQuote, Provision, hardware_quote, provision, remove_counters};
-pub use trustvisor_pal::Out;
 #[doc(hidden)]
 pub use trustvisor_pal::args;
+pub use trustvisor_pal::{Out, status};

@@ -80,7 +80,7 @@ impl Pal {
             Error::check(unsafe { hypercall(number::CALL_REPORT.into(), self.handle(), arguments) })?;
         bytes.truncate(length as usize);
         let (call, report) = bytes.split_first_chunk().ok_or(Error::Quoting)?;
-        Ok((AttestedCall::from_bytes(call), report.to_vec()))
+        Ok((attested_call(call), report.to_vec()))
     }
 
     /// The signature of an entry, an [`abi::image::arg`] for each register.
@@ -132,6 +132,13 @@ impl Pal {
         // SAFETY: TrustVisor was there when this PAL was registered; the call takes no address.
         Error::check(unsafe { hypercall(number.into(), self.handle(), [0; 6]) }).map(|_| ())
     }
+}
+
+/// The reverse of [`AttestedCall::to_bytes`].
+fn attested_call(bytes: &[u8; AttestedCall::SIZE]) -> AttestedCall {
+    let hash = |at: usize| bytes[at..].first_chunk().map_or([0; 32], |hash| *hash);
+    let number = bytes[64..].first_chunk().map_or(0, |number| u64::from_le_bytes(*number));
+    AttestedCall { input_hash: hash(0), output_hash: hash(32), number, chain: hash(72) }
 }
 
 impl Drop for Pal {

@@ -24,7 +24,7 @@ use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::mmio::{self, Mmio};
 use hypervisor::tpm::tis::Tis;
-use hypervisor::tpm::{self, Algorithm, Banks, Tpm};
+use hypervisor::tpm::{self, Algorithm, Banks, Family, Tpm};
 use log::Level::{Info, Warn};
 use log::LevelFilter;
 
@@ -132,9 +132,12 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
     };
     let launch = Launch { slb: own_bytes(), runtime, options: options.measured() };
     let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|error| refuse(error));
-    let banks = *tpm.banks();
+    let banks = *tpm.banks;
     if handover.dynamic_launch != 0 {
-        say(format_args!("dynamic launch: PCR 17 shows this SLB (TPM {})", tpm.family()));
+        say(format_args!(
+            "dynamic launch: PCR 17 shows this SLB (TPM {})",
+            if tpm.family == Family::V12 { "1.2" } else { "2.0" }
+        ));
     } else {
         say(format_args!("no dynamic launch: PCR 17 does not show this SLB but the values below"));
         print_pcr("found in PCR", PCR_CODE, &found, &banks);

@@ -33,7 +33,6 @@ impl Hardware for Recorder {
     fn now_ms(&self) -> u64 {
         0
     }
-    fn raise_machine_check(&mut self) {}
 }
 
 /// Function 0 of device 0 is a host bridge, function 0 of device 1 is not.
@@ -85,9 +84,6 @@ impl Processor for Recorder {
     fn start_profiling(&mut self) {
         self.profiles = true;
     }
-    fn take_machine_check(&mut self) -> bool {
-        false
-    }
 }
 
 /// Where the guest's code is, mapped by identity.
@@ -134,7 +130,7 @@ impl Guest {
     }
 
     fn status(&self) -> Option<Status> {
-        Status::from_raw(self.cpu.regs.rdx)
+        trustvisor_pal::status(self.cpu.regs.rdx)
     }
 }
 

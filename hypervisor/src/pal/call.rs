@@ -232,7 +232,7 @@ impl Pals {
         loop {
             let code = vmcb(self.mem, &mut pal.frames).exit_code();
             if code == exit_code::MACHINE_CHECK {
-                caller.hardware.raise_machine_check();
+                caller.cpu.machine_check.set(true);
             }
             if self.is_dying(pal) {
                 return Err(self.wipe_for(caller, pal, Status::Lost.into()));

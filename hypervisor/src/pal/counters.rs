@@ -133,7 +133,7 @@ impl Pals {
         let now_ms = hardware.now_ms();
         let Some(mut tpm) = hardware.tpm() else { return false };
         // Whoever has the lock looks.
-        let Some(mut counting) = self.counting.try_lock() else { return true };
+        let Some(mut counting) = self.tpm.counting.try_lock() else { return true };
         let under_way = counting.as_mut().is_some_and(|counting| counting.step(&mut tpm, now_ms));
         self.committing.store(under_way, Ordering::Relaxed);
         under_way
@@ -142,7 +142,7 @@ impl Pals {
     /// `COUNTER_READ`.
     pub(super) fn counter_read(&self, pal: &Pal) -> Result<u64, Status> {
         let identity = pal.identity().ok_or(Status::BadArgument)?;
-        let counting = self.counting.lock();
+        let counting = self.tpm.counting.lock();
         let counting = counting.as_ref().ok_or(Status::Unsupported)?;
         Ok(counting.counters.read(&identity.sha256, pal.regs.rdi))
     }
@@ -157,7 +157,7 @@ impl Pals {
             return None;
         }
         let now_ms = hardware.now_ms();
-        let mut counting = self.counting.lock();
+        let mut counting = self.tpm.counting.lock();
         let (Some(counting), Some(mut tpm), Some(identity)) =
             (counting.as_mut(), hardware.tpm(), pal.identity())
         else {

@@ -105,8 +105,6 @@ pub trait Hardware {
     fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs);
     /// Milliseconds of a clock that the guest cannot set.
     fn now_ms(&self) -> u64;
-    /// A machine check came while S ran: the OS gets it.
-    fn raise_machine_check(&mut self);
     /// The guest's PKRU, which S cannot change. Only where the guest has enabled protection keys.
     fn pkru(&self) -> u32 {
         0
@@ -152,13 +150,15 @@ pub type Random = random::Random<fn() -> Option<u64>>;
 
 /// What the micro-TPM works with.
 pub struct MicroTpm {
-    pub random: Random,
+    pub random: Mutex<Random>,
+    /// What is sealed depends on it; none if the hardware TPM failed.
     pub root: Option<Root>,
+    /// What quotes are signed with.
     pub identity: Option<Identity>,
     /// The image of the quoting PAL.
     pub quoting: &'static [u8],
-    pub counting: Option<counters::Counting>,
-    /// Launches with this root so far.
+    pub counting: Mutex<Option<counters::Counting>>,
+    /// Launches with this root so far, 0 if that is not known.
     pub launches: u32,
 }
 
@@ -167,18 +167,9 @@ pub struct Pals {
     pub mem: DirectMap,
     pub ram: RamMap,
     pub pool: Mutex<Frames>,
-    pub random: Mutex<Random>,
-    /// What is sealed depends on it; none if the hardware TPM failed.
-    pub root: Option<Root>,
-    /// What quotes are signed with.
-    pub identity: Option<Identity>,
-    /// The image of the quoting PAL.
-    quoting: &'static [u8],
-    counting: Mutex<Option<counters::Counting>>,
+    pub tpm: MicroTpm,
     /// Whether an increment is on its way.
     pub committing: AtomicBool,
-    /// Launches with this root so far, 0 if that is not known.
-    launches: u32,
     /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
@@ -302,7 +293,7 @@ impl Pals {
         mem: DirectMap,
         ram: RamMap,
         pool: Frames,
-        secrets: MicroTpm,
+        tpm: MicroTpm,
         maps: Maps,
         fpu: bool,
         slots: &'static Slots,
@@ -311,13 +302,8 @@ impl Pals {
             mem,
             ram,
             pool: Mutex::new(pool),
-            random: Mutex::new(secrets.random),
-            root: secrets.root,
-            identity: secrets.identity,
-            quoting: secrets.quoting,
-            counting: Mutex::new(secrets.counting),
+            tpm,
             committing: AtomicBool::new(false),
-            launches: secrets.launches,
             maps,
             fpu,
             slots,

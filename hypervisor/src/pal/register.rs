@@ -43,11 +43,11 @@ impl Pals {
         if owner_page.page_offset() != 0 {
             return Err(Status::BadArgument.into());
         }
-        let mut bytes = self.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
+        let mut bytes = self.tpm.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
         if let Some((image, _)) = image {
             memory.read(image, &mut bytes)?;
         }
-        let length = image.map_or(self.quoting.len() as u64, |(_, length)| length);
+        let length = image.map_or(self.tpm.quoting.len() as u64, |(_, length)| length);
         let header = header_from(&bytes);
         header.check(length).map_err(|_| Status::BadImage)?;
         if header.flags & FLAG_FPU != 0 && !self.fpu {
@@ -127,7 +127,7 @@ impl Pals {
         match registration.image {
             Some(image) => caller.copy_in(image + registration.read, frame, length)?,
             None => {
-                let rest = self.quoting.get(registration.read as usize..).unwrap_or_default();
+                let rest = self.tpm.quoting.get(registration.read as usize..).unwrap_or_default();
                 self.mem.copy_to(frame, rest.get(..length as usize).unwrap_or(rest));
             }
         }
@@ -183,7 +183,7 @@ impl Pals {
     }
 
     fn new_handle(&self, index: usize) -> Handle {
-        let mut random = self.random.lock();
+        let mut random = self.tpm.random.lock();
         let slot_mask = super::MAX_PALS as u64 - 1;
         loop {
             let (low, high) = (random.next_u64(), random.next_u64());

@@ -64,7 +64,7 @@ impl Pals {
 
     fn seal(&self, pal: &Pal, header: &Header) -> Answer {
         let [policy_at, data_at, length, blob_at, room, _] = pal.regs.arguments();
-        let root = self.root.as_ref().ok_or(Status::Unsupported)?;
+        let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_DATA);
         let length =
             length.filter(|length| room >= (*length + OVERHEAD) as u64).ok_or(Status::BadArgument)?;
@@ -75,7 +75,7 @@ impl Pals {
         let data = &mut data[..length];
         self.read(pal, header, data_at, data)?;
         let mut iv = [0; 16];
-        self.random.lock().fill(&mut iv);
+        self.tpm.random.lock().fill(&mut iv);
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
         let length = seal(root, pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
@@ -85,7 +85,7 @@ impl Pals {
 
     fn unseal(&self, pal: &Pal, header: &Header) -> Answer {
         let [blob_at, length, data_at, room, creator_at, _] = pal.regs.arguments();
-        let root = self.root.as_ref().ok_or(Status::Unsupported)?;
+        let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
         let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
         let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
         let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
@@ -105,7 +105,7 @@ impl Pals {
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_RANDOM);
         let mut bytes = Zeroizing::new([0; MAX_RANDOM]);
         let bytes = &mut bytes[..length.ok_or(Status::BadArgument)?];
-        self.random.lock().fill(bytes);
+        self.tpm.random.lock().fill(bytes);
         self.write(pal, header, at, bytes)
     }
 
@@ -117,13 +117,13 @@ impl Pals {
         tagged: (u8, &[u8]),
         now_ms: u64,
     ) -> Result<Report, Status> {
-        let identity = self.identity.as_ref().ok_or(Status::Unsupported)?;
+        let identity = self.tpm.identity.as_ref().ok_or(Status::Unsupported)?;
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let [select, kind, rest @ ..] = what.to_le_bytes();
         if rest != [0; 6] || select & 1 == 0 {
             return Err(Status::BadArgument);
         }
-        let moment = Moment { clock: now_ms, boot: self.launches, release: RELEASE };
+        let moment = Moment { clock: now_ms, boot: self.tpm.launches, release: RELEASE };
         identity.report(kind, pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
     }
 
@@ -145,7 +145,7 @@ impl Pals {
 
     /// For nobody but the quoting PAL.
     fn quoting_keys(&self, pal: &Pal, header: &Header) -> Answer {
-        let identity = self.identity.as_ref().filter(|_| pal.quoting).ok_or(Status::Unsupported)?;
+        let identity = self.tpm.identity.as_ref().filter(|_| pal.quoting).ok_or(Status::Unsupported)?;
         self.write(pal, header, pal.regs.rdi, &identity.quoting_keys()[..])
     }
 

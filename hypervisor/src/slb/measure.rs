@@ -34,7 +34,7 @@ pub fn measure<T: Transport>(
     launch: &Launch<'_>,
     handover: &mut Handover,
 ) -> Result<Digests, Error> {
-    let banks = tpm.banks().clone();
+    let banks = tpm.banks.clone();
     for (number, bank) in handover.extends.banks.iter_mut().zip(&banks) {
         *number = bank.number();
     }
@@ -46,7 +46,7 @@ pub fn measure<T: Transport>(
     }
     handover.pcr17 = extend(tpm, &mut handover.extends, PCR_CODE, launch.runtime)?;
     handover.pcr18 = extend(tpm, &mut handover.extends, PCR_CONFIGURATION, launch.options)?;
-    handover.tpm_family = tpm.family() as u32;
+    handover.tpm_family = tpm.family as u32;
     handover.dynamic_launch = dynamic.into();
     Ok(found)
 }
@@ -62,7 +62,7 @@ fn extend<T: Transport>(
     tpm.extend(pcr, &digests)?;
     list.add(pcr, &digests);
     let after = tpm.read(pcr)?;
-    if same(&after, &extended(&before, &digests), tpm.banks()) { Ok(after) } else { Err(NOT_EXTENDED) }
+    if same(&after, &extended(&before, &digests), &tpm.banks) { Ok(after) } else { Err(NOT_EXTENDED) }
 }
 
 /// What extending makes of a PCR.

@@ -85,15 +85,6 @@ pub enum Family {
     V20 = 2,
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V12 => "1.2",
-            Self::V20 => "2.0",
-        })
-    }
-}
-
 /// Carries commands to a TPM, at one locality.
 pub trait Transport {
     /// Sends a command, waits for the answer and returns its length (10 at least, and what its header says).
@@ -107,8 +98,10 @@ pub trait Transport {
 /// A TPM that has been started and whose family and banks are known.
 pub struct Tpm<T> {
     transport: T,
-    family: Family,
-    banks: Banks,
+    /// Its family.
+    pub family: Family,
+    /// Its allocated banks.
+    pub banks: Banks,
 }
 
 impl<T: Transport> Tpm<T> {
@@ -128,16 +121,6 @@ impl<T: Transport> Tpm<T> {
             return Err(Error::Bank(0));
         }
         Ok(Self { transport, family, banks })
-    }
-
-    /// Its family.
-    pub fn family(&self) -> Family {
-        self.family
-    }
-
-    /// Its allocated banks.
-    pub fn banks(&self) -> &Banks {
-        &self.banks
     }
 
     /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`].

@@ -32,12 +32,6 @@ pub(super) enum Stop {
     Tpm(Error),
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Tpm(error)
-    }
-}
-
 /// What was opened.
 pub(super) enum Opened<'a> {
     /// A root of this release, and what stands behind its blob.

@@ -12,7 +12,7 @@ use utpm::Root;
 
 use super::bank::Algorithm;
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
-use super::v20::{self, NO_SESSIONS, RS_PW, SESSIONS, exchange};
+use super::v20::{NO_SESSIONS, RS_PW, SESSIONS, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Tpm, Transport};
 use crate::release::Release;
@@ -100,24 +100,18 @@ impl<T: Transport> Keeper for Keeper20<'_, T> {
         if saved.is_empty() {
             return Err(Stop::Blob(RootState::NewNoBlob));
         }
-        let malformed = |_| Stop::Blob(RootState::NewMalformed);
-        let parts = parse(saved).map_err(malformed)?;
-        let mut public = Reader::new(parts.public);
-        if public.array().map_err(malformed)? != SEALED {
-            return Err(Stop::Blob(RootState::NewMalformed));
-        }
+        let parts = parse(saved).map_err(|_| Stop::Blob(RootState::NewMalformed))?;
         let pcrs = pcrs(&self.values);
-        if public.array().map_err(malformed)? != policy(&pcrs) {
+        if parts.policy != policy(&pcrs) {
             return Err(Stop::Blob(RootState::NewOtherPolicy));
         }
-        let maker = maker(&parts, &self.values, release).map_err(malformed)?;
-        let maker = maker.ok_or(Stop::Blob(RootState::NewNotOurs))?;
+        let maker = maker(&parts, &self.values, release).ok_or(Stop::Blob(RootState::NewNotOurs))?;
         let object = load(self.transport, self.parent, &parts)
             .map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
         let opened = certify_creation(self.transport, object, &parts)
             .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))
-            .and_then(|()| Ok(unseal(self.transport, object, &pcrs, secret)?));
-        flush(self.transport, object)?;
+            .and_then(|()| unseal(self.transport, object, &pcrs, secret).map_err(Stop::Tpm));
+        flush(self.transport, object).map_err(Stop::Tpm)?;
         opened.map(|()| maker)
     }
 
@@ -158,8 +152,7 @@ pub(super) fn create_primary(transport: &mut impl Transport) -> Result<u32, Erro
     authorise(command.u32(OWNER), RS_PW);
     // No authorisation value and no data; nothing from outside, no PCRs.
     command.u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
-    let mut answer = [0; MESSAGE];
-    exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?.u32()
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()
 }
 
 /// TPM2_Create of the sealed root.
@@ -192,7 +185,10 @@ pub(super) fn create(
 pub(super) struct Parts<'a> {
     pub private: &'a [u8],
     pub public: &'a [u8],
+    policy: [u8; 32],
     pub creation: &'a [u8],
+    /// The PCRs it was made with, if that was at locality 1.
+    made_with: Option<&'a [u8]>,
     pub ticket: &'a [u8],
     pub manifest: &'a [u8],
 }
@@ -204,28 +200,30 @@ pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
     }
     let (private, public, creation) = (reader.sized()?, reader.sized()?, reader.sized()?);
     let rest = reader.rest();
-    let mut fields = Reader::new(rest);
+    let mut fields = Reader::new(public);
+    let (sealed, policy) = (fields.array()?, fields.array()?);
+    // TPMS_CREATION_DATA (part 2, 15.1).
+    fields = Reader::new(creation);
+    let (selected, digest, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
+    let made_with = (selected == PCRS && locality == LOCALITY_1).then_some(digest);
+    fields = Reader::new(rest);
     // TPM_ST_CREATION (part 2, 10.7.3), and no NULL ticket.
     let good = (fields.u16()?, fields.u32()?) == (0x8021, OWNER) && !fields.sized()?.is_empty();
     let manifest = fields.rest();
     let ticket = &rest[..rest.len() - manifest.len()];
-    if !good || private.len() + public.len() + ticket.len() > MESSAGE / 2 + 128 {
+    if !good || sealed != SEALED || private.len() + public.len() + ticket.len() > MESSAGE / 2 + 128 {
         return Err(Error::Malformed("root blob"));
     }
-    Ok(Parts { private, public, creation, ticket, manifest })
+    Ok(Parts { private, public, policy, creation, made_with, ticket, manifest })
 }
 
-/// Who made the blob, as TPMS_CREATION_DATA (part 2, 15.1) tells: at locality 1, with the PCRs of a release.
-fn maker<'a>(parts: &Parts<'a>, values: &Values, release: &Release) -> Result<Option<Opened<'a>>, Error> {
-    let mut fields = Reader::new(parts.creation);
-    let (selected, digest, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
-    let is = |pcr17| digest == pcrs(&[pcr17, values[1], values[2]]);
-    if selected != PCRS || locality != LOCALITY_1 {
-        return Ok(None);
+/// Who made the blob, as it tells.
+fn maker<'a>(parts: &Parts<'a>, values: &Values, release: &Release) -> Option<Opened<'a>> {
+    let is = |pcr17| parts.made_with == Some(&pcrs(&[pcr17, values[1], values[2]]));
+    if is(values[0]) {
+        return Some(Opened::Ours(parts.manifest));
     }
-    let predecessor = || release.predecessors.iter().any(|old| is(old.sha256));
-    let ours = is(values[0]).then_some(Opened::Ours(parts.manifest));
-    Ok(ours.or_else(|| predecessor().then_some(Opened::Predecessor)))
+    release.predecessors.iter().any(|old| is(old.sha256)).then_some(Opened::Predecessor)
 }
 
 /// Whose fault an error is: the blob's, if a parameter is refused that comes out of it. All else is the TPM's trouble.
@@ -240,8 +238,7 @@ pub(super) fn load(transport: &mut impl Transport, parent: u32, parts: &Parts<'_
     let mut command = Command::new(SESSIONS, code::LOAD);
     authorise(command.u32(parent), RS_PW);
     command.sized(parts.private).sized(parts.public);
-    let mut answer = [0; MESSAGE];
-    exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?.u32()
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()
 }
 
 /// Succeeds if the ticket shows that this TPM created this object with this creation data.
@@ -249,8 +246,7 @@ fn certify_creation(transport: &mut impl Transport, object: u32, parts: &Parts<'
     let mut command = Command::new(SESSIONS, code::CERTIFY_CREATION);
     authorise(command.u32(NULL).u32(object), RS_PW);
     command.u16(0).sized(&Sha256::digest(parts.creation)).u16(ALG_NULL).bytes(parts.ticket);
-    let mut answer = [0; MESSAGE];
-    exchange(transport, &mut command, &mut answer)?.success(SESSIONS).map(drop)
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
 }
 
 pub(super) fn unseal(
@@ -317,6 +313,5 @@ fn flush_all(transport: &mut impl Transport) -> Result<(), Error> {
 pub(super) fn flush(transport: &mut impl Transport, handle: u32) -> Result<(), Error> {
     let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
     command.u32(handle);
-    let mut answer = [0; MESSAGE];
-    v20::exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?.end()
 }

@@ -255,9 +255,6 @@ impl Hardware for Model {
     fn now_ms(&self) -> u64 {
         self.seed
     }
-    fn raise_machine_check(&mut self) {
-        panic!("no PAL is registered");
-    }
     fn pkru(&self) -> u32 {
         self.seed as u32
     }
@@ -323,9 +320,6 @@ impl Processor for Model {
     }
     fn start_profiling(&mut self) {
         self.profiles = true;
-    }
-    fn take_machine_check(&mut self) -> bool {
-        false
     }
 }
 

@@ -16,6 +16,7 @@ use hypervisor::memory::DirectMap;
 use hypervisor::pal::{Hardware, MicroTpm, Pals, Random, Slots, free_slots};
 use hypervisor::tpm::root::Blob;
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
+use spin::Mutex;
 use utpm::Root;
 
 use crate::reference::Registers;
@@ -70,7 +71,8 @@ fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
     let words: fn() -> Option<u64> = || Some(WORD.fetch_add(1, Ordering::Relaxed));
     let random = Random::seeded(words, &[]).expect("the words differ");
     let root = Some(Root::new(&[1; Root::SIZE], [0; 32]));
-    let secrets = MicroTpm { random, root, identity: None, quoting: &[], counting: None, launches: 0 };
+    let (random, counting) = (Mutex::new(random), Mutex::new(None));
+    let secrets = MicroTpm { random, root, identity: None, quoting: &[], counting, launches: 0 };
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
     Pals::new(memory.map(), ram_map(), frames, secrets, maps, true, slots)
 }
@@ -162,7 +164,7 @@ fn answer(before: &Seen, after: &Seen, event: u64) -> Answer {
     if after.rip == before.rip.wrapping_add(3) {
         assert_eq!(event, if trapped { VALID_DB } else { 0 }, "an event after the VMMCALL");
         assert_eq!(after.rflags, before.rflags & !(1 << 16), "flags");
-        let Some(status) = Status::from_raw(after.rdx) else { panic!("status {:#x}", after.rdx) };
+        let Some(status) = trustvisor::status(after.rdx) else { panic!("status {:#x}", after.rdx) };
         return Answer::Done(after.rax, status);
     }
     assert_eq!((after.rip, after.rflags, after.rdx), (before.rip, before.rflags, before.rdx));

@@ -243,7 +243,7 @@ impl Run<'_, '_> {
     fn stay(&mut self, before: &mut Vec<u8>, input: &mut Input) -> Answer {
         self.machine.memory.copy_outside(before);
         let registers = self.machine.registers(0);
-        let (answer, stays, checks) = self.vmmcall(input);
+        let (answer, stays, checked) = self.vmmcall(input);
         let Some(mut call) = self.call.take() else { panic!("no call is open") };
         call.stays += 1;
         let whole = call.stays == 1;
@@ -251,7 +251,7 @@ impl Run<'_, '_> {
             self.one_of_s(&mut call, stay, whole.then_some((&mut *before, &registers)));
         }
         let machine_check = call.cause == Some(18) && !stays.is_empty();
-        assert_eq!(checks, usize::from(machine_check), "machine checks handed on");
+        assert_eq!(checked, machine_check, "machine checks handed on");
         let done = self.judge(&call, answer);
         let returned_now = whole || stays.iter().any(|stay| matches!(stay.end, End::Returned(_)));
         let exact = done && returned_now && matches!(answer, Answer::Done(_, Status::Ok));
@@ -262,14 +262,14 @@ impl Run<'_, '_> {
         answer
     }
 
-    fn vmmcall(&mut self, input: &mut Input) -> (Answer, Vec<Stay>, usize) {
+    fn vmmcall(&mut self, input: &mut Input) -> (Answer, Vec<Stay>, bool) {
         let mut software = Software::new(input, &mut self.serial, self.machine.mem(), self.machine.now);
         software.watch = (PARAM, PARAM_SIZE);
         if let Some(call) = self.call.as_ref().filter(|call| call.fits()) {
             software.results = call.results().map(Buffer::in_params).collect();
         }
         let answer = self.machine.vmmcall(&mut software);
-        (answer, software.stays, software.machine_checks)
+        (answer, software.stays, self.machine.cpu.machine_check.take())
     }
 
     /// What S finds when it runs.
@@ -319,7 +319,7 @@ impl Run<'_, '_> {
         expected.others[2] = now.others[2];
         assert_eq!(now, expected, "S asked");
         let allowed = [Status::Ok, Status::BadArgument, Status::BadAddress, Status::UnknownCall];
-        assert!(Status::from_raw(now.others[2]).is_some_and(|status| allowed.contains(&status)));
+        assert!(trustvisor::status(now.others[2]).is_some_and(|status| allowed.contains(&status)));
     }
 
     /// Whether the call is over.

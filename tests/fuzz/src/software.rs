@@ -122,7 +122,6 @@ pub struct Software<'a, 'b> {
     /// Parts of them that S may write to, from the first byte of it.
     pub results: Vec<std::ops::Range<usize>>,
     pub stays: Vec<Stay>,
-    pub machine_checks: usize,
     /// The caller's.
     pub pkru: u32,
     /// Never repeated: put in a register at every stay.
@@ -131,17 +130,7 @@ pub struct Software<'a, 'b> {
 
 impl<'a, 'b> Software<'a, 'b> {
     pub fn new(input: &'a mut Input<'b>, serial: &'a mut u64, mem: DirectMap, now: u64) -> Self {
-        Self {
-            input,
-            mem,
-            now,
-            watch: (0, 0),
-            results: Vec::new(),
-            stays: Vec::new(),
-            machine_checks: 0,
-            pkru: 0,
-            serial,
-        }
+        Self { input, mem, now, watch: (0, 0), results: Vec::new(), stays: Vec::new(), pkru: 0, serial }
     }
 
     /// The bytes of the watched window that are there.
@@ -194,10 +183,6 @@ impl Hardware for Software<'_, '_> {
 
     fn now_ms(&self) -> u64 {
         self.now
-    }
-
-    fn raise_machine_check(&mut self) {
-        self.machine_checks += 1;
     }
 
     fn pkru(&self) -> u32 {

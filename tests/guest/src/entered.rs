@@ -198,7 +198,7 @@ pub fn run() -> anyhow::Result<()> {
         let mut after = Hostile::default();
         let state = s.state(|address, length| {
             after = call(hostile, &s, Asm::State, [address, length, 0]);
-            (after.value, Status::from_raw(after.status).unwrap_or(Status::UnknownCall))
+            (after.value, trustvisor::status(after.status).unwrap_or(Status::UnknownCall))
         })?;
         let wanted = expected(size_of::<State>() as u64);
         for (word, (found, wanted)) in state.iter().zip(&wanted).enumerate() {

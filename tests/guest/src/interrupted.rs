@@ -84,7 +84,7 @@ fn answer(at: usize, status: Status) {
 }
 
 fn answered(at: usize) -> Option<Status> {
-    Status::from_raw(ANSWERS[at].load(Relaxed))
+    trustvisor::status(ANSWERS[at].load(Relaxed))
 }
 
 extern "C" fn call_both(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {

@@ -91,7 +91,7 @@ pub fn raw(call: u64, handle: Handle, arguments: &[u64]) -> (u64, Status) {
     // SAFETY: every test calls `trustvisor::info` or `register` first, so TrustVisor is there. What a test names as a buffer
     // is its own mapping, or nothing that TrustVisor will write to.
     let (value, status) = unsafe { trustvisor::hypercall(call, handle, registers) };
-    (value, Status::from_raw(status).unwrap_or(Status::UnknownCall))
+    (value, trustvisor::status(status).unwrap_or(Status::UnknownCall))
 }
 
 pub fn call_entry(entry: u64) -> u64 {

@@ -90,7 +90,7 @@ pub fn run() -> anyhow::Result<()> {
     thief.join(Duration::from_secs(30))?;
     for (whose, answers, first) in [("this", &shared.here, 1), ("another", &shared.there, 0)] {
         for (attempt, answer) in answers.iter().enumerate().skip(first) {
-            let answer = Status::from_raw(answer.load(SeqCst)).context("an attempt was not made")?;
+            let answer = trustvisor::status(answer.load(SeqCst)).context("an attempt was not made")?;
             expect(&format!("the token with handle {attempt} in {whose} process"), answer, Status::Lost)?;
         }
     }

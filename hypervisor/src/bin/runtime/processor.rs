@@ -36,7 +36,6 @@ struct ThisProcessor<'a> {
     held_since: u64,
     held_max: u64,
     asids: Asids,
-    machine_check: bool,
     clock: TscClock,
     fpu: Fpu,
     os_fpu: &'static mut Area,
@@ -143,10 +142,6 @@ impl Hardware for ThisProcessor<'_> {
         ((u128::from(self.held_since) * u128::from(self.ms_per_tick)) >> 64) as u64
     }
 
-    fn raise_machine_check(&mut self) {
-        self.machine_check = true;
-    }
-
     fn pkru(&self) -> u32 {
         let value: u32;
         // SAFETY: called only where CR4.PKE is set (the processor has protection keys).
@@ -223,10 +218,6 @@ impl Processor for ThisProcessor<'_> {
     fn start_profiling(&mut self) {
         (self.profiles, self.switches_more) = (true, true);
     }
-
-    fn take_machine_check(&mut self) -> bool {
-        self.machine_check && core::mem::take(&mut self.machine_check)
-    }
 }
 
 /// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
@@ -239,7 +230,6 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         held_since: 0,
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
-        machine_check: false,
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
         fpu: Fpu::new(xsave_components()),
         os_fpu,

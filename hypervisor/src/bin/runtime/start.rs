@@ -41,8 +41,6 @@ static CONFIG_SPACE: Mutex<ConfigSpace> = Mutex::new(ConfigSpace::none());
 static CPU: Mutex<MaybeUninit<Cpu>> = Mutex::new(MaybeUninit::uninit());
 static SLOTS: Slots = free_slots();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
-/// What a panic wipes: the pool's first frame and its frames.
-static POOL: Once<(Hpa, u64)> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
 pub extern "C" fn main(handover: &'static Handover) -> ! {
@@ -69,7 +67,6 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
 /// Why the runtime does not start the OS.
 pub enum Refusal {
     Machine(&'static str),
-    Entropy,
     Tpm(hypervisor::tpm::Error),
 }
 
@@ -83,7 +80,6 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Machine(rule) => f.write_str(rule),
-            Self::Entropy => f.write_str("the processor's random number generator (RDRAND) does not work"),
             Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
         }
     }
@@ -131,7 +127,6 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
 
     mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
     let frames = Frames::new(mem, reserve.pool, reserve.end);
-    POOL.call_once(|| (frames.base(), frames.total().into()));
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
     let place = smp::Place { page: start_page, reserve: reserve.base, root };
     // PCR 17 tells; only without a TPM there is nothing but the loader's word.
@@ -322,8 +317,8 @@ fn wipe_unused_stack() {
 /// generator, the root) and what finished calls left on the stack, and writes the caches back, for memory keeps what it last held.
 /// After this only code and the stack in use are left.
 fn forget() {
-    if let (Some(hv), Some(pool)) = (HYPERVISOR.get(), POOL.get()) {
-        hv.wipe(*pool);
+    if let Some(hv) = HYPERVISOR.get() {
+        hv.wipe();
     }
     wipe_unused_stack();
     let [_, _, data, _] = parts();

@@ -20,6 +20,7 @@ use hypervisor::tpm::mmio::Mmio;
 use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Family, Tpm};
+use spin::Mutex;
 use utpm::{Identity, Measurement, Root};
 use zeroize::Zeroizing;
 
@@ -73,7 +74,7 @@ pub fn with_secrets(
 fn identify(handover: &Handover, secrets: &mut MicroTpm, quoting: Digests, key: &mut Blob) {
     let Some(root) = &secrets.root else { return };
     let mut report_key = Zeroizing::new([0; 32]);
-    secrets.random.fill(&mut *report_key);
+    secrets.random.get_mut().fill(&mut *report_key);
     let saved = handover.info.key_blob.get(..handover.info.key_blob_len as usize).unwrap_or_default();
     let identity = Identity::new(root, &report_key, quoting, saved);
     if identity.has_rsa() && key.try_extend_from_slice(saved).is_err() {
@@ -97,7 +98,8 @@ fn secrets(
     };
     let mut chip = [0; 48];
     let drawn = tpm.as_mut().map_or(Ok(()), |tpm| tpm.random(&mut chip));
-    let mut random = Random::seeded(rdrand, &chip).map_err(|_| Refusal::Entropy)?;
+    let mut random = Random::seeded(rdrand, &chip)
+        .map_err(|_| "the processor's random number generator (RDRAND) does not work")?;
     let mut secret = Zeroizing::new([0; Root::SIZE]);
     random.fill(&mut *secret);
     let saved = handover.info.root.get(..handover.info.root_len as usize).unwrap_or(&[0]);
@@ -128,6 +130,7 @@ fn secrets(
         Err(state) => (state, None, 0),
     };
     let launches = u32::try_from(launches).unwrap_or(u32::MAX);
+    let (random, counting) = (Mutex::new(random), Mutex::new(counting));
     let secrets = MicroTpm { random, root, identity: None, quoting: QUOTING_PAL, counting, launches };
     Ok((secrets, (state, state_of_counters)))
 }
@@ -151,7 +154,7 @@ fn extend_identity(
         extends.add(19, digests);
     }
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
-    let family = tpm.family();
+    let family = tpm.family;
     tpm.close().map_err(Refusal::Tpm)?;
     let (bank, value): (_, &[u8]) = match family {
         Family::V12 => ("sha1", &pcr.sha1),

@@ -63,7 +63,7 @@ impl Hardware for Asking<'_> {
             return;
         }
         assert_eq!(vmcb.save.rip, entry + 3);
-        self.answer = Some((Status::from_raw(regs.rdx), vmcb.save.rax));
+        self.answer = Some((trustvisor_pal::status(regs.rdx), vmcb.save.rax));
         vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
         (vmcb.control.exit_info_1, vmcb.control.exit_info_2) = (0x14, SENTINEL);
         vmcb.save.rip = SENTINEL;
@@ -72,7 +72,6 @@ impl Hardware for Asking<'_> {
     fn now_ms(&self) -> u64 {
         self.counts.m.now
     }
-    fn raise_machine_check(&mut self) {}
     fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
         Some(Tis::beside_the_os(self.counts.tpm.clone(), TscClock { tsc_per_ms: self.counts.tsc_per_ms }, 1))
     }
@@ -103,7 +102,7 @@ impl Counts {
     /// What the next launch finds.
     fn boot(&self) {
         let table = self.tpm.0.borrow().model.nv.1.clone().try_into().unwrap();
-        *self.m.pals.counting.lock() =
+        *self.m.pals.tpm.counting.lock() =
             Some(Counting::new(Counters::new(&table), Zeroizing::new(AUTH), self.m.now));
     }
 
@@ -392,7 +391,7 @@ fn so_many_and_then_one_in_a_while() {
 #[test]
 fn without_a_root_in_the_tpm_there_are_none() {
     let mut c = Counts::new();
-    *c.m.pals.counting.lock() = None;
+    *c.m.pals.tpm.counting.lock() = None;
     let handle = c.m.register(OWNER);
     for number in [COUNTER_READ, COUNTER_INCREMENT] {
         assert_eq!(c.ask(handle, (number, 0)), (Some(Status::Unsupported), 0));

@@ -32,7 +32,6 @@ impl Hardware for Driver<'_> {
     fn now_ms(&self) -> u64 {
         5_000
     }
-    fn raise_machine_check(&mut self) {}
 }
 
 impl Machine {
@@ -401,7 +400,7 @@ fn the_hypercalls_of_s_reach_its_own_memory_only() {
     let mut expected = None;
     let outcome = m.run(handle, 0, [0; 6], |vmcb, regs| {
         if let Some(status) = expected {
-            assert_eq!((Status::from_raw(regs.rdx), vmcb.save.rax), (Some(status), 0));
+            assert_eq!((trustvisor_pal::status(regs.rdx), vmcb.save.rax), (Some(status), 0));
         }
         let Some(&(number, index, pointer, status)) = next.next() else { return };
         vmcb.control.exit_code = exit_code::VMMCALL.into();

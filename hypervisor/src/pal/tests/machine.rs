@@ -54,8 +54,6 @@ impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
     fn now_ms(&self) -> u64 {
         self.2
     }
-
-    fn raise_machine_check(&mut self) {}
 }
 
 /// A header of four sections, to be filled in.

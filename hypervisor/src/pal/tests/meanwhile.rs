@@ -8,6 +8,7 @@ use crate::addr::PAGE_SIZE;
 use crate::hypervisor::Hypervisor;
 use crate::memory::TestMemory;
 use crate::tpm::root::Blob;
+use abi::Info;
 
 /// The slot's words are those of the PAL that was there when this processor read them; under the lock it finds another.
 #[test]
@@ -57,7 +58,6 @@ impl Hardware for Late<'_> {
         }
         5_000
     }
-    fn raise_machine_check(&mut self) {}
 }
 
 #[test]
@@ -84,9 +84,10 @@ fn before_control_is_lost_the_pool_is_zeroed_whatever_is_locked() {
     let total = (END - base.0) / PAGE_SIZE;
     memory.map().copy_to(base, &std::vec![0xa5; (total * PAGE_SIZE) as usize]);
     memory.map().write_u64(Hpa(POOL - 8), 0xa5);
-    let hv = Hypervisor::new(pals, facts(), CONFIG_SPACE, Blob::new(), Blob::new());
-    let _locked = (hv.pals.pool.lock(), hv.pals.slots[0].pal.lock(), hv.pals.random.lock());
-    hv.wipe((base, total));
+    let facts = Info { pool_base: base.0, frames_total: total, ..facts() };
+    let hv = Hypervisor::new(pals, facts, CONFIG_SPACE, Blob::new(), Blob::new());
+    let _locked = (hv.pals.pool.lock(), hv.pals.slots[0].pal.lock(), hv.pals.tpm.random.lock());
+    hv.wipe();
     let mut bytes = std::vec![0xff; (total * PAGE_SIZE) as usize];
     memory.map().copy_from(base, &mut bytes);
     assert!(bytes.iter().all(|byte| *byte == 0));

@@ -58,11 +58,11 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
     let quoting = machine::image_bytes(&machine::header()).leak();
     let secrets = MicroTpm {
-        random: random(),
+        random: Mutex::new(random()),
         root: Some(root),
         identity: Some(identity),
         quoting,
-        counting: None,
+        counting: Mutex::new(None),
         launches: 3,
     };
     Pals::new(memory.map(), ram, frames, secrets, maps, true, slots)

@@ -261,7 +261,9 @@ impl World {
         }
         let begin = |hardware: &mut Stay| {
             let cpu = self.application(life.app, life.handle, entry);
-            self.pals.call(&mut Caller { cpu: &cpu, hardware }, entry)
+            let outcome = self.pals.call(&mut Caller { cpu: &cpu, hardware }, entry);
+            self.count_machine_check(&cpu);
+            outcome
         };
         let outcome = self.enter(life, cpu, act, serve, meanwhile, begin);
         let ran = self.ledger.borrow().stays - stays;
@@ -493,7 +495,13 @@ impl World {
 
     fn resume(&self, hardware: &mut Stay, life: &Life) -> Outcome {
         let cpu = self.program(self.space_of(life.app), life.handle);
-        self.pals.resume(&mut Caller { cpu: &cpu, hardware }, life.token)
+        let outcome = self.pals.resume(&mut Caller { cpu: &cpu, hardware }, life.token);
+        self.count_machine_check(&cpu);
+        outcome
+    }
+
+    fn count_machine_check(&self, cpu: &Cpu) {
+        self.ledger.borrow_mut().machine_checks += u64::from(cpu.machine_check.take());
     }
 
     fn take_token(&self, life: &Life, token: u64) {

@@ -87,10 +87,6 @@ impl Hardware for Stay<'_> {
         }
         self.world.ledger.borrow().now
     }
-
-    fn raise_machine_check(&mut self) {
-        self.world.ledger.borrow_mut().machine_checks += 1;
-    }
 }
 
 struct S<'a> {

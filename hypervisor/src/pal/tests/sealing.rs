@@ -52,7 +52,7 @@ pub fn ask(m: &mut Machine, handle: Handle, asks: &[Ask<'_>]) {
         let place = |at: u64| (mem, s_sees(mem, vmcb, at).expect("S's memory").0);
         let memory = Memory(&place);
         if let Some((number, _, _, (status, value), after)) = asked {
-            assert_eq!((Status::from_raw(rdx), rax), (Some(*status), *value), "{number:#x}");
+            assert_eq!((trustvisor_pal::status(rdx), rax), (Some(*status), *value), "{number:#x}");
             after(&memory);
         }
         asked = next.next();

@@ -59,7 +59,7 @@ impl Stage {
         static STAGES: AtomicU64 = AtomicU64::new(1);
         static WORDS: AtomicU64 = AtomicU64::new(1);
         let number = STAGES.fetch_add(1, Ordering::Relaxed);
-        *world.pals.random.lock() =
+        *world.pals.tpm.random.lock() =
             Random::seeded(|| Some(WORDS.fetch_add(1, Ordering::Relaxed)), &number.to_le_bytes()).unwrap();
         world.pals.incarnations.store(number << 32, Ordering::Relaxed);
         let pool = world.pals.pool.lock();

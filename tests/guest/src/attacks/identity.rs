@@ -192,7 +192,7 @@ fn interrupted_for(s: &TestPal, plan: u64, duration: Duration) -> anyhow::Result
     let timer = Timer::start(INTERVAL, INTERVAL)?;
     let _ = s.compute(rounds);
     drop(timer);
-    Ok(Status::from_raw(ANSWER.load(SeqCst)))
+    Ok(trustvisor::status(ANSWER.load(SeqCst)))
 }
 
 fn replayed_token() -> anyhow::Result<()> {
@@ -251,7 +251,10 @@ fn recycled_cr3() -> anyhow::Result<()> {
         done.wait()?;
     }
     ensure!(word(2) == 1, "no process got the CR3");
-    ensure!(Status::from_raw(word(3)) == Some(Status::Lost), "a stranger continues the call of a dead owner");
+    ensure!(
+        trustvisor::status(word(3)) == Some(Status::Lost),
+        "a stranger continues the call of a dead owner"
+    );
     Ok(())
 }
 
