@@ -2,20 +2,24 @@
 //!
 //! Demanded: every wait ends (the number of looks at the bus, and of commands sent, is bounded); only the registers of the locality
 //! that was asked for are written, and of these only those of a command; a PCR's value that is believed stood in the last answer,
-//! which said success; random bytes that are believed came from the TPM, all of them.
+//! which said success; random bytes that are believed came from the TPM, all of them; so did a root that is taken for the saved one, and
+//! what is to be saved of a new one (TPM 1.2).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use abi::Digests;
+use abi::{Digests, RootState};
 use hypervisor::tpm::clock::Clock;
+use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::{Registers, Tis};
 use hypervisor::tpm::{Algorithm, Error, Family, Tpm, Transport};
 
 use crate::input::Input;
+use utpm::Root;
 
-/// A command is sent again 200 times at most; opening takes eight commands, the rest one, two and one for each random byte.
-const MOST_COMMANDS: usize = 201 * (8 + 1 + 2 + RANDOM);
+/// A command is sent again 200 times at most; opening takes eight commands, the root fewer than twenty, the rest one, two and one for each
+/// random byte.
+const MOST_COMMANDS: usize = 201 * (8 + 20 + 1 + 2 + RANDOM);
 const RANDOM: usize = 70;
 /// Looks at the bus for one command: a few for each byte of the longest command and answer.
 const MOST_LOOKS: usize = 2 * 512 * 32;
@@ -40,7 +44,9 @@ impl Transport for Messages<'_> {
         if self.input.is_empty() {
             return Err(Error::Timeout("the input is used up"));
         }
-        let size = 10 + usize::from(self.input.u8());
+        // What was sealed is longer than the others.
+        let longer = if command.get(6..10) == Some(&SEAL) { 256 } else { 0 };
+        let size = (10 + usize::from(self.input.u8()) + longer).min(answer.len());
         answer.fill(0xee);
         answer[..size].fill(0);
         let body = self.input.take(size);
@@ -78,8 +84,52 @@ fn messages(mut input: Input) {
         if tpm.random(&mut bytes).is_ok() {
             was_drawn(&exchanges.borrow(), &bytes);
         }
+        if tpm.family() == Family::V12 {
+            exchanges.borrow_mut().clear();
+            root(&exchanges, &mut tpm, seed);
+        }
     }
     assert!(exchanges.borrow().len() <= MOST_COMMANDS);
+}
+
+/// TPM_ORD_Seal, TPM_ORD_Unseal (TPM Main 1.2 part 2, 17).
+const SEAL: [u8; 4] = [0, 0, 0, 0x17];
+const UNSEAL: [u8; 4] = [0, 0, 0, 0x18];
+
+/// A saved root for PCRs that are all zero (TPM_STORED_DATA12 with TPM_PCR_INFO_LONG), good or with one bit flipped, or none.
+fn saved(seed: u8) -> Vec<u8> {
+    let select = [0, 3, 0, 0, 0b1110];
+    let pcrs = utpm::digest(&[&select[..], &[0, 0, 0, 60], &[0; 60]].concat()).sha1;
+    let head = b"TVROOT1\x01\0\x16\0\0\0\0\0\x36\0\x06\x02\x02";
+    let mut saved = [&head[..], &select, &select, &pcrs, &pcrs, &[0, 0, 1, 0], &[7; 256]].concat();
+    match seed {
+        0..64 => saved.clear(),
+        64..150 => saved[usize::from(seed - 64)] ^= 1,
+        _ => {}
+    }
+    saved
+}
+
+fn root(exchanges: &RefCell<Vec<Exchange>>, tpm: &mut Tpm<Messages>, seed: u8) {
+    let (saved, new) = (saved(seed), [0x55; Root::SIZE]);
+    let (mut secret, mut blob) = (new, Blob::empty());
+    let state = tpm.root(&saved, &mut secret, &mut blob);
+    let exchanges = exchanges.borrow();
+    let last = |code| exchanges.iter().rev().find(|exchange| exchange.0.get(6..10) == Some(code));
+    match state {
+        Ok(RootState::Opened) => {
+            let told =
+                last(&UNSEAL).is_some_and(|exchange| succeeded(exchange) && holds(&exchange.1, &secret));
+            assert!(told && blob.bytes() == saved, "a root that the TPM did not open");
+        }
+        Ok(_) => {
+            let made = last(&SEAL).is_some_and(|exchange| {
+                succeeded(exchange) && holds(&exchange.0, &new) && holds(&exchange.1, &blob.bytes()[8..])
+            });
+            assert!(made && secret == new, "a root that the TPM did not seal");
+        }
+        Err(_) => {}
+    }
 }
 
 /// Whether an answer says success. The code comes after tag and size.
