@@ -61,6 +61,7 @@ const TESTS: &[(&str, Test)] = &[
     ("counters", counters::run),
     ("counters-beside-the-os", counters::beside_the_os),
     ("counters-left", counters::left),
+    ("counters-not-kept", counters::not_kept),
     ("counters-full", counters::full),
     ("no-counters", counters::none),
     ("counter", counters::show),
