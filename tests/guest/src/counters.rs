@@ -101,6 +101,22 @@ pub fn not_kept() -> anyhow::Result<()> {
     up(&s, STEADY).map(drop)
 }
 
+/// Counts until this file is there, beside what the OS does with its TPM.
+const STOP: &str = "/tmp/stop";
+
+pub fn meanwhile() -> anyhow::Result<()> {
+    let s = register()?;
+    let (before, mut times) = (s.counter(STEADY)?, 0);
+    while !std::fs::exists(STOP)? {
+        times += 1;
+        ensure!(up(&s, STEADY)? == before + times, "it does not count");
+        // There are 256 for a boot: enough for a minute.
+        sleep(Duration::from_millis(250));
+    }
+    println!("tvtest: increments meanwhile {times}");
+    Ok(())
+}
+
 /// Processes that are stopped, then killed, in the middle of an increment: the OS has its TPM back soon, and the next one counts on.
 pub fn left() -> anyhow::Result<()> {
     let s = register()?;

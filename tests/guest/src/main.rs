@@ -66,6 +66,7 @@ const TESTS: &[(&str, Test)] = &[
     ("no-counters", counters::none),
     ("counter", counters::show),
     ("count-for-ever", counters::for_ever),
+    ("count-meanwhile", counters::meanwhile),
     ("keep-version", counters::keep_version),
     ("version-is-current", counters::current),
     ("next-version", counters::next_version),
