@@ -21,6 +21,8 @@ mod counters;
 mod evidence;
 #[path = "tpm/os_tools.rs"]
 mod os_tools;
+#[path = "tpm/owner.rs"]
+mod owner;
 #[path = "tpm/robust.rs"]
 mod robust;
 #[path = "tpm/secrets.rs"]
