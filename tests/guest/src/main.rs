@@ -36,6 +36,7 @@ mod owners;
 mod privileged;
 mod quotes;
 mod reserve;
+mod rsa_operation;
 mod sealed;
 mod secrecy;
 mod shared_file;
