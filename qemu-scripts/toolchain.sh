@@ -3,10 +3,10 @@
 #   - a rustup nightly with the rust-src component, if there is one;
 #   - Debian 12's packaged compiler (rustc-web, cargo-web, rust-web-src, lld-22), installed when missing.
 TOOLCHAIN_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld-22 gcc libc6-dev"
-# QEMU, the TPM, a reader of event logs, the boot medium, the guest's userland, what its kernel modules are built with, and
-# libFuzzer's compiler.
+# QEMU, the TPM, a reader of event logs, the boot medium, the guest's userland, what its kernel modules are built with, libFuzzer's
+# compiler, and the library that the micro-TPM's speed is compared with.
 MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools tpm2-tools openssl grub-pc-bin grub-common xorriso mtools busybox-static
-    linux-headers-cloud-amd64 make g++"
+    linux-headers-cloud-amd64 make g++ libssl-dev pkg-config"
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -23,6 +23,8 @@ mod evidence;
 mod migration;
 #[path = "tpm/os_tools.rs"]
 mod os_tools;
+#[path = "tpm/owner.rs"]
+mod owner;
 #[path = "tpm/robust.rs"]
 mod robust;
 #[path = "tpm/secrets.rs"]
@@ -87,6 +89,14 @@ impl Computer {
         }
         self.root = fs::read(self.disk())?[PAGE..][..root].to_vec();
         Ok(secret)
+    }
+
+    /// Saves the root as it is, without an RSA key, which takes long to make.
+    fn save_root(&mut self, machine: &Machine) -> Result<()> {
+        let lines = machine.succeed("tvtest save-root && xxd -p /tmp/root", SOON)?;
+        let hexadecimal = |line: &&String| line.bytes().all(|byte| byte.is_ascii_hexdigit());
+        self.root = from_hex(&lines.iter().filter(hexadecimal).cloned().collect::<String>())?;
+        Ok(())
     }
 
     /// Has the guest read the blob from the disk, and runs a test on it.

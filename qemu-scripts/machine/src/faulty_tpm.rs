@@ -26,8 +26,8 @@ pub struct Fault {
     pub commands: Vec<u32>,
     /// How many of them are answered well before.
     pub after: usize,
-    /// How it shows.
-    pub how: Misbehaviour,
+    /// How it shows, from one of these commands to the next; the last for ever.
+    pub how: Vec<Misbehaviour>,
 }
 
 /// What comes back to a command.
@@ -45,6 +45,8 @@ pub enum Misbehaviour {
     Silence,
     /// Nothing, now and for ever.
     Death,
+    /// What it should.
+    Recovery,
 }
 
 /// Commands of the control channel.
@@ -145,7 +147,7 @@ fn answer(
         let hit =
             shared.locality.load(Ordering::SeqCst) > 0 && (commands.is_empty() || commands.contains(&code));
         seen += usize::from(hit);
-        let how = Some(how).filter(|_| hit && seen > *after);
+        let how = if hit && seen > *after { how.get(seen - after - 1).or(how.last()) } else { None };
         while cancelled.try_recv().is_ok() {}
         let answer = match how {
             Some(Misbehaviour::Code(code)) => error(&command, *code),

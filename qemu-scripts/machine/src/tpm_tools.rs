@@ -21,7 +21,8 @@ const PACKAGES: [&str; 3] = ["tpm-tools", "trousers", "libtspi1"];
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// All tools for TPM 2.0 are one program, under many names.
 const TPM2: &str = "/usr/bin/tpm2";
-const TPM2_NAMES: [&str; 10] = [
+const TPM2_NAMES: [&str; 11] = [
+    "tpm2_create",
     "tpm2_createprimary",
     "tpm2_flushcontext",
     "tpm2_getcap",

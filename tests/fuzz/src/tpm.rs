@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use abi::{Digests, RootState};
+use hypervisor::release::RELEASE;
 use hypervisor::tpm::clock::Clock;
 use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::{Registers, Tis};
@@ -84,7 +85,7 @@ fn messages(mut input: Input) {
         if tpm.random(&mut bytes).is_ok() {
             was_drawn(&exchanges.borrow(), &bytes);
         }
-        if tpm.family() == Family::V12 {
+        if tpm.family == Family::V12 {
             exchanges.borrow_mut().clear();
             root(&exchanges, &mut tpm, seed);
         }
@@ -112,19 +113,19 @@ fn saved(seed: u8) -> Vec<u8> {
 
 fn root(exchanges: &RefCell<Vec<Exchange>>, tpm: &mut Tpm<Messages>, seed: u8) {
     let (saved, new) = (saved(seed), [0x55; Root::SIZE]);
-    let (mut secret, mut blob) = (new, Blob::empty());
-    let state = tpm.root(&saved, &mut secret, &mut blob);
+    let (mut secret, mut blob) = (new, Blob::new());
+    let state = tpm.root(&RELEASE, &saved, &mut secret, &mut blob);
     let exchanges = exchanges.borrow();
     let last = |code| exchanges.iter().rev().find(|exchange| exchange.0.get(6..10) == Some(code));
     match state {
         Ok(RootState::Opened) => {
             let told =
                 last(&UNSEAL).is_some_and(|exchange| succeeded(exchange) && holds(&exchange.1, &secret));
-            assert!(told && blob.bytes() == saved, "a root that the TPM did not open");
+            assert!(told && blob.as_slice() == saved, "a root that the TPM did not open");
         }
         Ok(_) => {
             let made = last(&SEAL).is_some_and(|exchange| {
-                succeeded(exchange) && holds(&exchange.0, &new) && holds(&exchange.1, &blob.bytes()[8..])
+                succeeded(exchange) && holds(&exchange.0, &new) && holds(&exchange.1, &blob[8..])
             });
             assert!(made && secret == new, "a root that the TPM did not seal");
         }

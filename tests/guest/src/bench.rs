@@ -1,6 +1,7 @@
 //! Numbers for `qemu-scripts/bench`, a line each: `bench NAME VALUE`. Instruction counts are RDTSC differences, exact under
 //! QEMU's `-icount shift=0`; the least of many, so that an interrupt in one does not count.
 
+use crate::rsa_operation;
 use crate::support::{
     Child, IMAGE, Mapping, NO_HANDLE, PAGE, TestPal, call_entry, entry, header, pattern, raw, register,
 };
@@ -158,8 +159,14 @@ pub fn utpm() -> anyhow::Result<()> {
         }
     }
     let quoting = Quoting::register()?;
-    for (name, key) in [("p256", key::P256), ("rsa", key::RSA)] {
-        report(&format!("utpm_quote_{name}_instructions"), signing(&s, &quoting, key)?);
+    for (name, kind) in [("p256", key::P256), ("rsa", key::RSA)] {
+        let quote = signing(&s, &quoting, kind)?;
+        report(&format!("utpm_quote_{name}_instructions"), quote);
+        if kind == key::RSA {
+            let operation = rsa_operation::instructions()?;
+            report("utpm_rsa_operation_instructions", operation);
+            report("utpm_quote_rsa_operation_percent", operation * 100 / quote);
+        }
     }
     report("utpm_irq_off_max_instructions", trustvisor::info()?.irq_off_max);
     Ok(())

@@ -79,6 +79,44 @@ pub fn beside_the_os() -> anyhow::Result<()> {
     child.join(LIMIT)
 }
 
+/// The host makes this many increments fail in the TPM, one after the other.
+const FAULTS: usize = 5;
+
+/// A TPM that fails at increments: S is told, the counter does not move, the OS has its TPM, and then all is as before.
+pub fn not_kept() -> anyhow::Result<()> {
+    let s = register()?;
+    let before = s.counter(STEADY)?;
+    let mut failed = 0;
+    let value = loop {
+        let value = s.count_up(STEADY)?;
+        ask_tpm()?;
+        if value != FAILED + Status::NotKept as u64 {
+            break value;
+        }
+        ensure!(s.counter(STEADY)? == before, "what is not kept counts");
+        failed += 1;
+        ensure!(failed < 4 * FAULTS, "no increment is kept any more");
+    };
+    ensure!(value == before + 1 && failed >= FAULTS, "{value:#x} after {before} and {failed} failures");
+    up(&s, STEADY).map(drop)
+}
+
+/// Counts until this file is there, beside what the OS does with its TPM.
+const STOP: &str = "/tmp/stop";
+
+pub fn meanwhile() -> anyhow::Result<()> {
+    let s = register()?;
+    let (before, mut times) = (s.counter(STEADY)?, 0);
+    while !std::fs::exists(STOP)? {
+        times += 1;
+        ensure!(up(&s, STEADY)? == before + times, "it does not count");
+        // There are 256 for a boot: enough for a minute.
+        sleep(Duration::from_millis(250));
+    }
+    println!("tvtest: increments meanwhile {times}");
+    Ok(())
+}
+
 /// Processes that are stopped, then killed, in the middle of an increment: the OS has its TPM back soon, and the next one counts on.
 pub fn left() -> anyhow::Result<()> {
     let s = register()?;

@@ -36,6 +36,7 @@ mod owners;
 mod privileged;
 mod quotes;
 mod reserve;
+mod rsa_operation;
 mod sealed;
 mod secrecy;
 mod shared_file;
@@ -61,10 +62,12 @@ const TESTS: &[(&str, Test)] = &[
     ("counters", counters::run),
     ("counters-beside-the-os", counters::beside_the_os),
     ("counters-left", counters::left),
+    ("counters-not-kept", counters::not_kept),
     ("counters-full", counters::full),
     ("no-counters", counters::none),
     ("counter", counters::show),
     ("count-for-ever", counters::for_ever),
+    ("count-meanwhile", counters::meanwhile),
     ("keep-version", counters::keep_version),
     ("version-is-current", counters::current),
     ("next-version", counters::next_version),

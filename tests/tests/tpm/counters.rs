@@ -16,12 +16,12 @@ fn last(lines: &[String], start: &str) -> Option<u64> {
     lines.iter().rev().find_map(|line| line.strip_prefix(start)?.trim().parse().ok())
 }
 
-fn counter(machine: &Machine) -> Result<u64> {
+pub(super) fn counter(machine: &Machine) -> Result<u64> {
     last(&machine.succeed("tvtest counter", SOON)?, "tvtest: counter ").context("no counter")
 }
 
 /// What `trustvisor info` says of the counters.
-fn state(machine: &Machine, expected: &str) -> Result<()> {
+pub(super) fn state(machine: &Machine, expected: &str) -> Result<()> {
     let info = machine.succeed("trustvisor info", SOON)?;
     let told = info.iter().find(|line| line.starts_with("counters: ")).context("no word of the counters")?;
     ensure!(told.contains(expected), "{told:?} instead of {expected:?}");

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use machine::{Boot, Family, Machine, tpm_tools};
 use trustvisor_tests::{SOON, built, pcr_in_guest};
 
+/// For many commands of the tools.
+const LONG: Duration = Duration::from_secs(120);
 /// TPM_RC_LOCALITY (TPM 2.0 Library part 2, 6.6.3).
 const RC_LOCALITY: &str = "0x907";
 /// TPM_BAD_LOCALITY, TPM_NOTLOCAL (TPM Main 1.2 part 2, 16).
@@ -59,7 +61,7 @@ fn linux_and_tpm2_tools_have_their_tpm_but_for_what_trustvisor_measured() -> Res
         succeed(&format!("tpm2_pcrreset {register}"))?;
         ensure!(pcr_in_guest(&machine, "sha256", register)? == fresh, "PCR {register} is not reset");
     }
-    succeed("tpm2_createprimary -C o -c /tmp/primary && tpm2_flushcontext -t")?;
+    beside_increments(&machine)?;
     succeed("tpm2_nvdefine -C o -s 32 0x1500001 && tpm2_nvundefine -C o 0x1500001")?;
 
     for register in 17..20 {
@@ -69,6 +71,20 @@ fn linux_and_tpm2_tools_have_their_tpm_but_for_what_trustvisor_measured() -> Res
     machine.succeed("tvtest localities", SOON)?;
     let after = [measurements(&machine, "sha1")?, measurements(&machine, "sha256")?];
     ensure!(before == after, "{after:?} instead of {before:?}");
+    Ok(())
+}
+
+/// The tools, while S's counters are incremented: all that is asked for is done.
+fn beside_increments(machine: &Machine) -> Result<()> {
+    let tools = "tpm2_createprimary -G ecc -c /tmp/primary && tpm2_flushcontext -t && \
+         tpm2_create -G ecc -C /tmp/primary -u /tmp/public -r /tmp/private && tpm2_flushcontext -t && \
+         tpm2_getrandom --hex 16 && tpm2_pcrread sha256:17,18,19";
+    let rounds = format!("for round in 1 2; do {tools} || exit 1; done; touch /tmp/stop");
+    let both = format!("tvtest count-meanwhile & ( {rounds} ) >/dev/null && wait $!");
+    let lines = machine.succeed(&both, LONG)?;
+    let count = lines.iter().find_map(|line| line.strip_prefix("tvtest: increments meanwhile "));
+    let count: u32 = count.context("nothing is counted")?.parse()?;
+    ensure!(count >= 10, "{count} increments alone");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A machine in software that tells the truth, everything that can be changed about what it says, and real TPMs.
 
+mod cavp;
 mod certificates;
 mod changes;
 mod credential;
