@@ -132,7 +132,7 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
     };
     let launch = Launch { slb: own_bytes(), runtime, options: options.measured() };
     let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|error| refuse(error));
-    let banks = *tpm.banks;
+    let banks = &tpm.banks;
     if handover.dynamic_launch != 0 {
         say(format_args!(
             "dynamic launch: PCR 17 shows this SLB (TPM {})",
@@ -140,10 +140,10 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
         ));
     } else {
         say(format_args!("no dynamic launch: PCR 17 does not show this SLB but the values below"));
-        print_pcr("found in PCR", PCR_CODE, &found, &banks);
+        print_pcr("found in PCR", PCR_CODE, &found, banks);
     }
-    print_pcr("PCR", PCR_CODE, &handover.pcr17, &banks);
-    print_pcr("PCR", PCR_CONFIGURATION, &handover.pcr18, &banks);
+    print_pcr("PCR", PCR_CODE, &handover.pcr17, banks);
+    print_pcr("PCR", PCR_CONFIGURATION, &handover.pcr18, banks);
     tpm.close().unwrap_or_else(|error| refuse(error));
 }
 
