@@ -29,9 +29,8 @@ const PROPERTIES: u32 = 6;
 const PERMANENT: u32 = 0x200;
 const OWNER_AUTH_SET: u8 = 1;
 const IN_LOCKOUT: u8 = 1 << 1;
-/// 1.2 part 2: TPM_TAG_RQU_COMMAND (6.1), TPM_BADTAG (16), TPM_ORD_GetCapability (17), TPM_CAP_PROPERTY, TPM_CAP_PROP_OWNER (21.1, 21.2).
+/// 1.2 part 2: TPM_TAG_RQU_COMMAND (6.1), TPM_ORD_GetCapability (17), TPM_CAP_PROPERTY, TPM_CAP_PROP_OWNER (21.1, 21.2).
 const REQUEST_12: u16 = 0xc1;
-const BAD_TAG: u32 = 0x1e;
 const GET_CAPABILITY_12: u32 = 0x65;
 const PROPERTY_12: u32 = 5;
 const HAS_OWNER_12: u32 = 0x111;
@@ -99,7 +98,7 @@ pub fn provision() -> Result<Provision, Error> {
             Some(_) => Ok(Provision::Ready),
             None => Err(Error::Tpm(0)),
         },
-        Err(Error::Tpm(BAD_TAG)) => {
+        Err(Error::Tpm(code)) if is_1_2(code) => {
             let answer =
                 tpm.call(REQUEST_12, GET_CAPABILITY_12, &[], &words([PROPERTY_12, 4, HAS_OWNER_12]))?;
             match answer[..] {
@@ -116,9 +115,15 @@ pub fn provision() -> Result<Provision, Error> {
 pub fn remove_counters() -> Result<(), Error> {
     let handles = [OWNER.to_be_bytes(), COUNTERS.to_be_bytes()].concat();
     match Tpm::open()?.call(SESSIONS, NV_UNDEFINE_SPACE, &handles, &[]) {
-        Ok(_) | Err(Error::Tpm(NO_INDEX | BAD_TAG)) => Ok(()),
-        Err(error) => Err(error),
+        Err(Error::Tpm(code)) if code == NO_INDEX || is_1_2(code) => Ok(()),
+        result => result.map(drop),
     }
+}
+
+/// Whether a TPM 1.2 answers so to a command of 2.0: TPM_BADTAG or TPM_BAD_ORDINAL, as a rule. A 2.0 has TPM_RC_BAD_TAG alone below 100h,
+/// for commands of 1.2.
+fn is_1_2(code: u32) -> bool {
+    (1..0x100).contains(&code)
 }
 
 /// No authorisation value and no data; the key; nothing from outside, no PCRs.
