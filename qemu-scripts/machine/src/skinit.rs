@@ -23,6 +23,9 @@ pub const SYMBOL: &str = "skinit_instruction";
 const SKINIT: [u8; 3] = [0x0f, 0x01, 0xde];
 const CLGI: [u8; 3] = [0x0f, 0x01, 0xdd];
 
+/// A step of QEMU's ends before its instruction if an interrupt controller's request came to be looked at: so often at most.
+const STEPS: usize = 20;
+
 const SLB_SIZE: u64 = 0x1_0000;
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -125,9 +128,15 @@ impl StandIn {
 
     fn clear_gif(&mut self) -> Result<()> {
         self.gdb.write_memory(self.instruction, &CLGI)?;
-        self.step_over()?;
+        let mut rip = self.instruction;
+        for _ in 0..STEPS {
+            self.step_over()?;
+            rip = self.gdb.read(Register::Rip)?;
+            if rip != self.instruction {
+                break;
+            }
+        }
         self.gdb.write_memory(self.instruction, &SKINIT)?;
-        let rip = self.gdb.read(Register::Rip)?;
         ensure!(rip == self.instruction + 3, "CLGI went to {rip:#x}");
         Ok(())
     }
