@@ -221,13 +221,13 @@ pub enum RootState {
     /// Ephemeral: there is no hardware TPM.
     NoTpm = 7,
     /// None, and nothing can be sealed: the hardware TPM fails.
-    TpmFails = 8,
+    TpmFails = 9,
     /// That of an earlier release, opened; now sealed for this one, and to be saved.
-    TakenOver = 9,
+    TakenOver = 10,
     /// The saved one was opened, and is sealed for the newer release whose manifest was handed in with it.
-    HandedOver = 10,
+    HandedOver = 11,
     /// The saved one was opened. The manifest that was handed in with it is none, or of a lower security version.
-    NotHandedOver = 11,
+    NotHandedOver = 12,
 }
 
 impl RootState {

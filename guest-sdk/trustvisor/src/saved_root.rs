@@ -18,28 +18,24 @@ use crate::root_state;
 const ROOT_MAGICS: [&[u8]; 2] = [b"TVROOT1\x01", b"TVROOT2\x01"];
 const MANIFEST_MAGIC: &[u8] = b"TVNEXT\0\x01";
 const UNSIGNED: usize = 64;
+/// Bytes of the longest signature with P-256, in DER.
+const SIGNATURE: usize = 72;
 
 /// Saves this launch's, with its RSA key.
 pub fn save(file: &Path, force: bool) -> anyhow::Result<()> {
-    let state = state()?;
     ensure!(
-        state != Some(RootState::HandedOver),
+        state()? != Some(RootState::HandedOver),
         "this launch's root is for a newer release (see `trustvisor root migrate`); the saved one stays good"
     );
     let mut root = trustvisor::saved_root().context("there is no root to save (see `trustvisor info`)")?;
     root.extend(rsa_key(file, &root)?);
-    if let Ok(old) = fs::read(file) {
-        if old == root {
-            return Ok(());
-        }
-        // A root that was saved without its RSA key gets it; and one that was taken over opens all that the old one did.
-        let replaces = root.starts_with(&old) || state == Some(RootState::TakenOver);
-        ensure!(
-            force || replaces,
-            "cannot write {}: another root is there (--force replaces it)",
-            file.display()
-        );
-    }
+    // A root that was saved without its RSA key gets it.
+    let old = existing(file)?;
+    ensure!(
+        force || old.is_none_or(|old| root.starts_with(&old)),
+        "cannot write {}: another root is there (--force replaces it)",
+        file.display()
+    );
     replace(file, &root)
 }
 
@@ -59,14 +55,16 @@ pub fn migrate(manifest: &Path, file: &Path, new: &Path) -> anyhow::Result<()> {
     let to = fs::read(manifest).with_context(|| manifest.display().to_string())?;
     ensure!(to.starts_with(MANIFEST_MAGIC), "{} is no manifest of a release", manifest.display());
     ensure!(to.len() > UNSIGNED, "{} is not signed", manifest.display());
+    ensure!(to.len() <= UNSIGNED + SIGNATURE, "{} is too long", manifest.display());
     let saved = fs::read(file).with_context(|| file.display().to_string())?;
     ensure!(is_root(&saved), "{} is no saved root", file.display());
     let (blob, asked, key) = parts(&saved);
     match state()? {
         Some(RootState::HandedOver) if asked == to => {
-            let there = fs::exists(new)? && fs::canonicalize(new)? == fs::canonicalize(file)?;
-            ensure!(!there, "the old root must stay: name another file");
-            replace(new, &trustvisor::saved_root()?)?;
+            let root = trustvisor::saved_root()?;
+            let there = existing(new)?.is_some_and(|there| there != root);
+            ensure!(!there, "{} is there: name a new file", new.display());
+            replace(new, &root)?;
             println!(
                 "{} is the root for the newer release: boot that with it, and save it there",
                 new.display()
@@ -115,25 +113,29 @@ fn rsa_key(file: &Path, root: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 /// Whether a saved root is there. An error: it is something else, or there must be one elsewhere.
 fn is_saved_root(file: &Path) -> anyhow::Result<bool> {
+    if let Some(saved) = existing(file)? {
+        ensure!(is_root(&saved), "this is no saved root");
+        return Ok(true);
+    }
+    ensure!(
+        !state()?.is_some_and(RootState::is_old),
+        "it is not there, but this launch's root came out of a file"
+    );
+    Ok(false)
+}
+
+/// What is in a file, if there is one.
+fn existing(file: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(file) {
-        Ok(saved) => {
-            ensure!(is_root(&saved), "this is no saved root");
-            Ok(true)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            ensure!(
-                !state()?.is_some_and(RootState::is_old),
-                "it is not there, but this launch's root came out of a file"
-            );
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| file.display().to_string()),
     }
 }
 
 fn replace(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || {
-        let new = file.with_added_extension("new");
+        let new = file.with_added_extension("tmp");
         fs::write(&new, bytes)?;
         fs::File::open(&new)?.sync_all()?;
         fs::rename(&new, file)?;

@@ -83,12 +83,12 @@ fn root(
     let mut opened = Zeroizing::new([0; Root::SIZE]);
     match keeper.open(release, saved, &mut opened) {
         Ok(Opened::Ours(manifest)) => {
+            // The identity stays. Nobody knows what goes in its place: a release would take it for its own, if the manifest were its own.
+            let mut handed = Zeroizing::new(*secret);
+            handed[..Root::STORAGE].copy_from_slice(&opened[..Root::STORAGE]);
             *secret = *opened;
             match release.successor(manifest) {
-                Some(pcr17) => {
-                    opened[Root::STORAGE..].fill(0);
-                    keeper.seal(Some(pcr17), &opened, blob).map(|()| RootState::HandedOver)
-                }
+                Some(pcr17) => keeper.seal(Some(pcr17), &handed, blob).map(|()| RootState::HandedOver),
                 None if manifest.is_empty() => append(blob, saved).map(|()| RootState::Opened),
                 None => append(blob, saved).map(|()| RootState::NotHandedOver),
             }

@@ -118,7 +118,9 @@ impl<T: Transport> Keeper for Keeper20<'_, T> {
     fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Result<(), Error> {
         let [ours, pcr18, pcr19] = self.values;
         let pcr17 = pcr17.map_or(ours, |digests| digests.sha256);
-        create(self.transport, self.parent, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)
+        create(self.transport, self.parent, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)?;
+        let ours = parse(blob)?.made_with.is_some_and(|made| made == pcrs(&self.values));
+        if ours { Ok(()) } else { Err(Error::Malformed("sealed root")) }
     }
 }
 
@@ -211,7 +213,7 @@ pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
     let good = (fields.u16()?, fields.u32()?) == (0x8021, OWNER) && !fields.sized()?.is_empty();
     let manifest = fields.rest();
     let ticket = &rest[..rest.len() - manifest.len()];
-    if !good || sealed != SEALED || private.len() + public.len() + ticket.len() > MESSAGE / 2 + 128 {
+    if !good || sealed != SEALED || private.len() + public.len() + ticket.len() > MESSAGE - 72 {
         return Err(Error::Malformed("root blob"));
     }
     Ok(Parts { private, public, policy, creation, made_with, ticket, manifest })

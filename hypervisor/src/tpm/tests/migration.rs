@@ -82,10 +82,25 @@ fn storage_goes_from_a_release_to_the_next_and_the_identity_does_not() {
     assert_eq!(state, RootState::TakenOver);
     assert_eq!(secret[..32], made[..32]);
     assert_eq!(secret[32..], [3; 32]);
+    // Nobody but that boot of the old release knows what travels in the identity's place.
     let travelled = raw::unseal_anyhow(&mut tpm.at(1), &handed).unwrap();
-    assert_eq!((&travelled[..32], &travelled[32..]), (&made[..32], &[0; 32][..]));
+    assert_eq!((&travelled[..32], &travelled[32..]), (&made[..32], &[2; 32][..]));
     let (_, state, again, still) = boot(tpm, NEW, &new, &kept, 4);
     assert_eq!((state, again, still), (RootState::Opened, secret, kept));
+}
+
+/// A release's own manifest is public. Handed its own root, it has a new identity, and no known one.
+#[test]
+fn a_release_that_hands_it_to_itself_gets_an_identity_that_nobody_knows() {
+    for tpm in [SwTpm::new(), root12::owned()] {
+        let release = release(&[]);
+        let (tpm, _, made, blob) = boot(tpm, OLD, &release, &[], 1);
+        let asked = [&blob[..], &manifest(&signer(1), VERSION, &pcr17(OLD))].concat();
+        let (tpm, state, secret, handed) = boot(tpm, OLD, &release, &asked, 2);
+        assert_eq!((state, secret), (RootState::HandedOver, made));
+        let (_, state, secret, _) = boot(tpm, OLD, &release, &handed, 3);
+        assert_eq!((state, &secret[..32], &secret[32..]), (RootState::Opened, &made[..32], &[2; 32][..]));
+    }
 }
 
 #[test]

@@ -109,12 +109,15 @@ fn the_tpm_refuses_all_but_locality_1_before_pcr_19_is_extended() {
 fn a_planted_root_is_refused() {
     let (mut tpm, good) = made();
     for locality in [0, 2, 3] {
-        let (mut known, mut planted) = ([9; Root::SIZE], Blob::new());
-        tpm.at(locality).root(&ALONE, &[], &mut known, &mut planted).unwrap();
-        let (state, secret, _) = take(&mut tpm, planted.as_slice(), [2; Root::SIZE]);
+        // There and then it is refused, and nothing is to be saved.
+        let (mut known, mut refused) = ([9; Root::SIZE], Blob::new());
+        let made = tpm.at(locality).root(&ALONE, &[], &mut known, &mut refused);
+        assert_eq!(made, Err(Error::Malformed("sealed root")), "locality {locality}");
+        let planted = raw::made_for(&mut tpm.at(locality), raw::made_with(good.as_slice()), &known);
+        let (state, secret, _) = take(&mut tpm, &planted, [2; Root::SIZE]);
         assert_eq!((state, secret), (RootState::NewNotOurs, [2; Root::SIZE]), "made at locality {locality}");
         // With the creation data or the ticket of a good one.
-        for mixed in raw::mixed(planted.as_slice(), good.as_slice()) {
+        for mixed in raw::mixed(&planted, good.as_slice()) {
             let (state, secret, _) = take(&mut tpm, &mixed, [2; Root::SIZE]);
             assert_eq!(
                 (state, secret),
