@@ -134,10 +134,8 @@ fn measure(options: &Options, header: &RuntimeHeader, handover: &mut Handover) {
     let found = slb::measure(&mut tpm, &launch, handover).unwrap_or_else(|error| refuse(error));
     let banks = &tpm.banks;
     if handover.dynamic_launch != 0 {
-        say(format_args!(
-            "dynamic launch: PCR 17 shows this SLB (TPM {})",
-            if tpm.family == Family::V12 { "1.2" } else { "2.0" }
-        ));
+        let family = if tpm.family == Family::V12 { "1.2" } else { "2.0" };
+        say(format_args!("dynamic launch: PCR 17 shows this SLB (TPM {family})"));
     } else {
         say(format_args!("no dynamic launch: PCR 17 does not show this SLB but the values below"));
         print_pcr("found in PCR", PCR_CODE, &found, banks);

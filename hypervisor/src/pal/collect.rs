@@ -18,11 +18,12 @@ const RECENT_MS: u64 = 1_000;
 /// Slots looked at in one stay.
 const SLOTS: usize = 64;
 
-/// A pass over all slots: nobody's in particular, whoever calls next goes on with it.
+/// A pass over all slots: nobody's in particular, whoever calls next goes on with it, until it has waited for too long.
 #[derive(Default)]
 pub(super) struct Pass {
     next_slot: usize,
     freed: u64,
+    stale_ms: u64,
 }
 
 /// What a look at one slot came to.
@@ -40,6 +41,10 @@ impl Pals {
     pub fn collect(&self, hardware: &mut impl Hardware) -> Outcome {
         let Some(mut pass) = self.pass.try_lock() else { return Err(Status::Busy.into()) };
         let now = hardware.now_ms();
+        if now >= pass.stale_ms {
+            *pass = Pass::default();
+        }
+        pass.stale_ms = now + RECENT_MS;
         for _ in 0..SLOTS {
             if pass.next_slot >= MAX_PALS {
                 return Ok(take(&mut *pass).freed);

@@ -175,6 +175,7 @@ pub fn collecting() -> anyhow::Result<()> {
         Ok(())
     })?;
     let after = trustvisor::info()?;
-    ensure!((after.pals, after.frames_free) == (before.pals, before.frames_free), "the PAL is still there");
+    let (before, after) = [before, after].map(|info| (info.pals, info.frames_free)).into();
+    ensure!(after == before, "the PAL is still there: {after:?}, and not {before:?} PALs and free frames");
     no_more_than_a_tick(worst, ordinary)
 }

@@ -154,12 +154,11 @@ fn extend_identity(
         extends.add(19, digests);
     }
     let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
-    let family = tpm.family;
-    tpm.close().map_err(Refusal::Tpm)?;
-    let (bank, value): (_, &[u8]) = match family {
+    let (bank, value): (_, &[u8]) = match tpm.family {
         Family::V12 => ("sha1", &pcr.sha1),
         Family::V20 => ("sha256", &pcr.sha256),
     };
+    tpm.close().map_err(Refusal::Tpm)?;
     let keys = identity.iter().flat_map(Identity::digests).count();
     log::info!("PCR 19 {bank} {}: {keys} identity key(s)", serial::Hex(value));
     Ok(())

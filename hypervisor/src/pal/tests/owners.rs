@@ -30,6 +30,20 @@ fn collect_takes_the_dead_and_spares_the_living() {
     assert!(m.pool_is_zero());
 }
 
+/// Whoever is killed in the middle of a pass takes no look from others.
+#[test]
+fn a_pass_that_nobody_goes_on_with_is_over() {
+    let mut m = Machine::new();
+    m.register(OWNER);
+    m.map(OWNER, 0, 0);
+    m.now += 2_000;
+    assert_eq!(m.all(What::Collect, OWNER), OK, "the first look");
+    m.now += 9_000;
+    assert_eq!(m.one(What::Collect), Err(Stop::Restart), "past the first slots, and no further");
+    m.now += 1_000;
+    assert_eq!(m.all(What::Collect, OWNER), Ok(1), "the second look");
+}
+
 #[test]
 fn a_page_that_lost_its_handle_is_dead_and_a_call_clears_suspicion() {
     let mut m = Machine::new();
