@@ -65,11 +65,11 @@ pub fn interrupts_off() -> anyhow::Result<()> {
     let kernel = Kernel::open()?;
     let handle = s.pal().handle();
     leaving_nothing(|_| {
-        kernel.ask(Flags { set: 0, clear: INTERRUPTS })?;
-        let statuses = [number::INFO, number::CALL, number::UNREGISTER, number::COLLECT]
-            .map(|call| raw(call.into(), handle, &[]).1);
-        kernel.ask(Flags { set: INTERRUPTS, clear: 0 })?;
-        for status in statuses {
+        // INFO first: without the check, a call into S would wait for ever for an interrupt that the caller does not take.
+        for call in [number::INFO, number::CALL, number::UNREGISTER, number::COLLECT] {
+            kernel.ask(Flags { set: 0, clear: INTERRUPTS })?;
+            let status = raw(call.into(), handle, &[]).1;
+            kernel.ask(Flags { set: INTERRUPTS, clear: 0 })?;
             expect("a caller with interrupts off", status, Status::BadCaller)?;
         }
         Ok(())
