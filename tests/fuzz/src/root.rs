@@ -36,7 +36,7 @@ pub fn check(bytes: &[u8]) {
     let (mut secret, mut blob) = (NEW, Blob::new());
     let Ok(state) = tpm.root(&RELEASE, &saved, &mut secret, &mut blob) else { return };
     let seen = seen.borrow();
-    assert_eq!(seen.objects, 0, "objects are left in the TPM");
+    assert!(seen.objects.is_empty(), "objects are left in the TPM");
     if !state.is_old() {
         assert_eq!(secret, NEW, "{state:?}, and not the new root");
         assert!(blob.as_slice().starts_with(b"TVROOT2\x01"));
@@ -70,9 +70,9 @@ fn blob(input: &mut Input) -> (Vec<u8>, Option<RootState>) {
         if choice == 0 {
             return right.to_vec();
         }
-        let mut bytes = if choice == 1 { wrong.to_vec() } else { input.take(choice.into()).to_vec() };
+        let mut bytes = if choice == 1 { wrong.to_vec() } else { input.take(right.len()).to_vec() };
+        bytes.resize(right.len(), 0);
         good &= bytes == right;
-        bytes.truncate(usize::from(u8::MAX));
         bytes
     };
     let sealed = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
@@ -86,8 +86,10 @@ fn blob(input: &mut Input) -> (Vec<u8>, Option<RootState>) {
     creation.extend(choose(&[2], &[1], input));
     creation.extend(input.take(8));
     let ticket = [&[0x80, 0x21, 0x40, 0, 0, 1, 0, 32][..], &[0x11; 32]].concat();
-    let null = [0x80, 0x21, 0x40, 0, 0, 7, 0, 0];
-    let ticket = choose(&ticket, &null, input);
+    // Of another ticket the TPM judges, but for one that says nothing.
+    let none = input.bool();
+    good &= !none;
+    let ticket = if none { vec![0x80, 0x21, 0x40, 0, 0, 7, 0, 0] } else { ticket };
     let length = input.u8();
     let manifest = input.take(length.into());
     let mut bytes = b"TVROOT2\x01".to_vec();
@@ -107,9 +109,33 @@ fn blob(input: &mut Input) -> (Vec<u8>, Option<RootState>) {
 /// What the TPM was asked and answered.
 #[derive(Default)]
 struct Seen {
-    objects: i32,
+    /// Handles of objects that are in it.
+    objects: Vec<[u8; 4]>,
     certified: bool,
     unsealed: Option<[u8; 64]>,
+}
+
+impl Seen {
+    /// The TPM says success to a command, with this.
+    fn note(&mut self, code: u32, command: &[u8], body: &[u8]) {
+        match code {
+            // TPM2_CreatePrimary, TPM2_Load.
+            0x131 | 0x157 => self.objects.extend(body.first_chunk()),
+            // TPM2_CertifyCreation.
+            0x14a => self.certified = command.ends_with(&[0x11; 32]),
+            // TPM2_Unseal.
+            0x15e => {
+                assert!(self.certified, "unsealed without a proof of who made it");
+                self.unsealed = body.get(6..).and_then(|rest| rest.first_chunk()).copied();
+            }
+            // TPM2_FlushContext.
+            0x165 => {
+                let there = self.objects.iter().position(|object| command[10..] == *object);
+                there.map(|at| self.objects.remove(at));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Knows its banks and PCRs; answers all else as the input wants.
@@ -119,81 +145,64 @@ struct Chip<'a> {
 }
 
 impl Chip<'_> {
-    fn answer(&mut self, command: &[u8]) -> (u32, Vec<u8>) {
-        let mut seen = self.seen.borrow_mut();
-        let code = u32::from_be_bytes(*command[6..].first_chunk().unwrap());
-        let fixed = match (code, &command[10..]) {
+    fn answer(&mut self, code: u32, command: &[u8]) -> (u32, Vec<u8>) {
+        match (code, &command[10..]) {
             // TPM2_GetCapability of the banks, TPM2_PCR_Read.
-            (0x17a, [0, 0, 0, 5, ..]) => Some([&[0, 0, 0, 0, 5][..], &SELECTION].concat()),
+            (0x17a, [0, 0, 0, 5, ..]) => return (0, [&[0, 0, 0, 0, 5][..], &SELECTION].concat()),
             (0x17e, [_, _, _, _, 0, 0x0b, 3, _, _, pcr]) => {
-                let value = if pcr & 2 != 0 {
-                    PCR_17
-                } else if pcr & 4 != 0 {
-                    PCR_18
-                } else {
-                    [0; 32]
+                let value = match pcr {
+                    2 => PCR_17,
+                    4 => PCR_18,
+                    _ => [0; 32],
                 };
-                Some([&[0; 4], &command[10..20], &[0, 0, 0, 1, 0, 32], &value].concat())
+                return (0, [&[0; 4], &command[10..20], &[0, 0, 0, 1, 0, 32], &value].concat());
             }
-            _ => None,
-        };
-        if let Some(body) = fixed {
-            return (0, body);
+            _ => {}
         }
-        let choice = self.input.u8();
-        match choice {
-            0 => {}
-            1 => return (0, self.input.take(100).to_vec()),
-            _ => return (self.input.u32() | 1, Vec::new()),
+        match self.input.u8() {
+            0 => (0, self.good(code)),
+            1 => (0, self.input.take(100).to_vec()),
+            _ => (self.input.u32() | 1, Vec::new()),
         }
-        let session = [&[0; 4][..], &[0, 0, 1, 0, 0]].concat();
+    }
+
+    fn good(&mut self, code: u32) -> Vec<u8> {
+        let session = [0, 0, 0, 0, 0, 0, 1, 0, 0];
         let with = |parameters: &[u8]| {
             [&(parameters.len() as u32).to_be_bytes(), parameters, &session[4..]].concat()
         };
         let part = |length: u8| [&[0, length][..], &vec![length; length.into()]].concat();
-        (
-            0,
-            match code {
-                // TPM2_GetCapability of handles: none.
-                0x17a => [0, 0, 0, 0, 1, 0, 0, 0, 0].to_vec(),
-                // TPM2_CreatePrimary, TPM2_Load: the object's handle.
-                0x131 | 0x157 => {
-                    seen.objects += 1;
-                    [&[0x80, 0, 0, 1][..], &session].concat()
-                }
-                // TPM2_CertifyCreation.
-                0x14a => {
-                    seen.certified = command.ends_with(&[0x11; 32]);
-                    session
-                }
-                // TPM2_Create: private, public, creation data, hash and ticket.
-                0x153 => with(
-                    &[part(160), part(78), part(60), part(32), [0x80, 0x21, 0x40, 0, 0, 1].into(), part(32)]
-                        .concat(),
-                ),
-                // TPM2_StartAuthSession: the session's handle and nonce.
-                0x176 => [&[3, 0, 0, 0][..], &part(32)].concat(),
-                // TPM2_Unseal.
-                0x15e => {
-                    assert!(seen.certified, "unsealed without a proof of who made it");
-                    let secret = [self.input.u8(); 64];
-                    seen.unsealed = Some(secret);
-                    with(&[&[0, 64][..], &secret].concat())
-                }
-                // TPM2_FlushContext.
-                0x165 => {
-                    seen.objects -= i32::from(command[10] == 0x80);
-                    Vec::new()
-                }
-                _ => Vec::new(),
-            },
-        )
+        match code {
+            // TPM2_GetCapability of handles: none.
+            0x17a => vec![0, 0, 0, 0, 1, 0, 0, 0, 0],
+            // TPM2_CreatePrimary, TPM2_Load: the object's handle.
+            0x131 | 0x157 => [&[0x80, 0, 0, 1][..], &session].concat(),
+            // TPM2_CertifyCreation.
+            0x14a => session.to_vec(),
+            // TPM2_Create: private, public, creation data, hash and ticket.
+            0x153 => {
+                let public = [&[0, 0x08, 0, 0x0b, 0, 0, 0x04, 0x92, 0, 32][..], &policy(), &[0; 36]].concat();
+                let creation = [&SELECTION[..], &[0, 32], &pcrs(&PCR_17), &[2]].concat();
+                let sized = |bytes: &[u8]| [&[0, bytes.len() as u8], bytes].concat();
+                let ticket = [0x80, 0x21, 0x40, 0, 0, 1].to_vec();
+                with(&[part(160), sized(&public), sized(&creation), part(32), ticket, part(32)].concat())
+            }
+            // TPM2_StartAuthSession: the session's handle and nonce.
+            0x176 => [&[3, 0, 0, 0][..], &part(32)].concat(),
+            // TPM2_Unseal.
+            0x15e => with(&[&[0, 64][..], &[self.input.u8(); 64]].concat()),
+            _ => Vec::new(),
+        }
     }
 }
 
 impl Transport for Chip<'_> {
     fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
-        let (code, body) = self.answer(command);
+        let command_code = u32::from_be_bytes(*command[6..].first_chunk().unwrap());
+        let (code, body) = self.answer(command_code, command);
+        if code == 0 {
+            self.seen.borrow_mut().note(command_code, command, &body);
+        }
         let length = 10 + body.len();
         // An answer with sessions follows a command with them, but for an error.
         let tag = if code == 0 { &command[..2] } else { &[0x80, 0x01] };
