@@ -97,7 +97,10 @@ fn root(
             secret[..Root::STORAGE].copy_from_slice(&opened[..Root::STORAGE]);
             keeper.seal(None, secret, blob).map(|()| RootState::TakenOver)
         }
-        Err(Stop::Blob(why)) => keeper.seal(None, secret, blob).map(|()| why),
+        Err(Stop::Blob(why)) => {
+            let why = if saved.is_empty() { RootState::NewNoBlob } else { why };
+            keeper.seal(None, secret, blob).map(|()| why)
+        }
         Err(Stop::Tpm(error)) => Err(error),
     }
 }

@@ -80,9 +80,6 @@ impl<'t, T: Transport> Keeper12<'t, T> {
 
     /// What there is to unseal of a blob: for this release, and made by this one or one that it takes over from, if the TPM opens it.
     fn judge<'a>(&self, release: &Release, blob: &'a [u8]) -> Result<(&'a [u8], Opened<'a>), RootState> {
-        if blob.is_empty() {
-            return Err(RootState::NewNoBlob);
-        }
         let (found, rest) = blob.split_first_chunk().ok_or(RootState::NewMalformed)?;
         let (encrypted, manifest) = rest.split_at_checked(ENCRYPTED).ok_or(RootState::NewMalformed)?;
         let pcrs = composite(&self.values);

@@ -97,9 +97,6 @@ impl<T: Transport> Keeper for Keeper20<'_, T> {
         saved: &'a [u8],
         secret: &mut Secret,
     ) -> Result<Opened<'a>, Stop> {
-        if saved.is_empty() {
-            return Err(Stop::Blob(RootState::NewNoBlob));
-        }
         let parts = parse(saved).map_err(|_| Stop::Blob(RootState::NewMalformed))?;
         let pcrs = pcrs(&self.values);
         if parts.policy != policy(&pcrs) {

@@ -1,6 +1,6 @@
-//! The micro-TPM's commands on the host, each beside the primitives that it is made of as OpenSSL has them. `cargo bench -p utpm`.
+//! The micro-TPM's commands on the host, each beside the primitives that it is made of as OpenSSL has them. `cargo bench -p trustvisor-tests`.
 
-#[path = "../tests/cavp/rsp.rs"]
+#[path = "../../utpm/tests/cavp/rsp.rs"]
 mod rsp;
 
 use abi::quote::{TAG_QUOTE, key};
@@ -164,7 +164,7 @@ impl<F: FnMut(&mut [u8])> TryCryptoRng for Blinding<F> {}
 
 /// What the quoting PAL does for a quote: RSA-2048, blinded. The key is NIST's and protects nothing.
 fn signature(criterion: &mut Criterion) {
-    let vectors = rsp::vectors(include_str!("../tests/cavp/SigVer15_186-3.rsp"), "Result");
+    let vectors = rsp::vectors(include_str!("../../utpm/tests/cavp/SigVer15_186-3.rsp"), "Result");
     let (p, q) = (vectors[0].bytes("p"), vectors[0].bytes("q"));
     let prime = |bytes: &[u8]| BoxedUint::from_be_slice(bytes, 1024).expect("a prime");
     let ours = PrivateKey::from_p_q(prime(&p), prime(&q), 65537u32.into()).expect("a key");
