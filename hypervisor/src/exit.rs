@@ -6,6 +6,7 @@
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::cpu::Cpu;
 use crate::cpuid::{self, Registers};
+use crate::gprs::Gprs;
 use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::ioapic;
@@ -241,23 +242,8 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
 
 /// A general register by its number in instructions.
 fn register(cpu: &mut Cpu, number: u8) -> &mut u64 {
-    let regs = &mut cpu.regs;
-    match number {
-        0 => &mut cpu.os.save.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut cpu.os.save.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        _ => &mut regs.r15,
-    }
+    let Gprs { rbx, rcx, rdx, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rsi } = &mut cpu.regs;
+    let (rax, rsp) = (&mut cpu.os.save.rax, &mut cpu.os.save.rsp);
+    let all = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
+    all.into_iter().nth(number.into()).expect("four bits")
 }

@@ -7,7 +7,6 @@ pub struct Gprs {
     pub rbx: u64,
     pub rcx: u64,
     pub rdx: u64,
-    pub rsi: u64,
     pub rdi: u64,
     pub rbp: u64,
     pub r8: u64,
@@ -18,6 +17,7 @@ pub struct Gprs {
     pub r13: u64,
     pub r14: u64,
     pub r15: u64,
+    pub rsi: u64,
 }
 
 impl Gprs {
@@ -37,7 +37,5 @@ impl Gprs {
     }
 }
 
-const _: () = {
-    use core::mem::offset_of;
-    assert!(offset_of!(Gprs, rsi) == 24 && offset_of!(Gprs, rdi) == 32 && offset_of!(Gprs, r15) == 104);
-};
+// Where `svm::enter` of the runtime finds them.
+const _: () = assert!(core::mem::offset_of!(Gprs, rdi) == 24 && core::mem::offset_of!(Gprs, rsi) == 104);
