@@ -4,7 +4,6 @@
 use crate::addr::Hpa;
 use crate::launch::GuestStart;
 use abi::image::SENTINEL;
-use core::ops::RangeInclusive;
 
 /// A segment register in the state save area.
 #[repr(C)]
@@ -127,7 +126,6 @@ const _: () = {
 /// Exit codes (appendix C). Below C0h each has its intercept. `VMEXIT_INVALID` is compared in its low 32 bits: QEMU does not
 /// sign-extend it.
 pub mod exit_code {
-    pub const CR0_READ: u32 = 0x00;
     pub const EXCEPTION_0: u32 = 0x40;
     pub const PAGE_FAULT: u32 = EXCEPTION_0 + 14;
     pub const MACHINE_CHECK: u32 = EXCEPTION_0 + 18;
@@ -135,39 +133,30 @@ pub mod exit_code {
     pub const INTR: u32 = 0x60;
     pub const NMI: u32 = 0x61;
     pub const INIT: u32 = 0x63;
-    pub const RDPMC: u32 = 0x6f;
     pub const CPUID: u32 = 0x72;
     pub const IRET: u32 = 0x74;
-    pub const INTN: u32 = 0x75;
     pub const INVD: u32 = 0x76;
-    pub const HLT: u32 = 0x78;
-    pub const INVLPG: u32 = 0x79;
     pub const INVLPGA: u32 = 0x7a;
     pub const IOIO: u32 = 0x7b;
     pub const MSR: u32 = 0x7c;
-    pub const TASK_SWITCH: u32 = 0x7d;
     pub const SHUTDOWN: u32 = 0x7f;
     pub const VMRUN: u32 = 0x80;
     pub const VMMCALL: u32 = 0x81;
     pub const SKINIT: u32 = 0x86;
-    pub const ICEBP: u32 = 0x88;
     pub const WBINVD: u32 = 0x89;
-    pub const MONITOR: u32 = 0x8a;
-    pub const MWAIT: u32 = 0x8b;
-    pub const MWAIT_ARMED: u32 = 0x8c;
-    pub const XSETBV: u32 = 0x8d;
-    pub const RDPRU: u32 = 0x8e;
     pub const INVLPGB: u32 = 0xa0;
     pub const INVLPGB_ILLEGAL: u32 = 0xa1;
-    pub const INVPCID: u32 = 0xa2;
-    pub const MCOMMIT: u32 = 0xa3;
     pub const TLBSYNC: u32 = 0xa4;
     pub const NPF: u32 = 0x400;
     pub const INVALID: u32 = u32::MAX;
 }
 
-/// What only exists with EFER.SVME.
-const SVM: RangeInclusive<u32> = exit_code::VMRUN..=exit_code::SKINIT;
+/// Everything that S is not to do by itself, in the words of [`Control::intercepts`]:
+/// - all reads and writes of control and debug registers, all exceptions;
+/// - INTR, NMI, INIT, RDPMC, CPUID, INTn, INVD, HLT, INVLPG, INVLPGA, IN and OUT, RDMSR and WRMSR, task switches, shutdown;
+/// - VMRUN to SKINIT, ICEBP, MONITOR, MWAIT (armed or not), XSETBV, RDPRU;
+/// - what could reach across address spaces: INVLPGB (legal or not), INVPCID, MCOMMIT, TLBSYNC.
+const PAL_INTERCEPTS: [u32; 6] = [u32::MAX, u32::MAX, u32::MAX, 0xbf64_800b, 0x7d7f, 0x1f];
 
 /// TLB_CONTROL (15.16.2).
 pub mod tlb {
@@ -287,7 +276,7 @@ impl Vmcb {
         self.reset(maps);
         let control = &mut self.control;
         control.intercept([CPUID, INVD, INVLPGA, IOIO, MSR, SHUTDOWN]);
-        control.intercept(SVM);
+        control.intercept(VMRUN..=SKINIT);
         control.intercept([INVLPGB, INVLPGB_ILLEGAL, TLBSYNC]);
         control.asid = OS_ASID;
         control.tlb_control = tlb::FLUSH_ALL;
@@ -303,16 +292,9 @@ impl Vmcb {
 
     /// A PAL's, before its first call: CPL 3, every way out intercepted, the page tables at its guest-physical page 0.
     pub fn init_pal(&mut self, maps: Maps, fpu: bool) {
-        use exit_code::*;
         self.reset(maps);
         let control = &mut self.control;
-        control.intercept(CR0_READ..=EXCEPTION_31);
-        control.intercept([INTR, NMI, INIT, RDPMC, CPUID, INTN, INVD, HLT, INVLPG, INVLPGA, IOIO, MSR]);
-        control.intercept([TASK_SWITCH, SHUTDOWN]);
-        control.intercept(SVM);
-        control.intercept([ICEBP, MONITOR, MWAIT, MWAIT_ARMED, XSETBV, RDPRU]);
-        // What could reach across address spaces.
-        control.intercept([INVLPGB, INVLPGB_ILLEGAL, INVPCID, MCOMMIT, TLBSYNC]);
+        control.intercepts = PAL_INTERCEPTS;
         control.v_intr = V_INTR_MASKING;
         let save = &mut self.save;
         save.cs = Segment::flat(0x33, USER_CODE);
