@@ -11,8 +11,3 @@ mod speculation;
 mod start;
 mod svm;
 mod tpm;
-
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo) -> ! {
-    start::panic(info)
-}

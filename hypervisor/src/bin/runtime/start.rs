@@ -59,7 +59,7 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
         }
         Err(reason) => {
             serial::say(format_args!("refused: {reason}"));
-            stop()
+            serial::stop(forget)
         }
     }
 }
@@ -330,15 +330,8 @@ fn forget() {
 }
 
 /// A bug of the hypervisor: nothing may be learned from it.
-pub fn panic(info: &core::panic::PanicInfo) -> ! {
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
     serial::say(format_args!("bug: {info}"));
-    stop()
-}
-
-fn stop() -> ! {
-    serial::say(format_args!("stopped"));
-    forget();
-    loop {
-        x86_64::instructions::hlt();
-    }
+    serial::stop(forget)
 }
