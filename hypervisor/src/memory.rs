@@ -125,7 +125,7 @@ impl DirectMap {
 ///
 /// # Safety
 /// `len` bytes are readable at `from` and writable at `to`, and no Rust object but the caller's own lives there.
-unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: u64) {
+pub unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: u64) {
     // SAFETY: by the caller; the direction flag is clear by the ABI.
     unsafe {
         core::arch::asm!(

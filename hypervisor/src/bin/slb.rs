@@ -18,7 +18,8 @@ use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
-use hypervisor::options::{COM1, Options};
+use hypervisor::memory::copy_bytes;
+use hypervisor::options::Options;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
 use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
@@ -26,7 +27,6 @@ use hypervisor::tpm::mmio::{self, Mmio};
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Algorithm, Banks, Family, Tpm};
 use log::Level::{Info, Warn};
-use log::LevelFilter;
 
 core::arch::global_asm!(
     include_str!("../slb/entry.s"),
@@ -41,23 +41,18 @@ const CODE64: u16 = 0x18;
 /// MSR TOP_MEM (APM vol. 2, 7.9.4). Below another hypervisor it may be missing: what memory is, that one decides.
 const TOP_MEM: u32 = 0xc001_001a;
 
-const _: () = assert!(size_of::<LaunchInfo>().is_multiple_of(8));
-
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {
     exceptions::catch(CODE64);
     // SAFETY: the entry code mapped and zeroed the block; the handover is integers, and this is the one reference to it.
     let handover = unsafe { &mut *((RESERVE_VA + HANDOVER_OFFSET) as *mut Handover) };
     copy_info(&mut handover.info);
-    let options = check::options(&handover.info).unwrap_or_else(|rule| {
-        // Where to print is not known: COM1.
-        open(COM1, "slb", LevelFilter::Info);
-        refuse_record(rule)
-    });
+    // Wrong ones do not say where to print: the default.
+    let options = check::options(&handover.info).unwrap_or_default();
     open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
     if let Err(rule) = check::record(&handover.info, base, try_rdmsr(TOP_MEM).unwrap_or(0)) {
-        refuse_record(rule);
+        refuse(format_args!("the loader's record is wrong ({rule})"));
     }
     let header = runtime_header();
     say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
@@ -78,16 +73,9 @@ extern "C" fn slb_main(base: u64) -> ! {
 
 /// The record as it is at this moment; nobody looks at the original again.
 fn copy_info(info: &mut LaunchInfo) {
-    let from = (RESERVE_VA + INFO_OFFSET) as *const u64;
-    let to = (info as *mut LaunchInfo).cast::<u64>();
-    for word in 0..size_of::<LaunchInfo>() / 8 {
-        // SAFETY: both are mapped, aligned and as long as a LaunchInfo, which takes any bytes. Volatile: each is read once.
-        unsafe { to.add(word).write(from.add(word).read_volatile()) }
-    }
-}
-
-fn refuse_record(rule: &str) -> ! {
-    refuse(format_args!("the loader's record is wrong ({rule})"))
+    let from = (RESERVE_VA + INFO_OFFSET) as *const u8;
+    // SAFETY: both are mapped and as long as a LaunchInfo, which takes any bytes.
+    unsafe { copy_bytes(from, (&raw mut *info).cast(), size_of::<LaunchInfo>() as u64) }
 }
 
 fn runtime_header() -> RuntimeHeader {

@@ -23,9 +23,6 @@ slb_gdt:
     .quad 0x00cf93000000ffff
     .quad 0x00af9b000000ffff
 slb_gdt_end:
-slb_gdt_register:
-    .short slb_gdt_end - slb_gdt - 1
-    .quad slb_gdt
 
     .globl slb_entry
 slb_entry:
@@ -33,6 +30,7 @@ slb_entry:
     cld
     movl %eax, %ebp
     leal {SLB_SIZE}(%ebp), %esp
+    // The table stays where it is reached by identity, in 64-bit mode as well.
     leal slb_gdt - slb_base(%ebp), %ecx
     movw $slb_gdt_end - slb_gdt - 1, -8(%esp)
     movl %ecx, -6(%esp)
@@ -55,11 +53,7 @@ flat:
 
     testl ${LARGE_PAGE} - 1, %ebp
     jnz refuse
-    // 8000_0001 EDX: bit 29 long mode, bit 26 1 GiB pages, bit 20 NX (APM vol. 3, E.4.2).
-    movl $0x80000000, %eax
-    cpuid
-    cmpl $0x80000001, %eax
-    jb refuse
+    // 8000_0001 EDX: bit 29 long mode, bit 26 1 GiB pages, bit 20 NX (APM vol. 3, E.4.2). Whatever has SVM has the leaf.
     movl $0x80000001, %eax
     cpuid
     andl $0x24100000, %edx
@@ -117,7 +111,6 @@ long_mode:
     movabsq $high, %rax
     jmpq *%rax
 high:
-    lgdtq slb_gdt_register(%rip)
     leaq slb_base + {SLB_SIZE}(%rip), %rsp
     movl %ebp, %edi
     xorl %ebp, %ebp

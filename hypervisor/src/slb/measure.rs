@@ -51,13 +51,8 @@ pub fn measure<T: Transport>(
     Ok(found)
 }
 
-fn extend<T: Transport>(
-    tpm: &mut Tpm<T>,
-    list: &mut Extends,
-    pcr: u8,
-    measured: &[u8],
-) -> Result<Digests, Error> {
-    let digests = digest(measured);
+fn extend(tpm: &mut Tpm<impl Transport>, list: &mut Extends, pcr: u8, data: &[u8]) -> Result<Digests, Error> {
+    let digests = digest(data);
     let before = tpm.read(pcr)?;
     tpm.extend(pcr, &digests)?;
     list.add(pcr, &digests);
@@ -67,12 +62,9 @@ fn extend<T: Transport>(
 
 /// What extending makes of a PCR.
 fn extended(old: &Digests, new: &Digests) -> Digests {
-    let (mut sha1, mut sha256) = ([0; 40], [0; 64]);
-    sha1[..20].copy_from_slice(&old.sha1);
-    sha1[20..].copy_from_slice(&new.sha1);
-    sha256[..32].copy_from_slice(&old.sha256);
-    sha256[32..].copy_from_slice(&new.sha256);
-    Digests { sha1: digest(&sha1).sha1, sha256: digest(&sha256).sha256 }
+    let sha1 = digest([old.sha1, new.sha1].as_flattened()).sha1;
+    let sha256 = digest([old.sha256, new.sha256].as_flattened()).sha256;
+    Digests { sha1, sha256 }
 }
 
 /// Equal in every allocated bank that TrustVisor can hash into.
