@@ -35,12 +35,13 @@ const WRITE_OUTPUT_PORT: u8 = 0xd1;
 const A20_OFF: u8 = 0xdd;
 const PULSE: u8 = 0xf0;
 
-/// Fills in the permission map.
-pub fn fill_permission_map(map: &mut [u8; MAP_SIZE]) {
-    map.fill(0);
+/// The permission map.
+pub fn permission_map() -> [u8; MAP_SIZE] {
+    let mut map = [0; MAP_SIZE];
     for port in GUARDED.into_iter().chain(pci::DATA) {
         map[usize::from(port / 8)] |= 1 << (port % 8);
     }
+    map
 }
 
 /// An access, as the exit describes it (EXITINFO1; APM vol. 2, 15.10.2).
@@ -201,8 +202,7 @@ mod tests {
 
     #[test]
     fn the_map_and_the_exit() {
-        let mut map = [0xff; MAP_SIZE];
-        fill_permission_map(&mut map);
+        let map = permission_map();
         let guarded: Vec<_> =
             (0..=0xffff).filter(|port: &usize| map[port / 8] >> (port % 8) & 1 == 1).collect();
         assert_eq!(guarded, [0x60, 0x64, 0x92, 0xcfc, 0xcfd, 0xcfe, 0xcff]);

@@ -115,10 +115,10 @@ fn position(msr: u32) -> Option<(usize, u32)> {
     Some((range * RANGE_BYTES + (index / 4) as usize, index % 4 * 2))
 }
 
-/// Fills in the permission map of a guest that has begun to profile, or has not.
-pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
+/// The permission map of a guest that has begun to profile, or has not.
+pub fn permission_map(profiles: bool) -> [u8; MAP_SIZE] {
+    let mut map = [0; MAP_SIZE];
     let (ranges, unused) = map.split_at_mut(RANGES.len() * RANGE_BYTES);
-    ranges.fill(0);
     unused.fill(0xff);
     ranges[2 * RANGE_BYTES..].fill(WRITES);
     for (registers, guard, _) in &TABLE {
@@ -129,6 +129,7 @@ pub fn fill_permission_map(map: &mut [u8; MAP_SIZE], profiles: bool) {
             ranges[byte] = ranges[byte] & !(3 << shift) | bits << shift;
         }
     }
+    map
 }
 
 /// The write bits of four registers.
@@ -254,8 +255,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_map_says_what_the_table_says() {
-        let mut map = [0x5a; MAP_SIZE];
-        fill_permission_map(&mut map, false);
+        let map = permission_map(false);
         for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
             let expected = TABLE
                 .iter()
@@ -310,8 +310,7 @@ pub(crate) mod tests {
             0xc001_1029,
         ];
         for profiles in [false, true] {
-            let mut map = [0; MAP_SIZE];
-            fill_permission_map(&mut map, profiles);
+            let map = permission_map(profiles);
             for msr in guarded {
                 assert!(exits(&map, msr).1, "{msr:#x}");
             }
@@ -386,9 +385,7 @@ pub(crate) mod tests {
 
     #[test]
     fn who_profiles_does_not_exit() {
-        let (mut before, mut map) = ([0; MAP_SIZE], [0; MAP_SIZE]);
-        fill_permission_map(&mut before, false);
-        fill_permission_map(&mut map, true);
+        let (before, map) = (permission_map(false), permission_map(true));
         let profiling = |msr: u32| {
             [0x1d9, 0xc000_010f, 0xc000_0301, 0xc001_0000, 0xc001_020a, 0xc001_1030, 0xc001_1033]
                 .contains(&msr)

@@ -43,8 +43,8 @@ pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
 pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
-    let [root, ones, reserve] = core::array::from_fn(|_| area.take(1));
-    area.mem().copy_to(ones, &[0xff; PAGE_SIZE as usize]);
+    let [root, reserve] = core::array::from_fn(|_| area.take(1));
+    let ones = area.hold(&[0xff; PAGE_SIZE as usize]);
     for index in 0..512 {
         area.set(reserve, index, ones.0 | CONSTANT);
     }

@@ -48,9 +48,11 @@ impl TableArea {
         taken
     }
 
-    /// The memory that tables are written through.
-    pub fn mem(&self) -> DirectMap {
-        self.mem
+    /// Pages that hold these bytes.
+    pub fn hold(&mut self, bytes: &[u8]) -> Hpa {
+        let place = self.take((bytes.len() as u64).div_ceil(PAGE_SIZE));
+        self.mem.copy_to(place, bytes);
+        place
     }
 
     /// Writes entry `index` of a table.

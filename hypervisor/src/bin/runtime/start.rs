@@ -50,10 +50,10 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
     match start(handover) {
         Ok(machine) => {
             wipe_unused_stack();
-            let cpu = enter_svm(&machine, handover);
+            enable_svm(machine.host_save);
             // Known by their addresses, which makes the code of calls shorter.
             let hv = HYPERVISOR.get().expect("published by `start`");
-            let reason = processor::run(hv, cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
+            let reason = processor::run(hv, machine.cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
             log::error!("{reason}: wiping and resetting the machine");
             reset_machine()
         }
@@ -87,9 +87,7 @@ impl fmt::Display for Refusal {
 
 /// What the OS runs on.
 struct Machine {
-    reserve: Reserve,
-    features: Features,
-    maps: PermissionMaps,
+    cpu: &'static mut Cpu,
     /// The host save area (APM vol. 2, 15.30.4): the processor's own.
     host_save: Hpa,
     /// See [`processor::run`].
@@ -112,7 +110,7 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
     let nested_cr3 = npt::build(&mut area, hide, features.phys_bits);
-    let maps = permission_maps(&mut area, nested_cr3);
+    let (cpu, pal_maps) = boot_cpu(&mut area, handover, features, nested_cr3);
     let (host_save, os_state) = (area.take(1), area.take(1));
     let root = paging::build(&mut area, reserve, top, &parts());
     enter_address_space(root, &features);
@@ -152,7 +150,7 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
         ..Info::default()
     };
     tpm::with_secrets(handover, mem, clock, |secrets, (root, counters), blobs, extends| {
-        let pals = Pals::new(mem, ram, frames, secrets, maps.pal, features.fpu, &SLOTS);
+        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
         let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
         HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
@@ -160,7 +158,7 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     if info.options.level() < LevelFilter::Debug {
         log::set_max_level(LevelFilter::Off);
     }
-    Ok(Machine { reserve, features, maps, host_save, os_state })
+    Ok(Machine { cpu, host_save, os_state })
 }
 
 fn info_flags(handover: &Handover) -> u32 {
@@ -236,52 +234,37 @@ fn enter_address_space(root: Hpa, features: &Features) {
     }
 }
 
-struct PermissionMaps {
-    os: Maps,
-    /// The OS's for MSRs, when it has begun to profile.
-    profiling_msr: Hpa,
-    pal: Maps,
-}
-
-/// MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's from the table of guarded registers, the PALs' all ones.
+/// The processor that the OS starts on, and the maps of PALs. MSR and I/O permission maps (APM vol. 2, 15.10 and 15.11): the OS's
+/// from the tables of guarded registers and ports, the PALs' all ones.
 #[inline(never)]
-fn permission_maps(area: &mut TableArea, nested_cr3: Hpa) -> PermissionMaps {
-    let [msrpm, profiling_msr] = [false, true].map(|profiles| {
-        let (place, mut map) = (area.take(2), [0; msr::MAP_SIZE]);
-        msr::fill_permission_map(&mut map, profiles);
-        area.mem().copy_to(place, &map);
-        place
-    });
-    let (iopm, ones) = (area.take(3), area.take(3));
-    let mut map = [0; ioports::MAP_SIZE];
-    ioports::fill_permission_map(&mut map);
-    area.mem().copy_to(iopm, &map);
-    map.fill(0xff);
-    area.mem().copy_to(ones, &map);
-    PermissionMaps {
-        os: Maps { nested_cr3, msrpm, iopm },
-        profiling_msr,
-        // Each has nested tables of its own.
-        pal: Maps { nested_cr3: Hpa(0), msrpm: ones, iopm: ones },
-    }
+fn boot_cpu(
+    area: &mut TableArea,
+    handover: &Handover,
+    features: Features,
+    nested_cr3: Hpa,
+) -> (&'static mut Cpu, Maps) {
+    let info = &handover.info;
+    let cpu = MutexGuard::leak(CPU.lock()).write(Cpu::new(features, handover.tsc_per_ms));
+    cpu.os_hpa = Hpa(info.reserve_base) + (&raw const cpu.os as u64 - RESERVE_VA);
+    cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::zeroed() };
+    let msrpm = area.hold(&msr::permission_map(false));
+    cpu.profiling_msrpm = area.hold(&msr::permission_map(true));
+    let iopm = area.hold(&ioports::permission_map());
+    cpu.os.init_os(Maps { nested_cr3, msrpm, iopm }, &info.guest);
+    let ones = area.hold(&[0xff; ioports::MAP_SIZE]);
+    // Each PAL has nested tables of its own.
+    (cpu, Maps { nested_cr3: Hpa(0), msrpm: ones, iopm: ones })
 }
 
-/// Enables SVM on this processor and gives it its VMCB.
-fn enter_svm(machine: &Machine, handover: &Handover) -> &'static mut Cpu {
+/// Enables SVM on this processor.
+fn enable_svm(host_save: Hpa) {
     // SAFETY: `platform::check` has seen that the processor has SVM and that firmware did not lock it; the host save area is
     // a page that nothing else uses.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE));
         svm::clgi();
-        Msr::new(VM_HSAVE_PA).write(machine.host_save.0);
+        Msr::new(VM_HSAVE_PA).write(host_save.0);
     }
-    let start = &handover.info.guest;
-    let cpu = MutexGuard::leak(CPU.lock()).write(Cpu::new(machine.features, handover.tsc_per_ms));
-    cpu.os_hpa = machine.reserve.base + (&raw const cpu.os as u64 - RESERVE_VA);
-    cpu.profiling_msrpm = machine.maps.profiling_msr;
-    cpu.os.init_os(machine.maps.os, start);
-    cpu.regs = Gprs { rsi: start.rsi, ..Gprs::zeroed() };
-    cpu
 }
 
 /// The OS came to its end, or the hypervisor did.
