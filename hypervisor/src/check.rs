@@ -10,6 +10,10 @@ use crate::launch::{
 use crate::memory::{RamMap, Run};
 use crate::options::Options;
 
+/// MSR TOP_MEM (APM vol. 2, 7.9.4): the border between RAM and I/O below 4 GiB. Below another hypervisor it may be missing: what memory
+/// is, that one decides.
+pub const TOP_MEM: u32 = 0xc001_001a;
+
 /// The options in the record; the rest of it is not looked at.
 pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
     ensure(info.magic == INFO_MAGIC, "magic")?;
@@ -18,7 +22,7 @@ pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
 }
 
 /// Checks the record and returns the OS's memory. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
-/// the processor decodes it (MSR C001_001A, TOP_MEM; 0 if not known).
+/// the processor decodes it ([`TOP_MEM`]; 0 if not known).
 #[inline(never)]
 pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap, &'static str> {
     let dma_unprotected = options(info)?.dma_unprotected != 0;

@@ -21,8 +21,9 @@ pub trait Ports {
 /// Bytes of the I/O permission map (AMD APM vol. 2, 15.10.1).
 pub const MAP_SIZE: usize = 0x3000;
 
-const DATA: u16 = 0x60;
-const COMMAND: u16 = 0x64;
+/// Ports of the keyboard controller.
+pub const DATA: u16 = 0x60;
+pub const COMMAND: u16 = 0x64;
 const SYSTEM_CONTROL: u16 = 0x92;
 const GUARDED: [u16; 3] = [DATA, COMMAND, SYSTEM_CONTROL];
 
@@ -31,7 +32,7 @@ const A20: u8 = 1 << 1;
 const NO_RESET: u8 = 1 << 0;
 /// System control port A: 1 resets the processor.
 const FAST_RESET: u8 = 1 << 0;
-const WRITE_OUTPUT_PORT: u8 = 0xd1;
+pub const WRITE_OUTPUT_PORT: u8 = 0xd1;
 const A20_OFF: u8 = 0xdd;
 const PULSE: u8 = 0xf0;
 

@@ -38,8 +38,6 @@ core::arch::global_asm!(
 
 /// 64-bit code in the GDT of `entry.s`.
 const CODE64: u16 = 0x18;
-/// MSR TOP_MEM (APM vol. 2, 7.9.4). Below another hypervisor it may be missing: what memory is, that one decides.
-const TOP_MEM: u32 = 0xc001_001a;
 
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {
@@ -51,7 +49,7 @@ extern "C" fn slb_main(base: u64) -> ! {
     let options = check::options(&handover.info).unwrap_or_default();
     open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
-    if let Err(rule) = check::record(&handover.info, base, try_rdmsr(TOP_MEM).unwrap_or(0)) {
+    if let Err(rule) = check::record(&handover.info, base, try_rdmsr(check::TOP_MEM).unwrap_or(0)) {
         refuse(format_args!("the loader's record is wrong ({rule})"));
     }
     let header = runtime_header();

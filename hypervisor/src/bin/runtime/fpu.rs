@@ -2,6 +2,7 @@
 //! is saved with every component that it has enabled and those that S may use, so nothing of either reaches the other.
 //! The hypervisor itself has no FPU code.
 
+use crate::processor::cpuid;
 use core::arch::asm;
 use core::arch::x86_64::{_xrstor64, _xsave64};
 use hypervisor::addr::PAGE_SIZE;
@@ -15,14 +16,7 @@ const HEADER: core::ops::Range<usize> = 512..576;
 
 /// A processor's XSAVE area for the OS.
 #[repr(C, align(4096))]
-pub struct Area([u8; PAGE_SIZE as usize]);
-
-impl Area {
-    /// Empty.
-    pub const fn new() -> Self {
-        Self([0; PAGE_SIZE as usize])
-    }
-}
+pub struct Area(pub [u8; PAGE_SIZE as usize]);
 
 /// What there is to switch.
 pub struct Fpu {
@@ -32,9 +26,9 @@ pub struct Fpu {
 }
 
 impl Fpu {
-    /// `supported`: the components that XCR0 can enable, as CPUID 0Dh says.
-    pub const fn new(supported: u64) -> Self {
-        Self { pal: PAL_COMPONENTS & supported, xcr0: 0 }
+    /// By CPUID 0Dh EAX: the components that XCR0 can enable.
+    pub fn new() -> Self {
+        Self { pal: PAL_COMPONENTS & u64::from(cpuid(0xd, 0).eax), xcr0: 0 }
     }
 
     /// From the OS to S.

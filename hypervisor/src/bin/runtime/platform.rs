@@ -7,6 +7,7 @@ use hypervisor::addr::Hpa;
 use hypervisor::asid;
 use hypervisor::cpu::Features;
 use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
+use hypervisor::ioports::{COMMAND, DATA, Ports, WRITE_OUTPUT_PORT};
 use hypervisor::launch::ensure;
 use hypervisor::memory::{RamMap, Run};
 use hypervisor::npt;
@@ -14,7 +15,6 @@ use hypervisor::paging::Reserve;
 use hypervisor::pci::ConfigSpace;
 use hypervisor::profiling;
 use hypervisor::vmcb::PAT_RESET;
-use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 /// VM_CR (APM vol. 2, 15.30.1).
@@ -29,12 +29,7 @@ type Rule = (u32, u64, u64, &'static str);
 const RULES: [Rule; 6] = [
     // APIC_BASE: the address; enabled, and not in x2APIC mode (APM vol. 2, 16.3.1, 16.9).
     (0x1b, 0x000f_ffff_ffff_f000, npt::LAPIC.0, "the local APIC is not at FEE0_0000"),
-    (
-        0x1b,
-        1 << 11 | 1 << 10,
-        1 << 11,
-        "the local APIC is off or in x2APIC mode (turn that off in the firmware)",
-    ),
+    (0x1b, 3 << 10, 1 << 11, "the local APIC is off or in x2APIC mode (turn that off in the firmware)"),
     // SYSCFG.MemEncryptionModEn and SecureNestedPagingEn (APM vol. 2, 15.34, 15.36).
     (0xc001_0010, 1 << 23 | 1 << 24, 0, "memory encryption is on (turn SME, SEV off in the firmware)"),
     // IORRMask registers and their valid bit (APM vol. 2, 7.9.2).
@@ -46,8 +41,6 @@ const RULES: [Rule; 6] = [
 
 /// Where PCI configuration space is in memory (see [`ConfigSpace`]).
 const MMIO_CFG_BASE: u32 = 0xc001_0058;
-/// Border between RAM and I/O below 4 GiB (APM vol. 2, 7.9.4).
-const TOP_MEM: u32 = 0xc001_001a;
 /// Where SMM's memory is, and whether (APM vol. 2, 10.2.5: TValid).
 const SMM_ADDR: u32 = 0xc001_0112;
 const SMM_MASK: u32 = 0xc001_0113;
@@ -75,18 +68,9 @@ const FIXES: [Fix; 5] = [
     (0x19, 0xa0..=0xaf, 0xc001_102e, 1 << 5),
 ];
 
-/// Ports of the keyboard controller.
-const KEYBOARD_DATA: u16 = 0x60;
-const KEYBOARD_COMMAND: u16 = 0x64;
-
 /// 0 for a register that the processor does not have: it cannot be in the way.
-fn read(msr: u32) -> u64 {
+pub fn read(msr: u32) -> u64 {
     try_rdmsr(msr).unwrap_or(0)
-}
-
-/// The end of RAM below 4 GiB.
-pub fn top_of_memory() -> u64 {
-    read(TOP_MEM)
 }
 
 /// Says what is wrong with the machine, and sets what SKINIT would have set. Finds PCI configuration space.
@@ -156,20 +140,11 @@ fn in_smm_memory(reserve: Reserve) -> bool {
 
 /// Writes the keyboard controller's output port, which also ends what whoever ran before may have begun there.
 fn switch_a20_on() {
-    const WRITE_OUTPUT_PORT: u8 = 0xd1;
     const A20_ON: u8 = 0xdf;
-    const INPUT_FULL: u8 = 1 << 1;
+    const INPUT_FULL: u32 = 1 << 1;
     const PATIENCE: u32 = 100_000;
-    for (port, value) in [(KEYBOARD_COMMAND, WRITE_OUTPUT_PORT), (KEYBOARD_DATA, A20_ON)] {
-        // SAFETY: the controller's ports; A20 is on afterwards, and no reset is asked for.
-        unsafe {
-            let mut status = Port::<u8>::new(KEYBOARD_COMMAND);
-            for _ in 0..PATIENCE {
-                if status.read() & INPUT_FULL == 0 {
-                    break;
-                }
-            }
-            Port::<u8>::new(port).write(value);
-        }
+    for (port, value) in [(COMMAND, WRITE_OUTPUT_PORT), (DATA, A20_ON)] {
+        let _ = (0..PATIENCE).find(|_| RealPorts.read(COMMAND, 1) & INPUT_FULL == 0);
+        RealPorts.write(port, 1, value.into());
     }
 }

@@ -47,12 +47,6 @@ struct ThisProcessor<'a> {
     speculation: Speculation,
 }
 
-/// What XCR0 can enable.
-fn xsave_components() -> u64 {
-    let leaf = cpuid(0xd, 0);
-    u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
-}
-
 fn tsc() -> u64 {
     // SAFETY: RDTSC only reads a counter.
     unsafe { _rdtsc() }
@@ -172,8 +166,8 @@ impl Ports for RealPorts {
     }
 
     fn write(&self, port: u16, size: u8, value: u32) {
-        // SAFETY: the guest's own access, judged by `ioports` and `pci`: neither A20 nor a reset, nor a bridge's register; or the
-        // address of a PCI function.
+        // SAFETY: the guest's own access, judged by `ioports` and `pci`: neither A20 nor a reset, nor a bridge's register; or
+        // the address of a PCI function; or what switches A20 on.
         unsafe {
             match size {
                 1 => Port::new(port).write(value as u8),
@@ -231,7 +225,7 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         held_max: 0,
         asids: Asids::new(cpu.features.asids, cpu.features.flush_by_asid),
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
-        fpu: Fpu::new(xsave_components()),
+        fpu: Fpu::new(),
         os_fpu,
         profiles: false,
         switches_more: speculation.does_anything(),

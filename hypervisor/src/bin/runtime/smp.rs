@@ -10,6 +10,7 @@ use hypervisor::launch::{RESERVE_VA, SLB_TABLES};
 use hypervisor::memory::DirectMap;
 use hypervisor::tpm::clock::{Clock, TscClock};
 use hypervisor::{lapic, npt};
+use x86_64::registers::control::Cr3;
 
 core::arch::global_asm!(
     r#"
@@ -82,42 +83,27 @@ static trustvisor_ap_cr3: AtomicU64 = AtomicU64::new(0);
 const INIT_MS: u64 = 10;
 const ARRIVE_MS: u64 = 50;
 
-/// Where the other processors go.
-pub struct Place {
-    /// The page they start in.
-    pub page: Hpa,
-    /// The reserve: the SLB's tables are there, which map what they need on the way to 64-bit mode.
-    pub reserve: Hpa,
-    /// The runtime's tables.
-    pub root: Hpa,
-}
-
-/// Starts all other processors and parks them; returns how many there are so far. After SKINIT they are in INIT and must not get
-/// another one (APM vol. 2, 15.27.8).
-pub fn park_others(mem: DirectMap, clock: TscClock, place: Place, in_init: bool) -> u32 {
+/// Starts all other processors and parks them; returns how many there are so far. They start in `page`; in the reserve are
+/// the SLB's tables, which map what they need on the way to 64-bit mode. After SKINIT they are in INIT and must not get another one
+/// (APM vol. 2, 15.27.8).
+pub fn park_others(mem: DirectMap, clock: TscClock, page: Hpa, reserve: Hpa, in_init: bool) -> u32 {
     let start = &raw const trustvisor_ap_start;
     let offset = |label: *const u8| label as usize - start as usize;
     // SAFETY: constants of the assembly above.
     let code = unsafe { core::slice::from_raw_parts(start, offset(&raw const trustvisor_ap_end)) };
-    mem.copy_to(place.page, code);
-    let physical = |label: *const u8| place.reserve + (label as u64 - RESERVE_VA);
-    let words = [
-        physical(&raw const runtime_gdt),
-        place.reserve + SLB_TABLES,
-        physical(&raw const trustvisor_ap_park),
-    ];
-    let first = place.page + offset(&raw const trustvisor_ap_words) as u64;
-    for (number, word) in words.iter().enumerate() {
-        mem.write_u32(first + 4 * number as u64, word.0 as u32);
-    }
-    trustvisor_ap_cr3.store(place.root.0, Ordering::Release);
+    mem.copy_to(page, code);
+    let physical = |label: *const u8| reserve + (label as u64 - RESERVE_VA);
+    let (gdt, park) = (physical(&raw const runtime_gdt), physical(&raw const trustvisor_ap_park));
+    let words = [gdt, reserve + SLB_TABLES, park].map(|word| (word.0 as u32).to_le_bytes());
+    mem.copy_to(page + offset(&raw const trustvisor_ap_words) as u64, words.as_flattened());
+    trustvisor_ap_cr3.store(Cr3::read().0.start_address().as_u64(), Ordering::Release);
 
     if !in_init {
         send_ipi(mem, lapic::ICR_INIT_OTHERS);
         wait(clock, INIT_MS);
     }
     for _ in 0..2 {
-        send_ipi(mem, lapic::ICR_STARTUP_OTHERS | (place.page.0 >> 12) as u32);
+        send_ipi(mem, lapic::ICR_STARTUP_OTHERS | (page.0 >> 12) as u32);
         wait(clock, 1);
     }
     wait(clock, ARRIVE_MS);

@@ -33,10 +33,9 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
 
-const APIC_BASE: Msr = Msr::new(0x1b);
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-static OS_FPU: Mutex<Area> = Mutex::new(Area::new());
+static OS_FPU: Mutex<Area> = Mutex::new(Area([0; PAGE_SIZE as usize]));
 static CONFIG_SPACE: Mutex<ConfigSpace> = Mutex::new(ConfigSpace::none());
 static CPU: Mutex<MaybeUninit<Cpu>> = Mutex::new(MaybeUninit::uninit());
 static SLOTS: Slots = free_slots();
@@ -126,13 +125,12 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
     let frames = Frames::new(mem, reserve.pool, reserve.end);
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
-    let place = smp::Place { page: start_page, reserve: reserve.base, root };
     // PCR 17 tells; only without a TPM there is nothing but the loader's word.
     let in_init = match handover.tpm_family {
         NO_TPM => info.skinit_missing == 0,
         _ => handover.dynamic_launch != 0,
     };
-    let parked = smp::park_others(mem, clock, place, in_init);
+    let parked = smp::park_others(mem, clock, start_page, reserve.base, in_init);
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
@@ -175,7 +173,7 @@ fn info_flags(handover: &Handover) -> u32 {
 fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
     // The SLB's tables, through which this runs, lie in what the processor started: the record must agree with it.
     let own_base = Cr3::read().0.start_address().as_u64() - SLB_TABLES;
-    let ram = check::record(info, own_base, platform::top_of_memory())?;
+    let ram = check::record(info, own_base, platform::read(check::TOP_MEM))?;
     let (base, size) = (Hpa(info.reserve_base), info.reserve_size);
     let pool = RUNTIME_END + area_size(ram.end());
     ensure(size >= pool + LARGE_PAGE, "the table area is too small for this machine")?;
@@ -205,7 +203,7 @@ fn features() -> Features {
         fpu: cpuid(1, 0).ecx & 1 << 26 != 0 && u64::from(leaf(0xd).ecx) <= PAGE_SIZE,
         writable_efer: msr::writable_efer(leaf(0x8000_0001), sizes, leaf(0x8000_0021)),
         // SAFETY: every processor with SVM has this MSR.
-        apic_base: unsafe { APIC_BASE.read() },
+        apic_base: unsafe { Msr::new(msr::APIC_BASE).read() },
     }
 }
 
