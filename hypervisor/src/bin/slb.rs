@@ -37,7 +37,7 @@ core::arch::global_asm!(
 );
 
 /// 64-bit code in the GDT of `entry.s`.
-const CODE64: u16 = 0x18;
+const CODE64: u16 = 0x08;
 
 #[unsafe(no_mangle)]
 extern "C" fn slb_main(base: u64) -> ! {

@@ -3,9 +3,8 @@
 // Everything runs where it lies and is written for any address; nothing before `slb_length` is ever written, so what the
 // CPU measured is what runs (the GDT's accessed bits are set beforehand for that reason).
 
-.set CODE32, 0x08
+.set CODE64, 0x08
 .set DATA, 0x10
-.set CODE64, 0x18
 .set MSR_EFER, 0xc0000080
 
     .section .slb.entry, "ax"
@@ -19,9 +18,8 @@ slb_base:
     .balign 8
 slb_gdt:
     .quad 0
-    .quad 0x00cf9b000000ffff
-    .quad 0x00cf93000000ffff
     .quad 0x00af9b000000ffff
+    .quad 0x00cf93000000ffff
 slb_gdt_end:
 
     .globl slb_entry
@@ -39,11 +37,6 @@ slb_entry:
     movl %eax, %ds
     movl %eax, %es
     movl %eax, %ss
-    leal flat - slb_base(%ebp), %ecx
-    pushl $CODE32
-    pushl %ecx
-    lretl
-flat:
     // Whatever lies above the measured part was not measured.
     leal slb_length(%ebp), %edi
     movl ${SLB_SIZE}, %ecx

@@ -26,8 +26,6 @@ runtime_entry:
     xor eax, eax
     mov ds, eax
     mov es, eax
-    mov fs, eax
-    mov gs, eax
     xor ebp, ebp
     call {main}
     ud2
