@@ -186,10 +186,7 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
     if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
         return cpu.raise_gp();
     }
-    match watched_write(hv, cpu, processor, gpa) {
-        Some(()) => Ok(()),
-        None => cpu.raise_gp(),
-    }
+    watched_write(hv, cpu, processor, gpa).map_or_else(|| cpu.raise_gp(), Ok)
 }
 
 /// Does a write to an APIC that the filter lets pass; drops one to the configuration of a bridge. None: the instruction is none that

@@ -179,12 +179,9 @@ pub const EVENT_SOFTWARE: u64 = 4 << 8;
 const EVENT_HAS_ERROR_CODE: u64 = 1 << 11;
 
 /// `event_inject` for an exception.
-pub const fn exception(vector: u8, error_code: Option<u32>) -> u64 {
-    let code = match error_code {
-        Some(code) => EVENT_HAS_ERROR_CODE | (code as u64) << 32,
-        None => 0,
-    };
-    EVENT_VALID | EVENT_EXCEPTION | vector as u64 | code
+pub fn exception(vector: u8, error_code: Option<u32>) -> u64 {
+    let code = error_code.map_or(0, |code| EVENT_HAS_ERROR_CODE | u64::from(code) << 32);
+    EVENT_VALID | EVENT_EXCEPTION | u64::from(vector) | code
 }
 
 /// Exception vectors.

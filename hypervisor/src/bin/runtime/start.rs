@@ -115,22 +115,18 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     enter_address_space(root, &features);
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
     let mem = unsafe { DirectMap::new(PHYS_VA, top.0) };
-    log::info!(
-        "reserve {:#x}-{:#x}, nested tables built, {} ASIDs",
-        reserve.base.0,
-        reserve.end.0,
-        features.asids
-    );
+    let Reserve { base, end, pool } = reserve;
+    log::info!("reserve {base:#x}-{end:#x}, nested tables built, {} ASIDs", features.asids);
 
-    mem.zero(reserve.pool, reserve.end.0 - reserve.pool.0);
-    let frames = Frames::new(mem, reserve.pool, reserve.end);
+    mem.zero(pool, end.0 - pool.0);
+    let frames = Frames::new(mem, pool, end);
     let clock = TscClock { tsc_per_ms: handover.tsc_per_ms };
     // PCR 17 tells; only without a TPM there is nothing but the loader's word.
     let in_init = match handover.tpm_family {
         NO_TPM => info.skinit_missing == 0,
         _ => handover.dynamic_launch != 0,
     };
-    let parked = smp::park_others(mem, clock, start_page, reserve.base, in_init);
+    let parked = smp::park_others(mem, clock, start_page, base, in_init);
     if parked > 0 {
         log::info!("{parked} more processor(s) held in the hypervisor");
     }
@@ -139,8 +135,8 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
         version: abi::VERSION,
         flags: info_flags(handover),
         frames_total: frames.total().into(),
-        reserve_base: reserve.base.0,
-        reserve_size: reserve.end.0 - reserve.base.0,
+        reserve_base: base.0,
+        reserve_size: end.0 - base.0,
         pool_base: frames.base().0,
         parked_cpus: parked.into(),
         pcr17: handover.pcr17,
