@@ -7,7 +7,7 @@ use crate::ioports::Keyboard;
 use crate::memory::{DirectMap, RamMap};
 use crate::tables::ADDRESS;
 use crate::vmcb::{
-    CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vmcb, tlb, vector,
+    CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vector, Vmcb, tlb,
 };
 use core::cell::Cell;
 
@@ -63,7 +63,7 @@ const MAX_REPEATED: u8 = 3;
 
 impl Cpu {
     /// Before its VMCB is initialised.
-    pub const fn new(features: Features, tsc_per_ms: u64) -> Self {
+    pub fn new(features: Features, tsc_per_ms: u64) -> Self {
         Self {
             os: Vmcb::zeroed(),
             regs: Gprs::zeroed(),
@@ -73,7 +73,7 @@ impl Cpu {
             held_max: 0,
             tsc_per_ms,
             machine_check: Cell::new(false),
-            keyboard: Keyboard::new(),
+            keyboard: Keyboard::default(),
             fault: Spot { cr3: 0, rip: 0, gva: Gva(0) },
             repeated: 0,
         }
@@ -105,14 +105,13 @@ impl Cpu {
     /// Raises #GP(0), or what the processor makes of it while another exception is being delivered (APM vol. 2, 8.2.9). An error:
     /// there is nothing left to raise, the OS shuts down.
     pub fn raise_gp(&mut self) -> Result<(), &'static str> {
+        use Vector::*;
         let pending = self.os.control.exit_int_info;
         let exception = pending & EVENT_VALID != 0 && pending & EVENT_TYPE == EVENT_EXCEPTION;
-        let vector = match pending as u8 {
-            vector::DF if exception => {
-                return Err("the guest shut down (fault while a double fault was delivered)");
-            }
-            vector::DE | vector::TS..=vector::PF if exception => vector::DF,
-            _ => vector::GP,
+        let vector = match Vector::try_from(pending as u8).ok().filter(|_| exception) {
+            Some(Double) => return Err("the guest shut down (fault while a double fault was delivered)"),
+            Some(Division | InvalidTss | SegmentNotPresent | Stack | GeneralProtection | Page) => Double,
+            _ => GeneralProtection,
         };
         self.os.inject(vector, Some(0));
         Ok(())
@@ -124,8 +123,8 @@ impl Cpu {
         let control = &mut self.os.control;
         let pending = control.exit_int_info;
         let software = matches!(
-            (pending & EVENT_TYPE, pending as u8),
-            (EVENT_SOFTWARE, _) | (EVENT_EXCEPTION, vector::BP | vector::OF)
+            (pending & EVENT_TYPE, Vector::try_from(pending as u8)),
+            (EVENT_SOFTWARE, _) | (EVENT_EXCEPTION, Ok(Vector::Breakpoint | Vector::Overflow))
         );
         if pending & EVENT_VALID != 0 && !software && control.event_inject & EVENT_VALID == 0 {
             control.event_inject = pending;
@@ -152,7 +151,7 @@ impl Cpu {
         self.repeated += 1;
         self.fault = spot;
         self.os.save.cr2 = gva.0;
-        self.os.inject(vector::PF, Some(error_code));
+        self.os.inject(Vector::Page, Some(error_code));
         true
     }
 
@@ -199,10 +198,10 @@ mod tests {
         let mut cpu = cpu();
         assert_eq!(cpu.raise_gp(), Ok(()));
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
-        cpu.os.control.exit_int_info = exception(vector::PF, Some(2));
+        cpu.os.control.exit_int_info = exception(Vector::Page, Some(2));
         assert_eq!(cpu.raise_gp(), Ok(()));
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b08);
-        cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
+        cpu.os.control.exit_int_info = exception(Vector::Double, Some(0));
         assert!(cpu.raise_gp().is_err());
         cpu.os.control.exit_int_info = EVENT_VALID | 0x0e;
         assert_eq!(cpu.raise_gp(), Ok(()), "an interrupt is no exception");
@@ -213,7 +212,7 @@ mod tests {
     fn an_interrupted_event_gives_way_to_a_new_one() {
         let mut cpu = cpu();
         cpu.os.control.exit_int_info = EVENT_VALID | 0x20;
-        cpu.os.inject(vector::GP, Some(0));
+        cpu.os.inject(Vector::GeneralProtection, Some(0));
         cpu.redeliver();
         assert_eq!(cpu.os.control.event_inject, 0x8000_0b0d);
         cpu.os.control.event_inject = 0;

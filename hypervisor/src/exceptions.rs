@@ -6,6 +6,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
 use x86_64::registers::control::Cr2;
 use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::idt::ExceptionVector;
 
 core::arch::global_asm!(
     r#"
@@ -77,9 +78,10 @@ struct Frame {
 }
 
 extern "C" fn exception(frame: &mut Frame) {
-    const GP: u64 = 13;
     let (first, refused) = (trustvisor_try_rdmsr as *const (), &raw const trustvisor_msr_refused);
-    if frame.vector == GP && (first as u64..refused as u64).contains(&frame.rip) {
+    if frame.vector == ExceptionVector::GeneralProtection as u64
+        && (first as u64..refused as u64).contains(&frame.rip)
+    {
         frame.rip = refused as u64;
         return;
     }

@@ -17,7 +17,7 @@ use crate::npt;
 use crate::pal::Hardware;
 use crate::pci;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, CR0_PG, EFER_LMA, exit_code, vector};
+use crate::vmcb::{ATTR_LONG, CR0_PG, EFER_LMA, Vector, exit_code};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -42,8 +42,6 @@ pub trait Processor: Hardware {
 /// What comes after an exit: the OS goes on, or it has come to its end, as by a triple fault, and why.
 pub type Next = Result<(), &'static str>;
 
-const MACHINE_CHECK: u8 = 18;
-
 /// Answers an exit of the OS.
 pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
     let code = cpu.os.exit_code();
@@ -53,7 +51,7 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
         hypercall::vmmcall(hv, cpu, processor);
         if cpu.machine_check.get() {
             cpu.machine_check.set(false);
-            cpu.os.inject(MACHINE_CHECK, None);
+            cpu.os.inject(Vector::MachineCheck, None);
         }
         return Ok(());
     }
@@ -77,7 +75,7 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
         | exit_code::INVLPGA
         | exit_code::INVLPGB
         | exit_code::INVLPGB_ILLEGAL
-        | exit_code::TLBSYNC => cpu.os.inject(vector::UD, None),
+        | exit_code::TLBSYNC => cpu.os.inject(Vector::InvalidOpcode, None),
         exit_code::SHUTDOWN => return Err("the guest shut down (triple fault)"),
         exit_code::INVALID => return Err("the guest left an impossible processor state"),
         _ => return Err("the guest left for a reason that was not asked for"),

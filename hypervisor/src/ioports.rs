@@ -97,11 +97,6 @@ pub struct Keyboard {
 }
 
 impl Keyboard {
-    /// Nothing in particular.
-    pub const fn new() -> Self {
-        Self { output_port_follows: false }
-    }
-
     /// Judges a byte for a guarded port. The controller never gets the command that writes its output port: what it waits for
     /// when other commands come in between differs from one to the next.
     pub fn write(&mut self, port: u16, value: u8) -> Write {
@@ -169,7 +164,7 @@ mod tests {
 
     /// Whether address line 20 stays on, and no reset goes unnoticed.
     fn is_harmless(writes: impl IntoIterator<Item = (u16, u8)>) -> bool {
-        let mut keyboard = Keyboard::new();
+        let mut keyboard = Keyboard::default();
         let mut machine = Machine::default();
         for (port, value) in writes {
             match keyboard.write(port, value) {
@@ -228,7 +223,7 @@ mod tests {
 
     #[test]
     fn ordinary_bytes_pass() {
-        let mut keyboard = Keyboard::new();
+        let mut keyboard = Keyboard::default();
         assert_eq!(keyboard.write(0x64, 0xaa), Write::Byte(0xaa));
         assert_eq!(keyboard.write(0x60, 0xed), Write::Byte(0xed));
         assert_eq!(keyboard.write(0x64, 0xfe), Write::Reset);

@@ -4,6 +4,7 @@
 use crate::addr::Hpa;
 use crate::launch::GuestStart;
 use abi::image::SENTINEL;
+pub use x86_64::structures::idt::ExceptionVector as Vector;
 
 /// A segment register in the state save area.
 #[repr(C)]
@@ -179,22 +180,9 @@ pub const EVENT_SOFTWARE: u64 = 4 << 8;
 const EVENT_HAS_ERROR_CODE: u64 = 1 << 11;
 
 /// `event_inject` for an exception.
-pub fn exception(vector: u8, error_code: Option<u32>) -> u64 {
+pub fn exception(vector: Vector, error_code: Option<u32>) -> u64 {
     let code = error_code.map_or(0, |code| EVENT_HAS_ERROR_CODE | u64::from(code) << 32);
-    EVENT_VALID | EVENT_EXCEPTION | u64::from(vector) | code
-}
-
-/// Exception vectors.
-pub mod vector {
-    pub const DE: u8 = 0;
-    pub const DB: u8 = 1;
-    pub const BP: u8 = 3;
-    pub const OF: u8 = 4;
-    pub const TS: u8 = 10;
-    pub const UD: u8 = 6;
-    pub const DF: u8 = 8;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
+    EVENT_VALID | EVENT_EXCEPTION | vector as u64 | code
 }
 
 pub const EFER_LME: u64 = 1 << 8;
@@ -334,7 +322,7 @@ impl Vmcb {
     }
 
     /// Queues an exception for the next VMRUN.
-    pub fn inject(&mut self, vector: u8, error_code: Option<u32>) {
+    pub fn inject(&mut self, vector: Vector, error_code: Option<u32>) {
         self.control.event_inject = exception(vector, error_code);
     }
 
@@ -354,7 +342,7 @@ impl Vmcb {
         self.control.interrupt_shadow = 0;
         if self.save.rflags & RFLAGS_TF != 0 {
             self.save.dr6 |= DR6_SINGLE_STEP;
-            self.inject(vector::DB, None);
+            self.inject(Vector::Debug, None);
         }
     }
 }

@@ -140,7 +140,7 @@ fn svm_instructions_do_not_exist() {
     for code in codes.chain([exit_code::INVLPGA, exit_code::INVLPGB, exit_code::TLBSYNC]) {
         let mut guest = Guest::new();
         assert_eq!(guest.exit(code, 0, 0), Ok(()));
-        assert_eq!(guest.injected(), exception(vector::UD, None), "{code:#x}");
+        assert_eq!(guest.injected(), exception(Vector::InvalidOpcode, None), "{code:#x}");
         assert_eq!(guest.cpu.os.save.rip, CODE, "a fault does not skip the instruction");
     }
 }
@@ -163,7 +163,7 @@ fn guarded_registers() {
         guest.exit(exit_code::MSR, write.into(), 0).unwrap();
         (guest.injected(), guest.cpu.regs.rdx << 32 | guest.cpu.os.save.rax, guest.cpu.os.save.efer)
     };
-    let gp = exception(vector::GP, Some(0));
+    let gp = exception(Vector::GeneralProtection, Some(0));
     assert_eq!(access(msr::EFER, false, 0).1, 0x500, "SVME does not show");
     assert_eq!(access(msr::EFER, true, 0xd01).2, 0x1d01);
     assert_eq!(access(msr::EFER, true, 0x1d01).0, gp);
@@ -188,7 +188,10 @@ fn a_profilers_writes_exit_until_something_is_profiled() {
         (guest.cpu.os.save.rip - CODE, guest.injected(), written, guest.cpu.os.control.msrpm)
     };
     assert_eq!(write(0xc001_0200, 0x76), (2, 0, std::vec![(0xc001_0200, 0x76)], 0));
-    assert_eq!(write(0x1d9, 0x40), (0, exception(13, Some(0)), std::vec![(0x1d9, 0x40)], 0));
+    assert_eq!(
+        write(0x1d9, 0x40),
+        (0, exception(Vector::GeneralProtection, Some(0)), std::vec![(0x1d9, 0x40)], 0)
+    );
     assert_eq!(write(0xc001_0200, 1 << 22), (0, 0, std::vec![], 0x7000));
     assert!(guest.processor.profiles);
 }
@@ -239,7 +242,7 @@ fn guarded_ports() {
         let next = guest.exit(exit_code::IOIO, port << 16 | info, CODE + 5);
         (next, guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
     };
-    let gp = exception(vector::GP, Some(0));
+    let gp = exception(Vector::GeneralProtection, Some(0));
     assert_eq!(access(0x60, 0x11, 0xff00), (Ok(()), 0xff61, std::vec![], 0));
     assert_eq!(access(0x92, 0x10, 0), (Ok(()), 0, std::vec![(0x92, 1, 2)], 0));
     assert_eq!(access(0x64, 0x20, 0).3, gp, "16 bits");
@@ -256,7 +259,7 @@ fn configuration_of_bridges_is_read_and_not_written() {
         assert_eq!(guest.processor.address.get(), address);
         (guest.cpu.os.save.rax, guest.processor.ports.take(), guest.injected())
     };
-    let gp = exception(vector::GP, Some(0));
+    let gp = exception(Vector::GeneralProtection, Some(0));
     let rax = 0x8877_6655_9988_7766;
     for address in [0x8000_0060, 0x8000_0860] {
         assert_eq!(access(address, 0xcfc, 0x41, rax), (0x4433_2300, std::vec![], 0));
@@ -296,11 +299,11 @@ fn hidden_pages_refuse_writes() {
     guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
     for gpa in [POOL, END - 1, npt::TPM.0 + 0x1000, npt::LAPIC.0 + 0x1000, npt::IO_APIC.0 + 0x1000, 1 << 41] {
         assert_eq!(guest.exit(exit_code::NPF, 1 << 32 | 7, gpa), Ok(()));
-        assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
+        assert_eq!(guest.injected(), exception(Vector::GeneralProtection, Some(0)));
     }
     // Page tables in the local APIC's page: not decoded as an instruction.
     assert_eq!(guest.exit(exit_code::NPF, 1 << 33 | 7, npt::LAPIC.0), Ok(()));
-    assert_eq!(guest.injected(), exception(vector::GP, Some(0)));
+    assert_eq!(guest.injected(), exception(Vector::GeneralProtection, Some(0)));
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
 
@@ -316,7 +319,7 @@ fn an_interrupted_delivery_is_made_up_for() {
     assert_eq!(guest.exit(exit_code::CPUID, 0, 0), Ok(()));
     assert_eq!(guest.injected(), 0);
     // A fault while a double fault is delivered is the end.
-    guest.cpu.os.control.exit_int_info = exception(vector::DF, Some(0));
+    guest.cpu.os.control.exit_int_info = exception(Vector::Double, Some(0));
     assert!(guest.exit(exit_code::NPF, 1 << 32 | 7, POOL).is_err());
 }
 
@@ -414,7 +417,7 @@ fn info_fills_the_room_there_is_or_asks_for_it_three_times() {
     assert_eq!((mem.read_u64(Hpa(buffer)), mem.read_u64(Hpa(buffer + 8))), (1, u64::MAX));
     let absent = 1 << 30;
     for _ in 0..3 {
-        assert_eq!(info(absent, 8), (exception(vector::PF, Some(6)), number::INFO.into(), None));
+        assert_eq!(info(absent, 8), (exception(Vector::Page, Some(6)), number::INFO.into(), None));
     }
     assert_eq!(info(absent, 8), (0, absent, Some(Status::NoProgress)));
 }
