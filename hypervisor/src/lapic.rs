@@ -40,48 +40,18 @@ pub enum Source {
 /// Longest instruction (APM vol. 3, 1.1).
 pub const MAX_INSTRUCTION: usize = 15;
 
-/// What the prefixes said (APM vol. 3, 1.2).
-#[derive(Default)]
-struct Prefixes {
-    address_size: bool,
-    operand_size: bool,
-    lock: bool,
-    rex: u8,
-}
-
 const REX_W: u8 = 1 << 3;
 const REX_R: u8 = 1 << 2;
 
-/// Takes the prefixes and the opcode after them.
-fn prefixes(bytes: &mut &[u8], code: Code) -> Option<(Prefixes, u8)> {
-    let mut found = Prefixes::default();
-    loop {
-        let byte = *bytes.split_off_first()?;
-        match byte {
-            0x40..=0x4f if code == Code::Bits64 => {
-                found.rex = byte;
-                continue;
-            }
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
-            0x66 => found.operand_size = true,
-            0x67 => found.address_size = true,
-            0xf0 => found.lock = true,
-            0xf2 | 0xf3 => return None,
-            opcode => return Some((found, opcode)),
-        }
-        // REX counts only directly before the opcode.
-        found.rex = 0;
-    }
-}
-
-/// Takes what ModRM says about the memory operand and returns the `reg` field (APM vol. 3, 1.4). None: it is a register.
-fn memory_operand(bytes: &mut &[u8], code: Code, prefixes: &Prefixes) -> Option<u8> {
+/// Takes what ModRM says about the memory operand, by addresses of 16 bits or longer ones, and returns the `reg` field (APM vol. 3, 1.4).
+/// None: it is a register.
+fn memory_operand(bytes: &mut &[u8], bits16: bool) -> Option<u8> {
     let modrm = *bytes.split_off_first()?;
     let (mode, reg, rm) = (modrm >> 6, (modrm >> 3) & 7, modrm & 7);
     if mode == 3 {
         return None;
     }
-    let displacement = if code == Code::Bits32 && prefixes.address_size {
+    let displacement = if bits16 {
         match (mode, rm) {
             (0, 6) | (2, _) => 2,
             (1, _) => 1,
@@ -104,28 +74,47 @@ fn memory_operand(bytes: &mut &[u8], code: Code, prefixes: &Prefixes) -> Option<
 pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
     let given = &bytes[..bytes.len().min(MAX_INSTRUCTION)];
     let mut bytes = given;
-    let (prefixes, opcode) = prefixes(&mut bytes, code)?;
+    // Prefixes (APM vol. 3, 1.2).
+    let (mut address_size, mut operand_size, mut lock, mut rex) = (false, false, false, 0);
+    let opcode = loop {
+        let byte = *bytes.split_off_first()?;
+        match byte {
+            0x40..=0x4f if code == Code::Bits64 => {
+                rex = byte;
+                continue;
+            }
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
+            0x66 => operand_size = true,
+            0x67 => address_size = true,
+            0xf0 => lock = true,
+            0xf2 | 0xf3 => return None,
+            opcode => break opcode,
+        }
+        // REX counts only directly before the opcode.
+        rex = 0;
+    };
+    let bits16 = code == Code::Bits32 && address_size;
     // The lowest bit tells bytes from wider operands.
     let size = match opcode & 1 {
         0 => 1,
-        _ if prefixes.rex & REX_W != 0 => 8,
-        _ if prefixes.operand_size => 2,
+        _ if rex & REX_W != 0 => 8,
+        _ if operand_size => 2,
         _ => 4,
     };
     let opcode = opcode | 1;
     let exchange = opcode == 0x87;
-    if prefixes.lock && !exchange {
+    if lock && !exchange {
         return None;
     }
     let source = match opcode {
         // MOV r/m, r; XCHG r/m, r
         0x89 | 0x87 => {
-            let reg = memory_operand(&mut bytes, code, &prefixes)?;
-            Source::Register(reg | if prefixes.rex & REX_R != 0 { 8 } else { 0 })
+            let reg = memory_operand(&mut bytes, bits16)?;
+            Source::Register(reg | if rex & REX_R != 0 { 8 } else { 0 })
         }
         // MOV r/m, imm
         0xc7 => {
-            if memory_operand(&mut bytes, code, &prefixes)? != 0 {
+            if memory_operand(&mut bytes, bits16)? != 0 {
                 return None;
             }
             let immediate = bytes.split_off(..size.min(4))?;
@@ -133,7 +122,7 @@ pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
         }
         // MOV moffset, RAX
         0xa3 => {
-            bytes.split_off(match (code, prefixes.address_size) {
+            bytes.split_off(match (code, address_size) {
                 (Code::Bits64, false) => ..8,
                 (Code::Bits64, true) | (Code::Bits32, false) => ..4,
                 (Code::Bits32, true) => ..2,
