@@ -43,11 +43,9 @@ pub const MAX_PHYS_BITS: u32 = 48;
 
 /// Builds the tables; returns their root.
 pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
-    let [root, reserve] = core::array::from_fn(|_| area.take(1));
+    let root = area.take(1);
     let ones = area.hold(&[0xff; PAGE_SIZE as usize]);
-    for index in 0..512 {
-        area.set(reserve, index, ones.0 | CONSTANT);
-    }
+    let reserve = area.hold([(ones.0 | CONSTANT).to_le_bytes(); 512].as_flattened());
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
     let watched = [LAPIC, IO_APIC].map(page_at);
     let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page)];

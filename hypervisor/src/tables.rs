@@ -55,11 +55,6 @@ impl TableArea {
         place
     }
 
-    /// Writes entry `index` of a table.
-    pub fn set(&self, table: Hpa, index: u64, entry: u64) {
-        self.mem.write_u64(table + index % 512 * 8, entry);
-    }
-
     /// Fills a zero table whose entries are for `size` bytes each, from address `base` upwards: each entry is what `mapping` says for
     /// its first address and `size`, or a table of its own, linked with `flags` and filled in the same way.
     pub fn fill(
@@ -79,7 +74,7 @@ impl TableArea {
                     next.0 | flags
                 }
             };
-            self.set(table, start / size, entry);
+            self.mem.write_u64(table + start / size % 512 * 8, entry);
         }
     }
 }

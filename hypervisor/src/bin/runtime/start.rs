@@ -97,9 +97,9 @@ struct Machine {
 #[inline(never)]
 fn start(handover: &Handover) -> Result<Machine, Refusal> {
     let info = &handover.info;
-    let (reserve, ram) = check(info)?;
-    let start_page = Hpa(info.start_page.into());
     let features = features();
+    let (reserve, ram) = check(info, features.phys_bits)?;
+    let start_page = Hpa(info.start_page.into());
     let config = MutexGuard::leak(CONFIG_SPACE.lock());
     platform::check(reserve, &ram, &features, config)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
@@ -166,22 +166,18 @@ fn info_flags(handover: &Handover) -> u32 {
 }
 
 /// The loader's record again, and the division of the reserve.
-fn check(info: &LaunchInfo) -> Result<(Reserve, RamMap), Refusal> {
+fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap), Refusal> {
     // The SLB's tables, through which this runs, lie in what the processor started: the record must agree with it.
     let own_base = Cr3::read().0.start_address().as_u64() - SLB_TABLES;
     let ram = check::record(info, own_base, platform::read(check::TOP_MEM))?;
     let (base, size) = (Hpa(info.reserve_base), info.reserve_size);
-    let pool = RUNTIME_END + area_size(ram.end());
+    // Tables: nested ones, permission maps and the runtime's image, its direct map.
+    const OWN: u64 = 32;
+    let direct = 2 * ram.end().0.div_ceil(512 * HUGE_PAGE) + 4;
+    let pages = npt::tables(phys_bits) + OWN + direct;
+    let pool = RUNTIME_END + (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE);
     ensure(size >= pool + LARGE_PAGE, "the table area is too small for this machine")?;
     Ok((Reserve { base, end: base + size, pool: base + pool }, ram))
-}
-
-/// Bytes for tables: nested ones, permission maps, and the runtime's own (image, direct map).
-fn area_size(top: Hpa) -> u64 {
-    const OWN: u64 = 32;
-    let direct = 2 * top.0.div_ceil(512 * HUGE_PAGE) + 4;
-    let pages = npt::tables(features().phys_bits) + OWN + direct;
-    (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE)
 }
 
 fn features() -> Features {
