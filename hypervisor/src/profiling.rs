@@ -4,12 +4,6 @@
 //! An OS that uses none of them pays nothing: writes to their registers exit ([`crate::msr`]) until the first that makes something
 //! watch; from then on they are switched at every entry to S and exit from it, and writes do not exit any more.
 
-/// Access to the processor's registers.
-pub trait Msrs {
-    fn read(&self, msr: u32) -> u64;
-    fn write(&mut self, msr: u32, value: u64);
-}
-
 /// A register that makes something watch, its bits that do, and a register that switches the same, where the processor has it.
 type Switch = (u32, u64, Option<u32>);
 
@@ -65,24 +59,24 @@ impl Profiling {
         Self { used: core::array::from_fn(|i| used(TABLE[i])), saved: [0; SWITCHES] }
     }
 
-    /// S is about to run.
-    pub fn stop(&mut self, msrs: &mut impl Msrs) {
+    /// S is about to run. `read` and `write` are of the processor's registers.
+    pub fn stop(&mut self, read: impl Fn(u32) -> u64, write: impl Fn(u32, u64)) {
         for (((msr, enable, _), saved), used) in TABLE.iter().zip(&mut self.saved).zip(self.used) {
             if used {
-                *saved = msrs.read(*msr);
+                *saved = read(*msr);
                 if *saved & enable != 0 {
-                    msrs.write(*msr, *saved & !enable);
+                    write(*msr, *saved & !enable);
                 }
             }
         }
     }
 
     /// The OS is about to run.
-    pub fn resume(&mut self, msrs: &mut impl Msrs) {
+    pub fn resume(&mut self, write: impl Fn(u32, u64)) {
         for ((msr, enable, _), saved) in TABLE.iter().zip(&mut self.saved) {
             let value = core::mem::take(saved);
             if value & enable != 0 {
-                msrs.write(*msr, value);
+                write(*msr, value);
             }
         }
     }
@@ -92,36 +86,27 @@ impl Profiling {
 mod tests {
     use super::*;
     use crate::msr;
+    use std::cell::RefCell;
     use std::collections::HashMap;
     use std::vec::Vec;
 
-    /// Reading a register that is not there is an error.
-    struct Model(HashMap<u32, u64>);
-
-    impl Msrs for Model {
-        fn read(&self, msr: u32) -> u64 {
-            self.0[&msr]
-        }
-        fn write(&mut self, msr: u32, value: u64) {
-            *self.0.get_mut(&msr).unwrap() = value;
-        }
-    }
-
-    /// Everything is on, and stands still, and then goes on.
+    /// Everything is on, and stands still, and then goes on. Reading or writing a register that is not there is an error.
     fn switch_all(there: &[(u32, u64)], untouched: &[u32]) {
-        let on = HashMap::from_iter(there.iter().copied());
-        let mut msrs = Model(on.clone());
+        let on: HashMap<_, _> = HashMap::from_iter(there.iter().copied());
+        let msrs = RefCell::new(on.clone());
+        let read = |msr: u32| msrs.borrow()[&msr];
+        let write = |msr: u32, value: u64| *msrs.borrow_mut().get_mut(&msr).unwrap() = value;
         let mut profiling = Profiling::new(|msr| on.contains_key(&msr));
-        profiling.stop(&mut msrs);
+        profiling.stop(read, write);
         for (msr, value) in there {
             let (_, enable, _) = TABLE.iter().find(|switch| switch.0 == *msr).unwrap();
             let expected = if untouched.contains(msr) { *value } else { value & !enable };
-            assert_eq!(msrs.0[msr], expected, "{msr:#x}");
+            assert_eq!(read(*msr), expected, "{msr:#x}");
         }
-        profiling.resume(&mut msrs);
-        assert_eq!(msrs.0, on);
-        msrs.0.clear();
-        profiling.resume(&mut msrs);
+        profiling.resume(write);
+        assert_eq!(*msrs.borrow(), on);
+        msrs.borrow_mut().clear();
+        profiling.resume(write);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::Ports;
 use hypervisor::pal::{Hardware, Runnable};
-use hypervisor::profiling::{Msrs, Profiling};
+use hypervisor::profiling::Profiling;
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
@@ -52,19 +52,16 @@ fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Registers that [`Profiling`] found to be there.
-struct ProfilingRegisters;
+/// Reads a register that [`Profiling`] found to be there.
+fn read_switch(msr: u32) -> u64 {
+    // SAFETY: the register is there.
+    unsafe { Msr::new(msr).read() }
+}
 
-impl Msrs for ProfilingRegisters {
-    fn read(&self, msr: u32) -> u64 {
-        // SAFETY: the register is there.
-        unsafe { Msr::new(msr).read() }
-    }
-
-    fn write(&mut self, msr: u32, value: u64) {
-        // SAFETY: what the OS had written there, with or without its enabling bit: nothing of memory depends on it.
-        unsafe { Msr::new(msr).write(value) }
-    }
+/// Writes it.
+fn write_switch(msr: u32, value: u64) {
+    // SAFETY: what the OS had written there, with or without its enabling bit: nothing of memory depends on it.
+    unsafe { Msr::new(msr).write(value) }
 }
 
 impl ThisProcessor<'_> {
@@ -77,7 +74,7 @@ impl ThisProcessor<'_> {
             unsafe { self.fpu.enter(self.os_fpu, area) };
         }
         if self.profiles {
-            self.profiling.stop(&mut ProfilingRegisters);
+            self.profiling.stop(read_switch, write_switch);
         }
         self.speculation.enter(pal);
     }
@@ -87,7 +84,7 @@ impl ThisProcessor<'_> {
     fn leave_more(&mut self, fpu: Hpa) {
         self.speculation.leave();
         if self.profiles {
-            self.profiling.resume(&mut ProfilingRegisters);
+            self.profiling.resume(write_switch);
         }
         if fpu != Hpa(0) {
             let area = self.hv.pals.mem.pointer(fpu, PAGE_SIZE);
