@@ -10,6 +10,7 @@
 
 use crate::addr::PAGE_SIZE;
 use crate::ioports::Ports;
+use crate::launch::ensure;
 use core::ops::Range;
 
 /// The ports of configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
@@ -39,22 +40,17 @@ fn is_guarded(ports: &impl Ports, function: u32) -> bool {
     matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE)
 }
 
-/// Whether a write to the data ports must not be done. Leaves the address as it was.
+/// Whether a write to the data ports must not be done. Leaves the address as it was. AMD's root complexes (device 0) have a register
+/// that says which SMN register the data register behind it shows: it may be written, Linux reads temperatures so.
 pub fn drops_write(ports: &impl Ports) -> bool {
+    const SMN_INDEX: u32 = 0x60;
     let address = ports.read(ADDRESS, 4);
     let function = (address & FUNCTION) >> 8;
     let drops = address & ENABLE != 0
         && is_guarded(ports, function)
-        && !(is_smn_index(address) && read(ports, function, IDENTITY) & 0xffff == AMD);
+        && !(address & 0x0f00_fffc == SMN_INDEX && read(ports, function, IDENTITY) & 0xffff == AMD);
     ports.write(ADDRESS, 4, address);
     drops
-}
-
-/// Of AMD's root complexes (device 0): which SMN register the data register behind it shows. Only that one's writes matter; Linux
-/// reads temperatures so.
-fn is_smn_index(address: u32) -> bool {
-    const SMN_INDEX: u32 = 0x60;
-    address & 0x0f00_fffc == SMN_INDEX
 }
 
 const FUNCTIONS: usize = 1 << 16;
@@ -78,9 +74,7 @@ impl ConfigSpace {
             None => q35(ports)?.unwrap_or(0..0),
         };
         // What is at the end of 4 GiB has guards of its own.
-        if self.range.start < 4 << 30 && self.range.end > DEVICES {
-            return Err(MISPLACED);
-        }
+        ensure(self.range.start >= 4 << 30 || self.range.end <= DEVICES, MISPLACED)?;
         for device in (0..FUNCTIONS as u32).step_by(8) {
             if read(ports, device, IDENTITY) == ABSENT {
                 continue;
@@ -122,9 +116,7 @@ fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, &'static str> {
         return Ok(None);
     }
     let buses = mmio_cfg_base >> 2 & 0xf;
-    if buses > 8 {
-        return Err(MISPLACED);
-    }
+    ensure(buses <= 8, MISPLACED)?;
     aligned(mmio_cfg_base & 0x000f_ffff_fff0_0000, 1 << (20 + buses))
 }
 
@@ -140,9 +132,7 @@ fn q35(ports: &impl Ports) -> Result<Option<Range<u64>>, &'static str> {
         return Ok(None);
     }
     // 256 MiB below 4 GiB: all that firmware uses.
-    if low >> 1 & 3 != 0 || read(ports, 0, PCIEXBAR + 4) != 0 {
-        return Err(MISPLACED);
-    }
+    ensure(low >> 1 & 3 == 0 && read(ports, 0, PCIEXBAR + 4) == 0, MISPLACED)?;
     aligned(u64::from(low & 0xfc00_0000), 256 << 20)
 }
 
