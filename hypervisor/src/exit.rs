@@ -17,7 +17,7 @@ use crate::npt;
 use crate::pal::Hardware;
 use crate::pci;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, CR0_PG, EFER_LMA, Vector, exit_code};
+use crate::vmcb::{ATTR_LONG, EFER_LMA, Vector, exit_code};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -105,21 +105,15 @@ fn answer_cpuid(cpu: &mut Cpu, processor: &impl Processor) {
 
 fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
     let number = cpu.regs.rcx as u32;
-    let guest = msr::Guest {
-        efer: cpu.os.save.efer,
-        writable_efer: cpu.features.writable_efer,
-        paging: cpu.os.save.cr0 & CR0_PG != 0,
-        apic_base: cpu.features.apic_base,
-    };
     if cpu.os.control.exit_info_1 & 1 == 0 {
-        let Some(value) = msr::read(number, &guest) else { return cpu.raise_gp() };
+        let Some(value) = msr::read(number, cpu) else { return cpu.raise_gp() };
         cpu.os.save.rax = value & 0xffff_ffff;
         cpu.regs.rdx = value >> 32;
         cpu.skip(2);
         return Ok(());
     }
     let value = cpu.regs.rdx << 32 | cpu.os.save.rax & 0xffff_ffff;
-    match msr::write(number, value, &guest) {
+    match msr::write(number, value, cpu) {
         WriteAnswer::Drop => {}
         WriteAnswer::Fault => return cpu.raise_gp(),
         WriteAnswer::Efer(value) => {

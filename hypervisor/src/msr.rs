@@ -8,8 +8,9 @@
 //!
 //! A write that Linux does at boot is dropped rather than refused; refused is what no OS has a reason to write.
 
+use crate::cpu::Cpu;
 use crate::cpuid::Registers;
-use crate::vmcb::{EFER_LMA, EFER_LME, EFER_SVME};
+use crate::vmcb::{CR0_PG, EFER_LMA, EFER_LME, EFER_SVME};
 use core::ops::RangeInclusive;
 
 /// What the guest has of a register.
@@ -158,19 +159,6 @@ pub fn writable_efer(features: Registers, sizes: Registers, more: Registers) -> 
     .fold(0, |writable, (there, bit)| writable | u64::from(there & 1) << bit)
 }
 
-/// The registers that the answers depend on.
-#[derive(Clone, Copy, Debug)]
-pub struct Guest {
-    /// EFER of the VMCB.
-    pub efer: u64,
-    /// What [`writable_efer`] said.
-    pub writable_efer: u64,
-    /// Whether CR0.PG is set.
-    pub paging: bool,
-    /// APIC_BASE of the processor.
-    pub apic_base: u64,
-}
-
 /// What to do about WRMSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteAnswer {
@@ -187,48 +175,52 @@ pub enum WriteAnswer {
 }
 
 /// Answers an exit for RDMSR: the value, or None for #GP.
-pub fn read(msr: u32, guest: &Guest) -> Option<u64> {
-    (msr == EFER).then_some(guest.efer & !EFER_SVME)
+pub fn read(msr: u32, cpu: &Cpu) -> Option<u64> {
+    (msr == EFER).then_some(cpu.os.save.efer & !EFER_SVME)
 }
 
 /// Answers an exit for WRMSR.
-pub fn write(msr: u32, value: u64, guest: &Guest) -> WriteAnswer {
+pub fn write(msr: u32, value: u64, cpu: &Cpu) -> WriteAnswer {
     match (msr, guard_of(msr)) {
         (_, Some(Guard::Drop)) => WriteAnswer::Drop,
         (_, Some(Guard::Profile)) => WriteAnswer::Profile,
         (TSC, Some(Guard::Judged)) => WriteAnswer::Tsc(value),
-        (APIC_BASE, Some(Guard::Judged)) if value == guest.apic_base => WriteAnswer::Drop,
-        (EFER, Some(Guard::Shadow)) => write_efer(value, guest),
+        (APIC_BASE, Some(Guard::Judged)) if value == cpu.features.apic_base => WriteAnswer::Drop,
+        (EFER, Some(Guard::Shadow)) => write_efer(value, cpu),
         (_, None) if msr.wrapping_sub(RANGES[2]) < RANGE_REGISTERS => WriteAnswer::Drop,
         _ => WriteAnswer::Fault,
     }
 }
 
 /// As on a processor without SVM. LMA is the processor's: what is written there is ignored.
-fn write_efer(value: u64, guest: &Guest) -> WriteAnswer {
-    let value = value & !EFER_LMA;
-    let long_mode_changes = (value ^ guest.efer) & EFER_LME != 0;
-    if value & !guest.writable_efer != 0 || (guest.paging && long_mode_changes) {
+fn write_efer(value: u64, cpu: &Cpu) -> WriteAnswer {
+    let (value, save) = (value & !EFER_LMA, &cpu.os.save);
+    let long_mode_changes = (value ^ save.efer) & EFER_LME != 0;
+    if value & !cpu.features.writable_efer != 0 || (save.cr0 & CR0_PG != 0 && long_mode_changes) {
         return WriteAnswer::Fault;
     }
-    WriteAnswer::Efer(value | (guest.efer & EFER_LMA) | EFER_SVME)
+    WriteAnswer::Efer(value | (save.efer & EFER_LMA) | EFER_SVME)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::cpu::Features;
+    use crate::pal::tests::FEATURES;
     use proptest::prelude::*;
 
     const ALL: Registers = Registers { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
     const NONE: Registers = Registers { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
-    pub(crate) fn guest() -> Guest {
-        Guest {
-            efer: 0x1d01,
-            writable_efer: writable_efer(ALL, NONE, NONE),
-            paging: true,
-            apic_base: 0xfee0_0900,
-        }
+    pub(crate) fn guest() -> Box<Cpu> {
+        let features = Features { writable_efer: writable_efer(ALL, NONE, NONE), ..FEATURES };
+        with(features, 0x1d01, true)
+    }
+
+    fn with(features: Features, efer: u64, paging: bool) -> Box<Cpu> {
+        let mut cpu = Box::new(Cpu::new(features, 1));
+        (cpu.os.save.efer, cpu.os.save.cr0) = (efer, if paging { CR0_PG } else { 0 });
+        cpu
     }
 
     /// Bits of the map by the manual's table: byte 0 for 0 on, 800h for C000_0000h on, 1000h for C001_0000h on.
@@ -414,7 +406,7 @@ pub(crate) mod tests {
         assert_eq!(write(EFER, 0x101, &guest()), WriteAnswer::Efer(0x1501), "LMA is the processor's");
         assert_eq!(write(EFER, 0x1d01, &guest()), WriteAnswer::Fault, "SVME");
         assert_eq!(write(EFER, 0xc01, &guest()), WriteAnswer::Fault, "LME with paging on");
-        let unpaged = Guest { paging: false, efer: 0x1000, ..guest() };
+        let unpaged = with(guest().features, 0x1000, false);
         assert_eq!(write(EFER, 0x100, &unpaged), WriteAnswer::Efer(0x1100));
         assert_eq!(write(EFER, 0x500, &unpaged), WriteAnswer::Efer(0x1100), "LMA cannot be set by writing");
         for bit in [1, 9, 13, 16, 17, 18, 20, 21, 63] {
@@ -430,7 +422,7 @@ pub(crate) mod tests {
         #[test]
         fn svm_stays_on_whatever_is_written(value: u64, efer: u64, writable: u64, paging: bool) {
             let writable = writable & writable_efer(ALL, ALL, ALL);
-            let guest = Guest { efer, writable_efer: writable, paging, ..guest() };
+            let guest = with(Features { writable_efer: writable, ..FEATURES }, efer, paging);
             if let WriteAnswer::Efer(new) = write(EFER, value, &guest) {
                 prop_assert!(new & 0x1000 != 0);
                 prop_assert_eq!(new & !(writable | 0x1400), 0);

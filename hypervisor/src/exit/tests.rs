@@ -7,7 +7,7 @@ use crate::memory::TestMemory;
 use crate::pal::Runnable;
 use crate::pal::tests::{CONFIG_SPACE, END, FEATURES, OS_RAM, POOL, facts, pals};
 use crate::tpm::root::Blob;
-use crate::vmcb::{self, EVENT_VALID, exception};
+use crate::vmcb::{self, CR0_PG, EVENT_VALID, exception};
 use abi::{Status, TOKEN_BIT, number};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
