@@ -6,9 +6,7 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::pci::{self, ConfigSpace};
-use crate::tables::{
-    ACCESSED, DIRTY, LARGE, Mapping, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, USER, WRITABLE,
-};
+use crate::tables::{ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, USER, WRITABLE};
 use core::ops::Range;
 
 /// The local APIC's registers: readable, writes are decoded (see [`crate::lapic`]).
@@ -55,15 +53,13 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
         let is_hidden = hidden.iter().any(touches);
         let is_reserve = touches(&(hide.reserve.0.0..hide.reserve.1.0));
         match size {
-            _ if start >= end => Mapping::Entry(0),
-            PAGE_SIZE if is_watched => Mapping::Entry(start | CONSTANT),
-            PAGE_SIZE if is_hidden => Mapping::Entry(ones.0 | CONSTANT),
-            PAGE_SIZE => Mapping::Entry(start | ALL),
-            LARGE_PAGE if is_reserve => Mapping::Entry(reserve.0 | ALL),
-            LARGE_PAGE | HUGE_PAGE if !is_watched && !is_hidden && !is_reserve => {
-                Mapping::Entry(start | ALL | LARGE)
-            }
-            _ => Mapping::Finer,
+            _ if start >= end => Some(0),
+            PAGE_SIZE if is_watched => Some(start | CONSTANT),
+            PAGE_SIZE if is_hidden => Some(ones.0 | CONSTANT),
+            PAGE_SIZE => Some(start | ALL),
+            LARGE_PAGE if is_reserve => Some(reserve.0 | ALL),
+            LARGE_PAGE | HUGE_PAGE if !is_watched && !is_hidden && !is_reserve => Some(start | ALL | LARGE),
+            _ => None,
         }
     });
     root

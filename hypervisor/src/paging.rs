@@ -8,7 +8,7 @@
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::launch::{HANDOVER_OFFSET, RESERVE_VA, RUNTIME_END, SLB_SIZE};
-use crate::tables::{LARGE, Mapping, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, WRITABLE};
+use crate::tables::{LARGE, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, WRITABLE};
 
 /// Where physical address 0 is mapped.
 pub const PHYS_VA: u64 = 0xffff_8000_0000_0000;
@@ -45,26 +45,24 @@ pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -
         let part = parts.iter().chain([&handover]).find(|part| start < part.end && part.start <= last);
         match part {
             None => physical(start.wrapping_sub(PHYS_VA), size, reserve, top),
-            Some(part) if size == PAGE_SIZE => {
-                Mapping::Entry((start - RESERVE_VA + reserve.base.0) | part.usage)
-            }
-            Some(_) => Mapping::Finer,
+            Some(part) if size == PAGE_SIZE => Some((start - RESERVE_VA + reserve.base.0) | part.usage),
+            Some(_) => None,
         }
     });
     root
 }
 
 /// The direct map.
-fn physical(at: u64, size: u64, reserve: Reserve, top: Hpa) -> Mapping {
+fn physical(at: u64, size: u64, reserve: Reserve, top: Hpa) -> Option<u64> {
     let page = at | PRESENT | LARGE | NO_EXECUTE;
     let has_reserve = at < reserve.end.0 && reserve.base.0 < at + size;
     match size {
-        _ if at >= top.0 => Mapping::Entry(0),
-        HUGE_PAGE if !has_reserve => Mapping::Entry(page | WRITABLE),
-        LARGE_PAGE if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) => Mapping::Entry(0),
-        LARGE_PAGE if (reserve.base.0..reserve.pool.0).contains(&at) => Mapping::Entry(page),
-        LARGE_PAGE => Mapping::Entry(page | WRITABLE),
-        _ => Mapping::Finer,
+        _ if at >= top.0 => Some(0),
+        HUGE_PAGE if !has_reserve => Some(page | WRITABLE),
+        LARGE_PAGE if (reserve.base.0..reserve.base.0 + RUNTIME_END).contains(&at) => Some(0),
+        LARGE_PAGE if (reserve.base.0..reserve.pool.0).contains(&at) => Some(page),
+        LARGE_PAGE => Some(page | WRITABLE),
+        _ => None,
     }
 }
 

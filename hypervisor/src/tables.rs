@@ -15,14 +15,6 @@ pub const LARGE: u64 = 1 << 7;
 pub const NO_EXECUTE: u64 = 1 << 63;
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// How addresses are mapped.
-pub enum Mapping {
-    /// All by this entry; 0: not at all.
-    Entry(u64),
-    /// In smaller parts, each in its own way.
-    Finer,
-}
-
 /// What an entry of a root table is for.
 pub const ROOT_ENTRY: u64 = 512 * HUGE_PAGE;
 
@@ -56,24 +48,22 @@ impl TableArea {
     }
 
     /// Fills a zero table whose entries are for `size` bytes each, from address `base` upwards: each entry is what `mapping` says for
-    /// its first address and `size`, or a table of its own, linked with `flags` and filled in the same way.
+    /// its first address and `size` (0: nothing is mapped there), or, where it says None, a table of its own, linked with `flags` and
+    /// filled in the same way.
     pub fn fill(
         &mut self,
         table: Hpa,
         (base, size): (u64, u64),
         flags: u64,
-        mapping: &impl Fn(u64, u64) -> Mapping,
+        mapping: &impl Fn(u64, u64) -> Option<u64>,
     ) {
         for number in 0..512 {
             let start = base.wrapping_add(number * size);
-            let entry = match mapping(start, size) {
-                Mapping::Entry(entry) => entry,
-                Mapping::Finer => {
-                    let next = self.take(1);
-                    self.fill(next, (start, size / 512), flags, mapping);
-                    next.0 | flags
-                }
-            };
+            let entry = mapping(start, size).unwrap_or_else(|| {
+                let next = self.take(1);
+                self.fill(next, (start, size / 512), flags, mapping);
+                next.0 | flags
+            });
             self.mem.write_u64(table + start / size % 512 * 8, entry);
         }
     }
