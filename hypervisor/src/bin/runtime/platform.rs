@@ -105,7 +105,9 @@ pub fn check(
     for (msr, bits) in profiling::at_launch().chain([(HWCR, HWCR_IR_PERF_EN)]) {
         change(msr, |value| value & !bits);
     }
-    let (family, model) = family_and_model();
+    // CPUID 1 EAX (APM vol. 3, appendix E).
+    let eax = cpuid(1, 0).eax;
+    let (family, model) = ((eax >> 8 & 0xf) + (eax >> 20 & 0xff), (eax >> 4 & 0xf) | (eax >> 12 & 0xf0));
     for (of, models, msr, bits) in FIXES {
         if of == family && models.contains(&model) {
             change(msr, |value| value | bits);
@@ -122,12 +124,6 @@ fn change(msr: u32, new: impl Fn(u64) -> u64) {
         // it is.
         unsafe { try_wrmsr(msr, new(old)) };
     }
-}
-
-/// CPUID 1 EAX (APM vol. 3, appendix E).
-fn family_and_model() -> (u32, u32) {
-    let eax = cpuid(1, 0).eax;
-    ((eax >> 8 & 0xf) + (eax >> 20 & 0xff), (eax >> 4 & 0xf) | (eax >> 12 & 0xf0))
 }
 
 fn in_smm_memory(reserve: Reserve) -> bool {
