@@ -7,6 +7,7 @@
 
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::memory::DirectMap;
+use crate::pal::SLICE;
 
 /// Who a frame belongs to: the index of a PAL's slot.
 pub type Owner = u16;
@@ -28,6 +29,9 @@ pub struct Frames {
 
 /// Set in a frame's word while it has an owner.
 const OWNED: u32 = 1 << 31;
+
+/// Looking at another's frame counts as zeroing so many bytes.
+const LOOK: u64 = 16;
 
 impl Frames {
     /// Divides `[start, end)` into the bookkeeping and the frames. All of it must be zero, and nobody else's.
@@ -75,26 +79,33 @@ impl Frames {
         self.head = self.word(index);
         self.set(index, OWNED | u32::from(owner));
         self.free -= 1;
-        Some(self.base + u64::from(index) * PAGE_SIZE)
+        Some(self.frame(index))
     }
 
-    /// Zeroes a frame and makes it free. A frame that is not `owner`'s is left alone: false.
+    /// Zeroes `owner`'s frames and makes them free, from number `next` on: as many as one stay may. True: these were the last.
     #[must_use]
-    pub fn wipe(&mut self, owner: Owner, frame: Hpa) -> bool {
-        let Some(offset) = frame.0.checked_sub(self.base.0) else { return false };
-        let index = offset / PAGE_SIZE;
-        if offset % PAGE_SIZE != 0 || index >= u64::from(self.total) {
-            return false;
+    pub fn wipe(&mut self, owner: Owner, next: &mut u32) -> bool {
+        let mut budget = SLICE;
+        while *next < self.total {
+            let owned = self.word(*next) == OWNED | u32::from(owner);
+            let cost = if owned { PAGE_SIZE } else { LOOK };
+            if budget < cost {
+                return false;
+            }
+            budget -= cost;
+            if owned {
+                self.mem.zero(self.frame(*next), PAGE_SIZE);
+                self.set(*next, self.head);
+                self.head = *next;
+                self.free += 1;
+            }
+            *next += 1;
         }
-        let index = index as u32;
-        if self.word(index) != OWNED | u32::from(owner) {
-            return false;
-        }
-        self.mem.zero(frame, PAGE_SIZE);
-        self.set(index, self.head);
-        self.head = index;
-        self.free += 1;
         true
+    }
+
+    fn frame(&self, index: u32) -> Hpa {
+        self.base + u64::from(index) * PAGE_SIZE
     }
 }
 
@@ -118,7 +129,7 @@ impl Frames {
         let mut list = std::vec::Vec::new();
         let mut index = self.head;
         while index < self.total && list.len() < self.total as usize {
-            list.push(self.base + u64::from(index) * PAGE_SIZE);
+            list.push(self.frame(index));
             index = self.word(index);
         }
         list
@@ -143,19 +154,18 @@ mod tests {
         assert_eq!((frames.total(), frames.free_count()), (63, 0));
         let all: std::collections::HashSet<_> = taken.iter().collect();
         assert_eq!(all.len(), taken.len());
-        memory.map().copy_to(taken[5], b"secret");
-        assert!(!frames.wipe(4, taken[5]), "another owner's frame");
-        assert!(!frames.wipe(3, taken[5] + 8));
-        assert!(!frames.wipe(3, Hpa(0)));
         // Beyond the bookkeeping lies what somebody wrote into a frame.
-        memory.map().write_u32(taken[0], OWNED | 3);
-        assert!(!frames.wipe(3, taken[0] + 1024 * PAGE_SIZE));
-        assert!(frames.wipe(3, taken[5]));
-        assert!(!frames.wipe(3, taken[5]), "freed twice");
-        let mut now = [0xff; 6];
-        memory.map().copy_from(taken[5], &mut now);
-        assert_eq!(now, [0; 6]);
-        assert_eq!(frames.take(1), Some(taken[5]));
+        memory.map().write_u32(taken[0], OWNED | 4);
+        assert_eq!((wipe(&mut frames, 4), frames.free_count()), (1, 0), "another owner's frames");
+        assert_eq!((wipe(&mut frames, 3), frames.free_count()), (4, 63), "16 frames a stay");
+        assert_eq!((wipe(&mut frames, 3), frames.free_count()), (1, 63), "freed twice");
+        assert_eq!(memory.map().read_u32(taken[0]), 0);
+    }
+
+    /// In how many stays all of an owner's frames are wiped.
+    fn wipe(frames: &mut Frames, owner: Owner) -> usize {
+        let mut next = 0;
+        (1..).find(|_| frames.wipe(owner, &mut next)).unwrap()
     }
 
     proptest! {
@@ -168,12 +178,18 @@ mod tests {
                 if take {
                     if let Some(frame) = frames.take(owner) {
                         prop_assert!(held.iter().all(|(_, f)| *f != frame));
+                        prop_assert_eq!(memory.map().read_u64(frame), 0);
+                        memory.map().write_u64(frame, owner.into());
                         held.push((owner, frame));
                     } else {
                         prop_assert_eq!(held.len(), 16);
                     }
-                } else if let Some((owner, frame)) = held.pop() {
-                    prop_assert!(frames.wipe(owner, frame));
+                } else {
+                    wipe(&mut frames, owner);
+                    held.retain(|(other, _)| *other != owner);
+                    for (owner, frame) in &held {
+                        prop_assert_eq!(memory.map().read_u64(*frame), u64::from(*owner));
+                    }
                 }
                 prop_assert_eq!(frames.free_count() as usize + held.len(), 16);
             }

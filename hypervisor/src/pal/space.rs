@@ -1,8 +1,8 @@
 //! S's memory: an address space of its own in frames of the pool, by two layers of tables that nobody changes once S can run.
 //!
 //! S's guest-physical memory is compact: pages `0..n`, first S's own page tables (PML4, PDPT, PD, one PT for each 2 MiB of the window
-//! in use), then the pages of its sections in the header's order. The nested tables map page `i` to its frame and are at the
-//! same time the list of the PAL's frames: nothing else records them.
+//! in use), then the pages of its sections in the header's order. The nested tables map page `i` to its frame. Which frames a PAL has
+//! only the pool records.
 
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
@@ -30,7 +30,6 @@ pub struct PalFrames {
     /// XSAVE area of a PAL that uses the FPU; 0 for the others.
     pub fpu: Hpa,
     pub nested_root: Hpa,
-    nested_pdpt: Hpa,
     nested_pd: Hpa,
     /// Guest-physical pages: tables and sections.
     pages: u64,
@@ -57,7 +56,6 @@ impl PalFrames {
             header: Hpa(0),
             fpu: Hpa(0),
             nested_root: Hpa(0),
-            nested_pdpt: Hpa(0),
             nested_pd: Hpa(0),
             pages: 0,
             first_section_page: 0,
@@ -86,8 +84,7 @@ impl PalFrames {
         CONTROL_FRAMES + fpu + pages.div_ceil(ENTRIES) + pages
     }
 
-    /// Takes the control frames and links the upper nested tables. None: the pool is empty; what was taken is in `self`
-    /// for [`Self::wipe_control`].
+    /// Takes the control frames and links the upper nested tables. None: the pool is empty.
     pub fn begin(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner, header: &Header) -> Option<()> {
         self.owner = owner;
         self.vmcb = pool.take(owner)?;
@@ -96,10 +93,10 @@ impl PalFrames {
             self.fpu = pool.take(owner)?;
         }
         self.nested_root = pool.take(owner)?;
-        self.nested_pdpt = pool.take(owner)?;
+        let nested_pdpt = pool.take(owner)?;
         self.nested_pd = pool.take(owner)?;
-        mem.write_u64(self.nested_root, self.nested_pdpt.0 | TABLE);
-        mem.write_u64(self.nested_pdpt, self.nested_pd.0 | TABLE);
+        mem.write_u64(self.nested_root, nested_pdpt.0 | TABLE);
+        mem.write_u64(nested_pdpt, self.nested_pd.0 | TABLE);
         self.first_section_page = FIRST_PT + regions(header).count() as u64;
         self.pages = self.first_section_page + header.pages();
         if let Some(stack) = header.section(kind::STACK) {
@@ -159,27 +156,6 @@ impl PalFrames {
     /// Whether nothing was ever taken, or all has been given back.
     pub fn is_none(&self) -> bool {
         self.vmcb == Hpa(0)
-    }
-
-    /// Wipes guest-physical page `page`; pages that were never added are skipped.
-    pub fn wipe_page(&self, mem: DirectMap, pool: &mut Frames, page: u64) {
-        if let Some(frame) = self.frame(mem, page) {
-            mem.write_u64(self.nested_entry(mem, page), 0);
-            let _ = pool.wipe(self.owner, frame);
-        }
-    }
-
-    /// Wipes the nested tables and the control frames, after all pages are gone.
-    pub fn wipe_control(&mut self, mem: DirectMap, pool: &mut Frames) {
-        for index in 0..self.pages.div_ceil(ENTRIES) {
-            let table = mem.read_u64(self.nested_pd + index * 8) & ADDRESS;
-            let _ = pool.wipe(self.owner, Hpa(table));
-        }
-        // What was never taken is 0, no frame of the pool.
-        for frame in [self.nested_pd, self.nested_pdpt, self.nested_root, self.fpu, self.header, self.vmcb] {
-            let _ = pool.wipe(self.owner, frame);
-        }
-        *self = Self::none();
     }
 
     fn nested_entry(&self, mem: DirectMap, page: u64) -> Hpa {

@@ -3,15 +3,17 @@
 //! Whoever holds the wipe's token continues it and gets the result that caused it. Whoever needs the frames may wipe them as well
 //! ([`super::collect`]), but the slot stays for a while, so that the caller still gets the result.
 
-use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State, Stop};
-use crate::addr::PAGE_SIZE;
+use super::space::PalFrames;
+use super::{Caller, Hardware, Outcome, Pal, Pals, State, Stop};
+use crate::frames::Owner;
 use abi::Status;
 use core::sync::atomic::Ordering;
 
 /// How far a wipe has come, and what its caller will be told.
 #[derive(Clone, Copy)]
 pub struct Wipe {
-    next_page: u64,
+    /// The next of all frames of the pool.
+    next_frame: u32,
     result: Outcome,
 }
 
@@ -25,7 +27,7 @@ impl Pals {
         }
         slot.owner_cr3.store(0, Ordering::Release);
         slot.incarnation.store(0, Ordering::Release);
-        pal.state = State::Wiping(Wipe { next_page: 0, result });
+        pal.state = State::Wiping(Wipe { next_frame: 0, result });
         self.continue_wipe(pal)
     }
 
@@ -46,20 +48,14 @@ impl Pals {
         wipe.result
     }
 
-    /// Wipes a slice, with the last one the control frames. Whether nothing is left.
+    /// Wipes a slice of whatever frames the pool says are the PAL's. Whether nothing is left.
     pub(super) fn wipe_slice(&self, pal: &mut Pal) -> bool {
         let State::Wiping(wipe) = &mut pal.state else { return false };
-        let mut pool = self.pool.lock();
-        let end = pal.frames.pages().min(wipe.next_page + SLICE / PAGE_SIZE);
-        while wipe.next_page < end {
-            pal.frames.wipe_page(self.mem, &mut pool, wipe.next_page);
-            wipe.next_page += 1;
+        let done = self.pool.lock().wipe(pal.index as Owner, &mut wipe.next_frame);
+        if done {
+            pal.frames = PalFrames::none();
         }
-        if wipe.next_page < pal.frames.pages() {
-            return false;
-        }
-        pal.frames.wipe_control(self.mem, &mut pool);
-        true
+        done
     }
 
     /// The PAL's frames are gone, and its slot is free.
