@@ -13,9 +13,11 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// Nothing hashed yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// For the measurement of a PAL: [`MEASUREMENT_PREFIX`] is hashed, and the image is to follow.
+    pub fn measurement() -> Self {
+        let mut hasher = Self::default();
+        hasher.update(MEASUREMENT_PREFIX);
+        hasher
     }
 
     /// Adds the next bytes.
@@ -32,38 +34,9 @@ impl Hasher {
 
 /// The digests of `bytes`.
 pub fn digest(bytes: &[u8]) -> Digests {
-    let mut hasher = Hasher::new();
+    let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.finish()
-}
-
-/// The measurement of a PAL: the digests of [`MEASUREMENT_PREFIX`] and the image.
-#[derive(Clone)]
-pub struct Measurement(Hasher);
-
-impl Measurement {
-    /// No byte of the image measured yet.
-    pub fn new() -> Self {
-        let mut hasher = Hasher::new();
-        hasher.update(MEASUREMENT_PREFIX);
-        Self(hasher)
-    }
-
-    /// Measures the next bytes of the image.
-    pub fn update(&mut self, image: &[u8]) {
-        self.0.update(image);
-    }
-
-    /// The PAL's identity.
-    pub fn finish(self) -> Digests {
-        self.0.finish()
-    }
-}
-
-impl Default for Measurement {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 #[cfg(test)]
@@ -108,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_measurement_is_not_a_plain_hash() {
-        let mut measurement = Measurement::new();
+        let mut measurement = Hasher::measurement();
         measurement.update(b"image");
         assert_eq!(measurement.finish(), digest(b"TrustVisor PAL 1image"));
     }
@@ -116,7 +89,7 @@ mod tests {
     proptest! {
         #[test]
         fn slices_do_not_matter(bytes: Vec<u8>, cuts: Vec<u8>) {
-            let mut measurement = Measurement::new();
+            let mut measurement = Hasher::measurement();
             let mut rest = &bytes[..];
             for cut in cuts {
                 let (slice, tail) = rest.split_at(usize::from(cut).min(rest.len()));

@@ -1,7 +1,7 @@
 //! The micro-TPM: a small software TPM for each PAL, pure logic without hardware.
 //!
 //! Guarantees what the PAL's owner and a verifier build on: a PAL's identity is the digest of exactly its image in both
-//! banks ([`Measurement`]), stands in micro-PCR 0 and never changes there, and what was extended into the others cannot be
+//! banks ([`Hasher::measurement`]), stands in micro-PCR 0 and never changes there, and what was extended into the others cannot be
 //! taken back ([`Pcrs`]); what it seals opens for those it was sealed for alone, and tells them who sealed it ([`mod@seal`]); a
 //! report says of a PAL what is true of it ([`quote`]), for the keys of [`Identity`] to sign.
 //! Relies on the crates for hashing and encryption, and on its caller to keep each PAL's `Pcrs` and the [`Root`] where only the
@@ -21,9 +21,9 @@ mod root;
 pub mod seal;
 
 pub use counters::{Counters, Increment};
-pub use hash::{Hasher, Measurement, digest};
+pub use hash::{Hasher, digest};
 pub use identity::{Identity, QuotingKeys};
-pub use pcrs::{PcrError, Pcrs};
+pub use pcrs::Pcrs;
 pub use root::Root;
 
 #[cfg(test)]

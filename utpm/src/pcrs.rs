@@ -1,33 +1,13 @@
 //! The platform configuration registers of one PAL.
 
-use core::fmt;
-
 use abi::Digests;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// Eight registers in a SHA-1 and a SHA-256 bank. Register 0 is the PAL's measurement; 1 to 7 start at zero and belong to
 /// the PAL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pcrs([Digests; Pcrs::COUNT]);
-
-/// What S asked for is not there or not allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PcrError {
-    /// There is no register of this number.
-    NoSuchRegister,
-    /// Register 0 holds the measurement and cannot be extended.
-    Measurement,
-}
-
-impl fmt::Display for PcrError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSuchRegister => "no such micro-PCR",
-            Self::Measurement => "micro-PCR 0 holds the measurement",
-        })
-    }
-}
 
 impl Pcrs {
     /// Number of registers.
@@ -35,14 +15,19 @@ impl Pcrs {
 
     /// The registers of a PAL that has just been registered.
     pub fn new(measurement: Digests) -> Self {
-        let mut pcrs = [Digests { sha1: [0; 20], sha256: [0; 32] }; Self::COUNT];
-        pcrs[0] = measurement;
-        Self(pcrs)
+        let mut pcrs = Self::default();
+        pcrs.0[0] = measurement;
+        pcrs
     }
 
-    /// What register `index` holds.
-    pub fn read(&self, index: u64) -> Result<&Digests, PcrError> {
-        usize::try_from(index).ok().and_then(|i| self.0.get(i)).ok_or(PcrError::NoSuchRegister)
+    /// What register 0 holds: the PAL's identity.
+    pub fn measurement(&self) -> &Digests {
+        &self.0[0]
+    }
+
+    /// What register `index` holds, if there is one.
+    pub fn read(&self, index: u64) -> Option<&Digests> {
+        self.0.get(usize::try_from(index).ok()?)
     }
 
     /// All registers' values in the SHA-256 bank.
@@ -50,18 +35,15 @@ impl Pcrs {
         self.0.each_ref().map(|digests| &digests.sha256)
     }
 
-    /// Extends register `index` (1 to 7): in each bank, the new value is the hash of the old one and the digest.
-    pub fn extend(&mut self, index: u64, digests: &Digests) -> Result<(), PcrError> {
-        if index == 0 {
-            return Err(PcrError::Measurement);
-        }
-        let index = usize::try_from(index).map_err(|_| PcrError::NoSuchRegister)?;
-        let pcr = self.0.get_mut(index).ok_or(PcrError::NoSuchRegister)?;
+    /// Extends register `index` (1 to 7; None for others): in each bank, the new value is the hash of the old one and the digest.
+    pub fn extend(&mut self, index: u64, digests: &Digests) -> Option<()> {
+        let index = usize::try_from(index).ok().filter(|index| *index != 0)?;
+        let pcr = self.0.get_mut(index)?;
         *pcr = Digests {
             sha1: Sha1::new().chain_update(pcr.sha1).chain_update(digests.sha1).finalize().into(),
             sha256: Sha256::new().chain_update(pcr.sha256).chain_update(digests.sha256).finalize().into(),
         };
-        Ok(())
+        Some(())
     }
 }
 
@@ -77,9 +59,9 @@ mod tests {
     #[test]
     fn the_measurement_stands_in_register_0() {
         let pcrs = Pcrs::new(digest(b"S"));
-        assert_eq!(pcrs.read(0), Ok(&digest(b"S")));
+        assert_eq!(pcrs.read(0), Some(&digest(b"S")));
         for index in 1..8 {
-            assert_eq!(pcrs.read(index), Ok(&ZERO));
+            assert_eq!(pcrs.read(index), Some(&ZERO));
         }
     }
 
@@ -91,18 +73,18 @@ mod tests {
         let pcr = pcrs.read(3).unwrap();
         assert_eq!(hex(&pcr.sha1), "b80de5d138758541c5f05265ad144ab9fa86d1db");
         assert_eq!(hex(&pcr.sha256), "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b");
-        assert_eq!(pcrs.read(2), Ok(&ZERO));
-        assert_eq!(pcrs.read(4), Ok(&ZERO));
+        assert_eq!(pcrs.read(2), Some(&ZERO));
+        assert_eq!(pcrs.read(4), Some(&ZERO));
     }
 
     #[test]
     fn only_1_to_7_can_be_extended() {
         let before = Pcrs::new(digest(b"S"));
         let mut pcrs = before.clone();
-        assert_eq!(pcrs.extend(0, &ZERO), Err(PcrError::Measurement));
+        assert_eq!(pcrs.extend(0, &ZERO), None);
         for index in [8, 9, 1 << 32, (1 << 32) + 1, u64::MAX] {
-            assert_eq!(pcrs.extend(index, &ZERO), Err(PcrError::NoSuchRegister));
-            assert_eq!(pcrs.read(index), Err(PcrError::NoSuchRegister));
+            assert_eq!(pcrs.extend(index, &ZERO), None);
+            assert_eq!(pcrs.read(index), None);
         }
         assert_eq!(pcrs, before);
     }
@@ -120,7 +102,7 @@ mod tests {
                     sha256: digest(&[&expected.sha256[..], &new.sha256].concat()).sha256,
                 };
             }
-            prop_assert_eq!(pcrs.read(index), Ok(&expected));
+            prop_assert_eq!(pcrs.read(index), Some(&expected));
         }
     }
 }

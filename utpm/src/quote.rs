@@ -85,7 +85,7 @@ impl Report {
     fn quote_info(&mut self, pcrs: &Pcrs, select: u8, (tag, data): (u8, &[u8])) {
         let count = select.count_ones() as u8;
         let head = Sha1::new().chain_update([0, 3, select, 0, 0]).chain_update([0, 0, 0, 20 * count]);
-        let selected = (0..8).filter(|i| select >> i & 1 != 0).filter_map(|i| pcrs.read(i).ok());
+        let selected = (0..8).filter(|i| select >> i & 1 != 0).filter_map(|i| pcrs.read(i));
         let composite = selected.fold(head, |hash, value| hash.chain_update(value.sha1)).finalize();
         let external = Sha1::new().chain_update([tag]).chain_update(data).finalize();
         self.put(b"\x01\x01\0\0QUOT").put(&composite).put(&external);

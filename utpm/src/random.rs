@@ -7,19 +7,8 @@ use hmacdrbg::HmacDrbg;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// A source of random words, which answers None where it failed. It need not be perfect: it is mixed with others.
-pub trait Source: Send {
-    /// The next word.
-    fn word(&mut self) -> Option<u64>;
-}
-
-impl<F: FnMut() -> Option<u64> + Send> Source for F {
-    fn word(&mut self) -> Option<u64> {
-        self()
-    }
-}
-
-/// The generator. Not `Debug`: its state is secret.
+/// The generator, with a source of random words, which answers None where it failed. It need not be perfect: it is mixed with others. Not
+/// `Debug`: its state is secret.
 pub struct Random<S> {
     drbg: HmacDrbg<Sha256>,
     source: S,
@@ -37,7 +26,7 @@ const RESEED_INTERVAL: u32 = 4096;
 /// Most bytes of one request to the DRBG (2^19 bits).
 const REQUEST: usize = 1 << 16;
 
-impl<S: Source> Random<S> {
+impl<S: FnMut() -> Option<u64>> Random<S> {
     /// Seeds from the source and whatever else is at hand (the hardware TPM's numbers), which need not be secret.
     pub fn seeded(mut source: S, more: &[u8]) -> Result<Self, NoEntropy> {
         let seed = seed(&mut source)?;
@@ -76,11 +65,11 @@ impl<S: Source> Random<S> {
 }
 
 /// A source that repeats itself (known-bad processors answer all ones, or the same value again) is refused.
-fn seed(source: &mut impl Source) -> Result<Zeroizing<[u8; SEED]>, NoEntropy> {
+fn seed(source: &mut impl FnMut() -> Option<u64>) -> Result<Zeroizing<[u8; SEED]>, NoEntropy> {
     let mut seed = Zeroizing::new([0; SEED]);
     let mut last = u64::MAX;
     for part in seed.as_chunks_mut::<8>().0 {
-        let value = (0..10).find_map(|_| source.word()).ok_or(NoEntropy)?;
+        let value = (0..10).find_map(|_| source()).ok_or(NoEntropy)?;
         if value == last || value == 0 || value == u64::MAX {
             return Err(NoEntropy);
         }
@@ -96,7 +85,7 @@ mod tests {
     use crate::tests::{bytes, hex};
 
     /// A source of these bytes, little-endian as the generator puts them together.
-    fn source(words: Vec<u8>) -> impl Source {
+    fn source(words: Vec<u8>) -> impl FnMut() -> Option<u64> {
         let mut words = words.as_chunks::<8>().0.to_vec().into_iter();
         move || words.next().map(u64::from_le_bytes)
     }
@@ -148,7 +137,7 @@ mod tests {
         assert_eq!(Random::seeded(short, &[]).err(), Some(NoEntropy), "40 bytes are not 48");
     }
 
-    fn counting() -> impl Source {
+    fn counting() -> impl FnMut() -> Option<u64> {
         let mut n = 0;
         move || {
             n += 1;

@@ -15,7 +15,7 @@ use rsp::{Vector, vectors};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
-use utpm::random::{Random, Source};
+use utpm::random::Random;
 
 /// The file's vectors, of which there are this many.
 macro_rules! vectors {
@@ -117,7 +117,7 @@ fn messages_are_authenticated() {
 }
 
 /// A source of these bytes, little-endian as the generator puts them together.
-fn source(bytes: Vec<u8>) -> impl Source {
+fn source(bytes: Vec<u8>) -> impl FnMut() -> Option<u64> {
     let mut words = bytes.as_chunks::<8>().0.to_vec().into_iter();
     move || words.next().map(u64::from_le_bytes)
 }
@@ -142,7 +142,7 @@ fn random_numbers_are_those_of_the_seed() {
 /// Blinds, as the micro-TPM's numbers do for the quoting PAL.
 struct Blinding<S>(Random<S>);
 
-impl<S: Source> TryRng for Blinding<S> {
+impl<S: FnMut() -> Option<u64>> TryRng for Blinding<S> {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -159,7 +159,7 @@ impl<S: Source> TryRng for Blinding<S> {
     }
 }
 
-impl<S: Source> TryCryptoRng for Blinding<S> {}
+impl<S: FnMut() -> Option<u64>> TryCryptoRng for Blinding<S> {}
 
 /// As the quoting PAL signs: the key of its two primes, which the private exponent gives away.
 #[test]

@@ -16,7 +16,7 @@ use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 use abi::{Handle, Status};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
-use utpm::{Measurement, Pcrs};
+use utpm::{Hasher, Pcrs};
 
 /// A registration under way.
 pub struct Registration {
@@ -27,7 +27,7 @@ pub struct Registration {
     /// How many bytes of the image are in the pool.
     read: u64,
     /// Its wiping is left out: it knows what the OS knows, and each change of a PAL's state would have to ask whether it is there.
-    measurement: ManuallyDrop<Measurement>,
+    measurement: ManuallyDrop<Hasher>,
     faults: u8,
 }
 
@@ -69,7 +69,7 @@ impl Pals {
         self.registered.fetch_add(1, Ordering::Relaxed);
         pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
         pal.last_used_ms = caller.hardware.now_ms();
-        let mut measurement = Measurement::new();
+        let mut measurement = Hasher::measurement();
         measurement.update(&bytes);
         pal.state = State::Registering(Registration {
             image: image.map(|(start, _)| start),

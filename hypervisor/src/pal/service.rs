@@ -50,7 +50,7 @@ impl Pals {
 
     fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
         let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
-        let digests = pcrs.read(pal.regs.rdi).map_err(|_| Status::BadArgument)?;
+        let digests = pcrs.read(pal.regs.rdi).ok_or(Status::BadArgument)?;
         self.write(pal, header, pal.regs.rsi, &digests.to_bytes())
     }
 
@@ -59,7 +59,7 @@ impl Pals {
         self.read(pal, header, pal.regs.rsi, &mut bytes)?;
         let index = pal.regs.rdi;
         let pcrs = pal.pcrs.as_mut().ok_or(Status::BadArgument)?;
-        pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).map_err(|_| Status::BadArgument)
+        pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).ok_or(Status::BadArgument)
     }
 
     fn seal(&self, pal: &Pal, header: &Header) -> Answer {

@@ -21,7 +21,7 @@ use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Family, Tpm};
 use spin::Mutex;
-use utpm::{Identity, Measurement, Root};
+use utpm::{Hasher, Identity, Root};
 use zeroize::Zeroizing;
 
 /// The image of the quoting PAL.
@@ -58,7 +58,7 @@ pub fn with_secrets(
     publish: impl FnOnce(MicroTpm, States, Blobs, Extends),
 ) -> Result<(), Refusal> {
     let mut blobs = Blobs { root: Blob::new(), key: Blob::new() };
-    let mut quoting = Measurement::new();
+    let mut quoting = Hasher::measurement();
     quoting.update(QUOTING_PAL);
     let quoting = quoting.finish();
     let (mut secrets, states) = secrets(handover, mem, clock, &quoting, &mut blobs.root)?;

@@ -11,7 +11,7 @@ use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 fn the_measurement_is_the_images() {
     let mut m = Machine::new();
     let handle = m.register(OWNER);
-    let mut expected = utpm::Measurement::new();
+    let mut expected = utpm::Hasher::measurement();
     expected.update(&image_bytes(&header()));
     let info = m.info(handle);
     assert_eq!(info.measurement, expected.finish());
