@@ -66,7 +66,7 @@ impl Cpu {
     pub fn new(features: Features, tsc_per_ms: u64) -> Self {
         Self {
             os: Vmcb::zeroed(),
-            regs: Gprs::zeroed(),
+            regs: Gprs::default(),
             features,
             os_hpa: Hpa(0),
             profiling_msrpm: Hpa(0),
@@ -74,7 +74,7 @@ impl Cpu {
             tsc_per_ms,
             machine_check: Cell::new(false),
             keyboard: Keyboard::default(),
-            fault: Spot { cr3: 0, rip: 0, gva: Gva(0) },
+            fault: Spot::default(),
             repeated: 0,
         }
     }

@@ -22,18 +22,13 @@ pub struct Gprs {
 
 impl Gprs {
     /// The arguments of a call as the System V ABI passes them, all else zero.
-    pub const fn with_arguments([rdi, rsi, rdx, rcx, r8, r9]: [u64; 6]) -> Self {
-        Self { rdi, rsi, rdx, rcx, r8, r9, rbx: 0, rbp: 0, r10: 0, r11: 0, r12: 0, r13: 0, r14: 0, r15: 0 }
+    pub fn with_arguments([rdi, rsi, rdx, rcx, r8, r9]: [u64; 6]) -> Self {
+        Self { rdi, rsi, rdx, rcx, r8, r9, ..Self::default() }
     }
 
     /// These arguments.
-    pub const fn arguments(&self) -> [u64; 6] {
+    pub fn arguments(&self) -> [u64; 6] {
         [self.rdi, self.rsi, self.rdx, self.rcx, self.r8, self.r9]
-    }
-
-    /// All zero.
-    pub const fn zeroed() -> Self {
-        Self::with_arguments([0; 6])
     }
 }
 

@@ -87,11 +87,6 @@ impl Space {
         Self { cr0, root: Hpa(cr3 & entry::ADDRESS), cr4, efer, pkru, physical_bits }
     }
 
-    /// No address space: all zero.
-    pub const fn none() -> Self {
-        Self { cr0: 0, root: Hpa(0), cr4: 0, efer: 0, pkru: 0, physical_bits: 0 }
-    }
-
     /// CR3 bits 51:12: what identifies the address space.
     pub fn root(&self) -> Hpa {
         self.root

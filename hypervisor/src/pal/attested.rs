@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use utpm::quote::call_digest;
 
 /// What is attested of a PAL's calls.
+#[derive(Default)]
 pub struct Attestation {
     running: Option<Running>,
     /// The last call that was attested, and its digest.
@@ -32,10 +33,6 @@ struct Running {
 }
 
 impl Attestation {
-    pub const fn none() -> Self {
-        Self { running: None, last: None, chain: [0; 32] }
-    }
-
     /// Whether the call under way is attested.
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()

@@ -65,7 +65,7 @@ pub(super) struct Buffer {
 }
 
 /// A call's captured arguments.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Call {
     pub(super) incarnation: Incarnation,
     entry: u64,
@@ -78,11 +78,6 @@ pub struct Call {
 }
 
 impl Call {
-    pub(super) const fn none() -> Self {
-        const EMPTY: Buffer = Buffer { kind: arg::NONE, gva: Gva(0), length: 0, param: 0 };
-        Self { incarnation: 0, entry: 0, buffers: [EMPTY; MAX_ARGS / 2], count: 0, total: 0, value: 0 }
-    }
-
     pub(super) fn buffers(&self) -> &[Buffer] {
         self.buffers.get(..self.count).unwrap_or(&[])
     }
@@ -143,7 +138,7 @@ impl Pals {
         }
         let call = &mut pal.call;
         (call.entry, call.count, call.total) = (addr, 0, pal.param_used.next_multiple_of(PAGE_SIZE));
-        pal.regs = Gprs::zeroed();
+        pal.regs = Gprs::default();
         let [first, ..] = kinds.to_le_bytes();
         if first == arg::NONE {
             return Ok(());

@@ -141,10 +141,9 @@ impl Pals {
 
     /// `COUNTER_READ`.
     pub(super) fn counter_read(&self, pal: &Pal) -> Result<u64, Status> {
-        let identity = pal.identity().ok_or(Status::BadArgument)?;
         let counting = self.tpm.counting.lock();
         let counting = counting.as_ref().ok_or(Status::Unsupported)?;
-        Ok(counting.counters.read(&identity.sha256, pal.regs.rdi))
+        Ok(counting.counters.read(&pal.pcrs.measurement().sha256, pal.regs.rdi))
     }
 
     /// `COUNTER_INCREMENT`; None while S has to wait.
@@ -158,9 +157,7 @@ impl Pals {
         }
         let now_ms = hardware.now_ms();
         let mut counting = self.tpm.counting.lock();
-        let (Some(counting), Some(mut tpm), Some(identity)) =
-            (counting.as_mut(), hardware.tpm(), pal.identity())
-        else {
+        let (Some(counting), Some(mut tpm)) = (counting.as_mut(), hardware.tpm()) else {
             return Some(Err(Status::Unsupported));
         };
         match &counting.commit {
@@ -174,7 +171,8 @@ impl Pals {
             Some(ended) if now_ms.saturating_sub(ended.since_ms) <= TOLD_MS => return None,
             _ => {}
         }
-        let increment = counting.counters.increment(&identity.sha256, pal.regs.rdi).ok_or(Status::TooMany);
+        let identity = &pal.pcrs.measurement().sha256;
+        let increment = counting.counters.increment(identity, pal.regs.rdi).ok_or(Status::TooMany);
         let begun = increment.and_then(|increment| counting.begin(increment, pal, &mut tpm, now_ms));
         self.committing.store(begun.is_ok(), Ordering::Relaxed);
         begun.err().map(Err)

@@ -45,7 +45,9 @@ use crate::tpm::clock::TscClock;
 use crate::tpm::mmio::Mmio;
 use crate::tpm::tis::{Registers, Tis};
 use crate::vmcb::{CR4_PKE, Maps};
-use abi::{Digests, Handle, Status, TOKEN_BIT};
+use abi::{Handle, Status, TOKEN_BIT};
+use arrayvec::ArrayVec;
+use core::iter::repeat_with;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, MutexGuard};
 use utpm::{Identity, Pcrs, Root, random};
@@ -174,13 +176,14 @@ pub struct Pals {
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
     pub fpu: bool,
-    slots: &'static Slots,
+    slots: &'static [Slot; MAX_PALS],
     pass: Mutex<collect::Pass>,
     incarnations: AtomicU64,
     registered: AtomicU64,
 }
 
 /// A place for a PAL.
+#[derive(Default)]
 pub struct Slot {
     /// Handle and owner, readable without the lock; zero while the slot has no handle.
     handle: [AtomicU64; 2],
@@ -192,23 +195,11 @@ pub struct Slot {
     pal: Mutex<Pal>,
 }
 
-/// All places.
-pub type Slots = [Slot; MAX_PALS];
+/// Where all places lie. [`Pals::new`] makes them: there is nothing of them in the measured image.
+pub type Slots = ArrayVec<Slot, MAX_PALS>;
 
-/// Places without PALs.
-pub const fn free_slots() -> Slots {
-    [const {
-        Slot {
-            handle: [AtomicU64::new(0), AtomicU64::new(0)],
-            owner_cr3: AtomicU64::new(0),
-            incarnation: AtomicU64::new(0),
-            dying: AtomicU64::new(0),
-            pal: Mutex::new(Pal::free()),
-        }
-    }; MAX_PALS]
-}
-
-/// What is known of a PAL. All zero but for `tokens` while the slot is free.
+/// What is known of a PAL. The default but for `tokens` while the slot is free.
+#[derive(Default)]
 pub struct Pal {
     state: State,
     /// Its slot.
@@ -218,7 +209,7 @@ pub struct Pal {
     owner: OwnerPage,
     frames: space::PalFrames,
     regs: Gprs,
-    pcrs: Option<Pcrs>,
+    pcrs: Pcrs,
     /// Its image is the runtime's own, that of the quoting PAL.
     quoting: bool,
     call: call::Call,
@@ -238,10 +229,10 @@ struct OwnerPage {
     page: Gva,
 }
 
-/// A tag of its own makes the free slot all zero, which needs no bytes in the measured image.
-#[repr(u8)]
+#[derive(Default)]
 enum State {
-    Free = 0,
+    #[default]
+    Free,
     Registering(register::Registration),
     Idle,
     InCall(call::Progress),
@@ -249,30 +240,6 @@ enum State {
 }
 
 impl Pal {
-    const fn free() -> Self {
-        Self {
-            state: State::Free,
-            index: 0,
-            tokens: 0,
-            owner: OwnerPage { space: Space::none(), page: Gva(0) },
-            frames: space::PalFrames::none(),
-            regs: Gprs::zeroed(),
-            pcrs: None,
-            quoting: false,
-            call: call::Call::none(),
-            attestation: attested::Attestation::none(),
-            param_used: 0,
-            calls: 0,
-            last_used_ms: 0,
-            suspect_since_ms: None,
-        }
-    }
-
-    /// Its identity: what its micro-PCR 0 holds.
-    fn identity(&self) -> Option<&Digests> {
-        self.pcrs.as_ref().map(Pcrs::measurement)
-    }
-
     fn next_token(&mut self) -> u64 {
         self.tokens += 1;
         self.token()
@@ -296,8 +263,9 @@ impl Pals {
         tpm: MicroTpm,
         maps: Maps,
         fpu: bool,
-        slots: &'static Slots,
+        slots: &'static mut Slots,
     ) -> Self {
+        slots.extend(repeat_with(Slot::default).take(MAX_PALS));
         Self {
             mem,
             ram,
@@ -306,7 +274,7 @@ impl Pals {
             committing: AtomicBool::new(false),
             maps,
             fpu,
-            slots,
+            slots: slots.first_chunk().expect("all of them were made"),
             pass: Mutex::default(),
             incarnations: AtomicU64::new(1),
             registered: AtomicU64::new(0),
@@ -400,7 +368,7 @@ impl Pals {
     pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Refused> {
         let pal = self.open(caller)?;
         Ok(abi::PalInfo {
-            measurement: *pal.identity().ok_or(Status::NoSuchPal)?,
+            measurement: *pal.pcrs.measurement(),
             reserved: [0; 4],
             pages: pal.frames.section_pages(),
             calls: pal.calls,

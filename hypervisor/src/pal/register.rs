@@ -4,10 +4,8 @@
 //! earlier failure wipes what was taken. Long images are read in slices, each continued by the token.
 
 use super::call::vmcb;
-use super::{
-    Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, Stop, call,
-    space::PalFrames,
-};
+use super::space::PalFrames;
+use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, Stop};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
@@ -166,8 +164,7 @@ impl Pals {
             return self.registration_fault(pal, fault);
         }
         pal.quoting = registration.image.is_none();
-        pal.pcrs = Some(Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish()));
-        pal.call = call::Call::none();
+        pal.pcrs = Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish());
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
         let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
         let fpu = pal.frames.fpu != Hpa(0);

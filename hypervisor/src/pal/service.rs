@@ -49,8 +49,7 @@ impl Pals {
     }
 
     fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
-        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
-        let digests = pcrs.read(pal.regs.rdi).ok_or(Status::BadArgument)?;
+        let digests = pal.pcrs.read(pal.regs.rdi).ok_or(Status::BadArgument)?;
         self.write(pal, header, pal.regs.rsi, &digests.to_bytes())
     }
 
@@ -58,8 +57,7 @@ impl Pals {
         let mut bytes = [0; Digests::SIZE];
         self.read(pal, header, pal.regs.rsi, &mut bytes)?;
         let index = pal.regs.rdi;
-        let pcrs = pal.pcrs.as_mut().ok_or(Status::BadArgument)?;
-        pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).ok_or(Status::BadArgument)
+        pal.pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).ok_or(Status::BadArgument)
     }
 
     fn seal(&self, pal: &Pal, header: &Header) -> Answer {
@@ -76,9 +74,8 @@ impl Pals {
         self.read(pal, header, data_at, data)?;
         let mut iv = [0; 16];
         self.tpm.random.lock().fill(&mut iv);
-        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
-        let length = seal(root, pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
+        let length = seal(root, &pal.pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
         self.write(pal, header, blob_at, &blob[..length])?;
         Ok(length as u64)
     }
@@ -90,8 +87,7 @@ impl Pals {
         let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
         let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
         self.read(pal, header, blob_at, blob)?;
-        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
-        let (creator, data) = unseal(root, pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
+        let (creator, data) = unseal(root, &pal.pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
         if (data.len() as u64) > room {
             return Err(Status::TooLarge);
         }
@@ -118,13 +114,12 @@ impl Pals {
         now_ms: u64,
     ) -> Result<Report, Status> {
         let identity = self.tpm.identity.as_ref().ok_or(Status::Unsupported)?;
-        let pcrs = pal.pcrs.as_ref().ok_or(Status::BadArgument)?;
         let [select, kind, rest @ ..] = what.to_le_bytes();
         if rest != [0; 6] || select & 1 == 0 {
             return Err(Status::BadArgument);
         }
         let moment = Moment { clock: now_ms, boot: self.tpm.launches, release: RELEASE };
-        identity.report(kind, pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
+        identity.report(kind, &pal.pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
     }
 
     /// A report on S for the quoting PAL.

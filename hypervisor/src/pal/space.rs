@@ -19,8 +19,8 @@ const REGION: u64 = ENTRIES * PAGE_SIZE;
 const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
 const PAGE: u64 = PRESENT | USER | ACCESSED | DIRTY;
 
-/// The frames of a PAL, and what the call path needs to know of its header.
-#[derive(Clone, Copy)]
+/// The frames of a PAL (by default: none yet), and what the call path needs to know of its header.
+#[derive(Clone, Copy, Default)]
 pub struct PalFrames {
     /// Whose they are.
     owner: Owner,
@@ -48,25 +48,6 @@ pub struct PalFrames {
 const CONTROL_FRAMES: u64 = 5;
 
 impl PalFrames {
-    /// None yet.
-    pub const fn none() -> Self {
-        Self {
-            owner: 0,
-            vmcb: Hpa(0),
-            header: Hpa(0),
-            fpu: Hpa(0),
-            nested_root: Hpa(0),
-            nested_pd: Hpa(0),
-            pages: 0,
-            first_section_page: 0,
-            stack_top: 0,
-            stack_frame: Hpa(0),
-            param_addr: 0,
-            param_size: 0,
-            param_page: 0,
-        }
-    }
-
     /// Pages of S's sections.
     pub fn section_pages(&self) -> u64 {
         self.pages - self.first_section_page

@@ -53,7 +53,7 @@ impl Pals {
         let State::Wiping(wipe) = &mut pal.state else { return false };
         let done = self.pool.lock().wipe(pal.index as Owner, &mut wipe.next_frame);
         if done {
-            pal.frames = PalFrames::none();
+            pal.frames = PalFrames::default();
         }
         done
     }
@@ -62,7 +62,7 @@ impl Pals {
     pub(super) fn free_slot(&self, pal: &mut Pal) {
         log::debug!("PAL {}: wiped", pal.index);
         let tokens = pal.tokens + 1;
-        *pal = Pal { tokens, ..Pal::free() };
+        *pal = Pal { tokens, ..Pal::default() };
         self.registered.fetch_sub(1, Ordering::Relaxed);
     }
 }

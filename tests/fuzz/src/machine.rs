@@ -13,7 +13,7 @@ use hypervisor::hypercall;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::launch::GuestStart;
 use hypervisor::memory::DirectMap;
-use hypervisor::pal::{Hardware, MicroTpm, Pals, Random, Slots, free_slots};
+use hypervisor::pal::{Hardware, MicroTpm, Pals, Random, Slots};
 use hypervisor::tpm::root::Blob;
 use hypervisor::vmcb::{Maps, RFLAGS_IF};
 use spin::Mutex;
@@ -53,7 +53,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
     with_memory(|memory| {
         let slots = OwnSlots::new();
         // SAFETY: the machine is gone before the slots are: it owns them, and drops them last.
-        let forever = unsafe { &*slots.0 };
+        let forever = unsafe { &mut *slots.0 };
         f(&mut Machine {
             memory,
             hv: Hypervisor::new(pals(memory, forever), facts(), 0..0, Blob::new(), Blob::new()),
@@ -64,7 +64,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
     })
 }
 
-fn pals(memory: &Memory, slots: &'static Slots) -> Pals {
+fn pals(memory: &Memory, slots: &'static mut Slots) -> Pals {
     let frames = Frames::new(memory.map(), Hpa(RESERVE.start), Hpa(RESERVE.end));
     static WORD: AtomicU64 = AtomicU64::new(0);
     WORD.store(1, Ordering::Relaxed);
@@ -234,8 +234,8 @@ thread_local! {
 
 impl OwnSlots {
     fn new() -> Self {
-        let mut slots = KEPT.take().unwrap_or_else(|| Box::new(free_slots()));
-        *slots = free_slots();
+        let mut slots = KEPT.take().unwrap_or_default();
+        slots.clear();
         Self(Box::into_raw(slots))
     }
 }

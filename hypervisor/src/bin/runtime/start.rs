@@ -19,7 +19,7 @@ use hypervisor::launch::{Handover, LaunchInfo, NO_TPM, RESERVE_VA, RUNTIME_END, 
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
-use hypervisor::pal::{Pals, Slots, free_slots};
+use hypervisor::pal::{Pals, Slots};
 use hypervisor::pci::ConfigSpace;
 use hypervisor::tables::TableArea;
 use hypervisor::tpm::Family;
@@ -38,7 +38,7 @@ const VM_HSAVE_PA: u32 = 0xc001_0117;
 static OS_FPU: Mutex<Area> = Mutex::new(Area([0; PAGE_SIZE as usize]));
 static CONFIG_SPACE: Mutex<ConfigSpace> = Mutex::new(ConfigSpace::none());
 static CPU: Mutex<MaybeUninit<Cpu>> = Mutex::new(MaybeUninit::uninit());
-static SLOTS: Slots = free_slots();
+static SLOTS: Mutex<Slots> = Mutex::new(Slots::new_const());
 static HYPERVISOR: Once<Hypervisor> = Once::new();
 
 /// Called once, by the boot processor, on the runtime's own stack.
@@ -144,7 +144,8 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
         ..Info::default()
     };
     tpm::with_secrets(handover, mem, clock, |secrets, (root, counters), blobs, extends| {
-        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, &SLOTS);
+        let slots = MutexGuard::leak(SLOTS.lock());
+        let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, slots);
         let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
         HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
     })?;
@@ -236,7 +237,7 @@ fn boot_cpu(
     let info = &handover.info;
     let cpu = MutexGuard::leak(CPU.lock()).write(Cpu::new(features, handover.tsc_per_ms));
     cpu.os_hpa = Hpa(info.reserve_base) + (&raw const cpu.os as u64 - RESERVE_VA);
-    cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::zeroed() };
+    cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::default() };
     let msrpm = area.hold(&msr::permission_map(false));
     cpu.profiling_msrpm = area.hold(&msr::permission_map(true));
     let iopm = area.hold(&ioports::permission_map());

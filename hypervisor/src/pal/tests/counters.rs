@@ -111,7 +111,7 @@ impl Counts {
         handle: Handle,
         f: impl FnOnce(&mut Caller<Asking<'_>>) -> Outcome,
     ) -> (Outcome, Option<Asked>) {
-        let cpu = program(self.m.cr3, handle, &Gprs::zeroed());
+        let cpu = program(self.m.cr3, handle, &Gprs::default());
         let mut asking = Asking { counts: self, mem: self.m.memory.map(), answer: None };
         (f(&mut Caller { cpu: &cpu, hardware: &mut asking }), asking.answer)
     }

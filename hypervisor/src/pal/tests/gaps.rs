@@ -63,7 +63,7 @@ impl Machine {
 
     /// Its report.
     pub(super) fn report(&mut self, handle: Handle, what: u64) -> Result<(Vec<u8>, Vec<u8>), Status> {
-        let cpu = program(self.cr3, handle, &Gprs::zeroed());
+        let cpu = program(self.cr3, handle, &Gprs::default());
         let mem = self.memory.map();
         let mut driver = Driver { mem, s: &mut |_, _| {} };
         let (call, report) = self.pals.call_report(&Caller { cpu: &cpu, hardware: &mut driver }, what)?;
@@ -252,7 +252,7 @@ fn half_a_handle_is_none() {
     let mut m = Machine::new();
     let (pals, mem) = (m.pals, m.memory.map());
     let finds = |root, low, high| {
-        let cpu = program(root, Handle { low, high }, &Gprs::zeroed());
+        let cpu = program(root, Handle { low, high }, &Gprs::default());
         let caller = Caller { cpu: &cpu, hardware: &mut Driver { mem, s: &mut |_, _| {} } };
         assert_eq!(pals.find(&caller).is_ok(), pals.pal_info(&caller).is_ok());
         pals.find(&caller).is_ok()

@@ -129,8 +129,8 @@ pub fn check_free_slots(world: &World) -> Result<(), String> {
             && super::s::words(&pal.regs) == [0; 14]
             && pal.frames.pages() == 0
             && (pal.frames.vmcb, pal.frames.fpu) == (Hpa(0), Hpa(0))
-            && pal.owner.space == Space::none()
-            && (pal.pcrs.is_none(), pal.calls, pal.param_used) == (true, 0, 0)
+            && pal.owner.space == Space::default()
+            && (&pal.pcrs, pal.calls, pal.param_used) == (&Pcrs::default(), 0, 0)
             && pal.call.incarnation == 0
             && (pal.last_used_ms, pal.suspect_since_ms) == (0, None);
         ensure(blank, "a free slot tells of the PAL that was there")?;

@@ -147,10 +147,10 @@ impl Machine {
                 *registers = handle;
             }
             let (handle, args) = match op.call {
-                What::Unregister(handle, _) => (handle, Gprs::zeroed()),
+                What::Unregister(handle, _) => (handle, Gprs::default()),
                 What::Call(_, _, args) => (*registers, Gprs::with_arguments(args)),
                 What::CallAttested(_, _, args) => (*registers, with_nonce(args, [4; 32])),
-                _ => (*registers, Gprs::zeroed()),
+                _ => (*registers, Gprs::default()),
             };
             let cpu = program(cr3 + op.cr3_offset, handle, &args);
             let caller = &mut Caller { cpu: &cpu, hardware: &mut hardware };
@@ -168,7 +168,7 @@ impl Machine {
 
     /// What `PAL_INFO` answers.
     pub fn info(&self, handle: Handle) -> abi::PalInfo {
-        let cpu = program(self.cr3, handle, &Gprs::zeroed());
+        let cpu = program(self.cr3, handle, &Gprs::default());
         let mut hardware = (&mut Vec::new(), &mut 0, self.now, self.memory.map(), self.pals);
         self.pals.pal_info(&Caller { cpu: &cpu, hardware: &mut hardware }).unwrap()
     }

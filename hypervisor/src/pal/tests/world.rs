@@ -173,7 +173,7 @@ pub fn header(image: usize, param_pages: u64) -> Header {
 
 /// The registers with which an entry of [`header`] is called: arguments, and what the OS has in the others.
 pub fn arguments(app: usize, entry: u16) -> Gprs {
-    let rest = Gprs { rbx: 1, rcx: 2, rdx: 3, rsi: 4, rdi: 5, rbp: 6, r8: 8, r9: 9, ..Gprs::zeroed() };
+    let rest = Gprs { rbx: 1, rcx: 2, rdx: 3, rsi: 4, rdi: 5, rbp: 6, r8: 8, r9: 9, ..Gprs::default() };
     let rest = Gprs { r10: 10, r11: 11, r12: 12, r13: 13, r14: 14, r15: 15, ..rest };
     match entry {
         0 => Gprs { rdi: 7, ..rest },
@@ -308,7 +308,7 @@ impl World {
 
     /// A program that executes a VMMCALL with this handle and no arguments.
     pub fn program(&self, space: usize, handle: Handle) -> Cpu {
-        super::program(root(space), handle, &Gprs::zeroed())
+        super::program(root(space), handle, &Gprs::default())
     }
 
     /// An application that calls this entry.
