@@ -19,6 +19,8 @@ const LATE: Duration = Duration::from_secs(240);
 mod counters;
 #[path = "tpm/evidence.rs"]
 mod evidence;
+#[path = "tpm/evidence_1_2.rs"]
+mod evidence_1_2;
 #[path = "tpm/migration.rs"]
 mod migration;
 #[path = "tpm/os_tools.rs"]

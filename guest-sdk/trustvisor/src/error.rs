@@ -39,6 +39,23 @@ pub enum Error {
     /// The hardware TPM answers with this error code, or (0) with what is no answer.
     #[error("the TPM answers with error {0:#x}")]
     Tpm(u32),
+    /// A TPM 1.2 cannot quote before its attestation key is made.
+    #[error(
+        "this TPM 1.2 has no attestation key yet (`trustvisor tpm aik` makes it, once, with the owner's password)"
+    )]
+    NoAttestationKey,
+    /// The file of the attestation key of a TPM 1.2 cannot be read.
+    #[error("{AIK}: {0}", AIK = crate::AIK)]
+    AttestationKey(#[source] std::io::Error),
+    /// That file holds something else.
+    #[error("{AIK} is no attestation key of this TPM and its present owner (remove it, and make a new one)", AIK = crate::AIK)]
+    ForeignKey,
+    /// A TPM 1.2 whose owner has another secret.
+    #[error("the TPM's owner has another password")]
+    OwnerSecret,
+    /// A TPM 1.2 without owner, or whose storage root key has another secret than the well-known.
+    #[error("the TPM has no storage root key with the well-known secret (see `trustvisor tpm provision`)")]
+    StorageRootKey,
     /// The quoting PAL refused: it is no report of this launch, or there is no such key.
     #[error("the quoting PAL does not sign this")]
     Quoting,

@@ -3,7 +3,6 @@
 use crate::tpm::{HardwareQuote, hardware_quote};
 use crate::{Error, Pal, Quoting, event_log};
 use abi::quote::{AttestedCall, key};
-use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// A quote, not yet tied to the machine.
@@ -75,9 +74,7 @@ fn with_identity(pal: &Pal, pcrs: &[(u8, [u8; 32])]) -> Result<Vec<(u8, [u8; 32]
 
 /// Has the hardware TPM quote the launch for this nonce and this quote, and puts all together.
 fn evidence(quoting: &Quoting, quote: &Quote, nonce: &[u8]) -> Result<String, Error> {
-    let micro = Sha256::digest(&quote.quoted);
-    let extra = Sha256::new().chain_update(b"TV-HW-1").chain_update(nonce).chain_update(micro).finalize();
-    let hardware = hardware_quote(&extra)?;
+    let hardware = hardware_quote(nonce, &quote.quoted)?;
     Ok(format(&event_log()?, &hardware, &quoting.public_keys()?, quote))
 }
 
@@ -88,9 +85,10 @@ fn format(event_log: &[u8], hardware: &HardwareQuote, identity: &[Vec<u8>], quot
         quote.pcrs.iter().map(|(pcr, value)| format!("\"{pcr}\": \"{}\"", hex(value))).collect();
     let call = quote.call.as_ref().map_or("null".into(), format_call);
     format!(
-        "{{\n  \"version\": 1,\n  \"tpm\": \"2.0\",\n  \"event_log\": \"{}\",\n  \"hardware\": {{ \"quoted\": \"{}\", \
+        "{{\n  \"version\": 1,\n  \"tpm\": \"{}\",\n  \"event_log\": \"{}\",\n  \"hardware\": {{ \"quoted\": \"{}\", \
          \"signature\": \"{}\", \"key\": \"{}\", \"certificate\": null }},\n  \"identity\": [{}],\n  \"quote\": {{ \
          \"form\": \"2.0\", \"quoted\": \"{}\", \"signature\": \"{}\" }},\n  \"pcrs\": {{ {} }},\n  \"call\": {call}\n}}\n",
+        hardware.family,
         base64(event_log),
         base64(&hardware.quoted),
         base64(&hardware.signature),

@@ -45,7 +45,10 @@ pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use quoting::{Quoting, saved_key};
-pub use tpm::{HardwareQuote, Provision, hardware_quote, provision, remove_counters};
+pub use tpm::{
+    AIK, Family, HardwareQuote, Provision, attestation_key, hardware_quote, make_attestation_key, provision,
+    remove_counters,
+};
 #[doc(hidden)]
 pub use trustvisor_pal::args;
 pub use trustvisor_pal::{Out, status};

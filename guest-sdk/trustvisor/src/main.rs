@@ -4,6 +4,8 @@ mod saved_root;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -61,6 +63,12 @@ enum Command {
 enum Tpm {
     /// Says what its owner has to do before TrustVisor can keep a root in it (exit code 1: something)
     Provision,
+    /// Prints the Name of the key that signs its quotes, for a verifier's policy. A TPM 1.2 makes the key first, if there is none
+    Aik {
+        /// What a TPM 1.2 needs to make it: a file with its owner's password (else the well-known secret: `tpm_takeownership -y`)
+        #[arg(long, value_name = "FILE")]
+        owner_password: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -123,12 +131,35 @@ fn main() -> anyhow::Result<()> {
             println!("{text}");
             anyhow::ensure!(ready, "the hardware TPM cannot keep a root yet");
         }
+        Command::Tpm { command: Tpm::Aik { owner_password } } => {
+            let key = match trustvisor::attestation_key() {
+                Err(trustvisor::Error::NoAttestationKey) => make_attestation_key(owner_password.as_deref())?,
+                key => key?,
+            };
+            println!("000b{}", hex(&Sha256::digest(&key)));
+        }
         Command::Collect => println!(
             "freed {} PALs (one is freed by the second look, 10 s after the first)",
             trustvisor::collect()?
         ),
     }
     Ok(())
+}
+
+/// Of a TPM 1.2, which keeps none itself.
+fn make_attestation_key(owner_password: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+    let secret = match owner_password {
+        None => [0; 20],
+        Some(file) => {
+            let password = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Sha1::digest(password.strip_suffix(b"\n").unwrap_or(&password)).into()
+        }
+    };
+    let key = trustvisor::make_attestation_key(&secret)?;
+    let file = Path::new(trustvisor::AIK);
+    fs::create_dir_all(file.parent().unwrap_or(file)).with_context(|| trustvisor::AIK)?;
+    saved_root::replace(file, &key)?;
+    Ok(trustvisor::attestation_key()?)
 }
 
 fn write_event_log(file: Option<&Path>) -> anyhow::Result<()> {

@@ -133,7 +133,7 @@ fn existing(file: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     }
 }
 
-fn replace(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub fn replace(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || {
         let new = file.with_added_extension("tmp");
         fs::write(&new, bytes)?;

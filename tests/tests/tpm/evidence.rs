@@ -8,14 +8,14 @@ use machine::Machine;
 use serde_json::Value;
 use sha1::{Digest, Sha1};
 use trustvisor_tests::SOON;
-use trustvisor_verify::{Challenge, Evidence, Policy, verify};
+use trustvisor_verify::{Challenge, Evidence, Policy, Step, verify};
 
 use super::secrets::{Keys, Pem, search};
 use super::{Computer, LATE, from_hex, word_after};
 
-const NONCE: [u8; 32] = [0x5a; 32];
+pub(super) const NONCE: [u8; 32] = [0x5a; 32];
 /// The index of S's `reverse`.
-const ENTRY: u16 = 5;
+pub(super) const ENTRY: u16 = 5;
 /// Little, to be searched soon.
 const RAM_MIB: u32 = 512;
 
@@ -36,8 +36,7 @@ fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
     machine.succeed("trustvisor root save /tmp/root", SOON)?;
     ensure!(super::length(&machine, "/tmp/root")? == computer.root.len(), "another key");
 
-    let octal: String = NONCE.iter().map(|byte| format!("\\{byte:03o}")).collect();
-    machine.succeed(&format!("printf '{octal}' >/tmp/nonce && tvtest evidence"), SOON)?;
+    machine.succeed(&format!("{} && tvtest evidence", give_nonce()), SOON)?;
     let measurement =
         word_after(&machine.succeed("tvtest quote-1.2 | tee /tmp/quote12", SOON)?, "tvtest: identity ")?;
     let call = file(&machine, "call.json")?;
@@ -91,19 +90,25 @@ fn a_verifier_believes_s_and_nobody_else() -> Result<()> {
     search(&machine, u64::from(RAM_MIB) << 20, &computer.disk(), &keys, &pem)
 }
 
-fn file(machine: &Machine, name: &str) -> Result<String> {
+/// The command that gives the guest the nonce.
+pub(super) fn give_nonce() -> String {
+    let octal: String = NONCE.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    format!("printf '{octal}' >/tmp/nonce")
+}
+
+pub(super) fn file(machine: &Machine, name: &str) -> Result<String> {
     let lines = machine.succeed(&format!("xxd -p /tmp/{name}"), SOON)?;
     Ok(String::from_utf8(from_hex(&lines.concat())?)?)
 }
 
 /// Believes this build, this machine's TPM and S.
-fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<String> {
+pub(super) fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<String> {
     let json: Value = serde_json::from_str(evidence)?;
-    let name = name(&json)?;
+    let (tpm, name) = (json["tpm"].as_str().context("no TPM")?, name(&json)?);
     let measurement = json["pcrs"]["0"].as_str().context("no PCR 0")?;
     let release = fs::read_to_string(machine::root().join("build/release.toml"))?;
     let mut policy = format!(
-        "tpm = \"2.0\"\nminimum_security_version = 1\noptions = [\"dma=unprotected\\ntpm=required\\n\"]\n\
+        "tpm = \"{tpm}\"\nminimum_security_version = 1\noptions = [\"dma=unprotected\\ntpm=required\\n\"]\n\
          [[hardware_key]]\nmachine = \"this one\"\nname = \"{name}\"\n{release}\n[[pal]]\nname = \"S\"\n\
          measurement = {{ sha256 = \"{measurement}\" }}\n"
     );
@@ -116,17 +121,17 @@ fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<String> {
 }
 
 /// Of the attestation key, as enrolment would tell it.
-fn name(evidence: &Value) -> Result<String> {
+pub(super) fn name(evidence: &Value) -> Result<String> {
     let key = base64(&evidence["hardware"]["key"])?;
     Ok(hex(&[&[0, 0x0b][..], &sha2::Sha256::digest(&key)].concat()))
 }
 
-fn fails(policy: &str, evidence: &str, challenge: &Challenge) -> Result<()> {
+pub(super) fn fails(policy: &str, evidence: &str, challenge: &Challenge) -> Result<Step> {
     match verify(&Policy::parse(policy)?, &Evidence::parse(evidence.as_bytes())?, challenge) {
         Ok(_) => bail!("believed"),
         Err(failure) => {
             println!("{failure}");
-            Ok(())
+            Ok(failure.step())
         }
     }
 }
@@ -173,13 +178,20 @@ fn checks_1_2(machine: &Machine, identity: &str) -> Result<()> {
     let external = Sha1::digest([&[1][..], b"nonce of 1.2"].concat());
     let expected = [&[1, 1, 0, 0][..], b"QUOT", &Sha1::digest(composite), &external].concat();
     ensure!(quoted == expected, "quoted {}", hex(&quoted));
-    ensure!(signature[..6] == [0, 0x14, 0, 4, 1, 0], "signature {}", hex(&signature));
+    signed_1_2(&public, &quoted, &signature)
+}
+
+/// openssl's word on a signature of the 1.2 form (RSASSA with SHA-1), as TPMT_SIGNATURE, by an RSA-2048 key, as TPMT_PUBLIC whose last part
+/// the modulus is.
+pub(super) fn signed_1_2(public: &[u8], quoted: &[u8], signature: &[u8]) -> Result<()> {
+    ensure!(signature[..6] == [0, 0x14, 0, 4, 1, 0], "signature {}", hex(signature));
+    let modulus = public.last_chunk::<256>().context("no modulus")?;
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
     // SubjectPublicKeyInfo of an RSA-2048 key with exponent 65537 (RFC 8017, A.1.1; RFC 3279, 2.3.1).
     let head = "30820122300d06092a864886f70d01010105000382010f003082010a0282010100";
-    let key = [&from_hex(head)?[..], &public[24..], &[2, 3, 1, 0, 1]].concat();
-    for (name, bytes) in [("key", &key[..]), ("quoted", &quoted), ("signature", &signature[6..])] {
+    let key = [&from_hex(head)?[..], modulus, &[2, 3, 1, 0, 1]].concat();
+    for (name, bytes) in [("key", &key[..]), ("quoted", quoted), ("signature", &signature[6..])] {
         fs::write(path(name), bytes)?;
     }
     let mut command = Command::new("openssl");
@@ -195,11 +207,11 @@ fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-fn base64(value: &Value) -> Result<Vec<u8>> {
+pub(super) fn base64(value: &Value) -> Result<Vec<u8>> {
     use base64ct::{Base64, Encoding};
     Base64::decode_vec(value.as_str().context("no text")?).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
