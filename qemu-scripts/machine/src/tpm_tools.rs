@@ -21,18 +21,22 @@ const PACKAGES: [&str; 3] = ["tpm-tools", "trousers", "libtspi1"];
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 /// All tools for TPM 2.0 are one program, under many names.
 const TPM2: &str = "/usr/bin/tpm2";
-const TPM2_NAMES: [&str; 11] = [
+const TPM2_NAMES: [&str; 15] = [
     "tpm2_create",
     "tpm2_createprimary",
     "tpm2_flushcontext",
     "tpm2_getcap",
     "tpm2_getrandom",
+    "tpm2_load",
     "tpm2_nvdefine",
     "tpm2_nvundefine",
     "tpm2_pcrextend",
     "tpm2_pcrread",
     "tpm2_pcrreset",
+    "tpm2_policylocality",
+    "tpm2_policypcr",
     "tpm2_startauthsession",
+    "tpm2_unseal",
 ];
 /// Loaded by name: for /dev/tpm0, and for threads that end.
 const LOADED: [&str; 2] =

@@ -7,10 +7,18 @@ use anyhow::{Context, Result, ensure};
 use machine::{Boot, Family, Machine, tpm_tools};
 use trustvisor_tests::{SOON, built, pcr_in_guest};
 
+use super::from_hex;
+
 /// For many commands of the tools.
 const LONG: Duration = Duration::from_secs(120);
 /// TPM_RC_LOCALITY (TPM 2.0 Library part 2, 6.6.3).
 const RC_LOCALITY: &str = "0x907";
+/// TPM_RC_AUTH_UNAVAILABLE; TPM_RC_POLICY_FAIL, of session 1; TPM_RC_VALUE, of parameter 1: as the tools print them.
+const RC_AUTH_UNAVAILABLE: &str = "0x12F";
+const RC_POLICY_FAIL: &str = "0x99D";
+const RC_VALUE: &str = "0x1C4";
+/// What TrustVisor measured, for the tools.
+const LAUNCHED: &str = "sha256:17,18,19";
 /// TPM_BAD_LOCALITY, TPM_NOTLOCAL (TPM Main 1.2 part 2, 16).
 const BAD_LOCALITY: u32 = 0x3d;
 const NOT_LOCAL: u32 = 0x33;
@@ -50,7 +58,7 @@ fn linux_and_tpm2_tools_have_their_tpm_but_for_what_trustvisor_measured() -> Res
     ensure!(succeed("ls -1 /dev/tpm0 /dev/tpmrm0")?.len() == 2, "no devices");
     let random = [succeed("tpm2_getrandom --hex 16")?, succeed("tpm2_getrandom --hex 16")?];
     ensure!(random[0] != random[1] && random[0].concat().len() == 32, "random numbers: {random:?}");
-    let read = succeed("tpm2_pcrread sha256:17,18,19")?.concat().to_lowercase();
+    let read = succeed(&format!("tpm2_pcrread {LAUNCHED}"))?.concat().to_lowercase();
     ensure!(before[1].iter().all(|value| read.contains(value)), "{read} instead of {before:?}");
 
     let digest = "5a".repeat(32);
@@ -72,6 +80,62 @@ fn linux_and_tpm2_tools_have_their_tpm_but_for_what_trustvisor_measured() -> Res
     let after = [measurements(&machine, "sha1")?, measurements(&machine, "sha256")?];
     ensure!(before == after, "{after:?} instead of {before:?}");
     Ok(())
+}
+
+/// The saved root is a file, and its parent a key that everybody can have the TPM make: it loads, and does not open.
+#[test]
+fn tpm2_tools_load_the_saved_root_and_cannot_open_it() -> Result<()> {
+    let machine = start(Family::V20)?;
+    let lines = machine.succeed("tvtest save-root && head -c 1024 /tmp/root | xxd -p -c 1024", SOON)?;
+    let root = from_hex(lines.last().context("no root")?)?;
+    // Behind the magic: TPM2B_PRIVATE, TPM2B_PUBLIC (hypervisor/src/tpm/root20.rs).
+    let mut at = 8;
+    for name in ["private", "public"] {
+        let size = root.get(at..at + 2).context("no saved root")?;
+        let size = 2 + usize::from(size[0]) * 256 + usize::from(size[1]);
+        machine.succeed(&format!("tail -c +{} /tmp/root | head -c {size} >/tmp/{name}", at + 1), SOON)?;
+        at += size;
+    }
+    let parent = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
+    let parent =
+        format!("tpm2_createprimary -Q -C o -g sha256 -G ecc256:aes128cfb -a '{parent}' -c /tmp/parent");
+    machine.succeed(&parent, SOON)?;
+    let load = |private, public| {
+        machine.succeed(&format!("tpm2_load -Q -C /tmp/parent -r {private} -u {public} -c /tmp/object"), SOON)
+    };
+    let session = "tpm2_startauthsession --policy-session -S /tmp/session";
+    let policy = |locality: &str| {
+        format!(
+            "tpm2_policylocality -Q -S /tmp/session {locality} && tpm2_policypcr -Q -S /tmp/session -l {LAUNCHED}"
+        )
+    };
+    let end = "tpm2_flushcontext /tmp/session";
+    let unseal = "tpm2_unseal -c /tmp/object -p session:/tmp/session";
+
+    // The same way opens what was sealed for the OS.
+    let own = format!(
+        "tpm2_startauthsession -S /tmp/session && {} -L /tmp/policy && {end} && echo open | tpm2_create -Q -C /tmp/parent \
+         -a 'fixedtpm|fixedparent|adminwithpolicy|noda' -L /tmp/policy -i - -r /tmp/own-private -u /tmp/own-public",
+        policy("zero")
+    );
+    machine.succeed(&own, SOON)?;
+    load("/tmp/own-private", "/tmp/own-public")?;
+    let opened = machine.succeed(&format!("{session} && {} && {unseal} && {end}", policy("zero")), SOON)?;
+    ensure!(opened.concat() == "open", "opened {opened:?}");
+
+    load("/tmp/private", "/tmp/public")?;
+    fails(&machine, "tpm2_unseal -c /tmp/object", RC_AUTH_UNAVAILABLE)?;
+    for locality in ["zero", "one"] {
+        machine.succeed(&format!("{session} && {}", policy(locality)), SOON)?;
+        fails(&machine, unseal, RC_POLICY_FAIL)?;
+        machine.succeed(end, SOON)?;
+    }
+    // PCR 19 was zero when it was sealed, and is not any more.
+    let values = [17, 18].map(|register| pcr_in_guest(&machine, "sha256", register));
+    let values = values.into_iter().chain([Ok("0".repeat(64))]).collect::<Result<String>>()?;
+    machine.succeed(&format!("echo {values} | xxd -r -p >/tmp/values && {session}"), SOON)?;
+    let then = format!("tpm2_policypcr -Q -S /tmp/session -l {LAUNCHED} -f /tmp/values");
+    fails(&machine, &then, RC_VALUE)
 }
 
 /// The tools, while S's counters are incremented: all that is asked for is done.
