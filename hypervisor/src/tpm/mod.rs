@@ -14,6 +14,7 @@ pub mod nv;
 pub mod root;
 mod root12;
 mod root20;
+mod session;
 pub mod tis;
 mod v12;
 mod v20;
@@ -27,6 +28,10 @@ use core::fmt;
 use abi::Digests;
 
 pub use bank::{Algorithm, Banks};
+use session::{HMAC, Parent, flush_all};
+use utpm::random::{Random, Source};
+use v20::code::GET_RANDOM;
+use zeroize::Zeroizing;
 
 /// What a PCR is extended with (its digest) when nothing more is to come: EV_SEPARATOR's data (PC Client Platform Firmware
 /// Profile 1.05, 10.4.1).
@@ -100,6 +105,7 @@ pub struct Tpm<T> {
     pub family: Family,
     /// Its allocated banks.
     pub banks: Banks,
+    parent: Option<Parent>,
 }
 
 impl<T: Transport> Tpm<T> {
@@ -118,7 +124,7 @@ impl<T: Transport> Tpm<T> {
         if !banks.contains(&Algorithm::SHA1) && !banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(0));
         }
-        Ok(Self { transport, family, banks })
+        Ok(Self { transport, family, banks, parent: None })
     }
 
     /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`].
@@ -146,21 +152,31 @@ impl<T: Transport> Tpm<T> {
         Ok(digests)
     }
 
-    /// Fills `bytes` from the TPM's random number generator.
-    pub fn random(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let got = match self.family {
-                Family::V12 => v12::random(&mut self.transport, rest)?,
-                Family::V20 => v20::random(&mut self.transport, rest)?,
-            };
-            rest = &mut rest[got..];
+    /// From the TPM's random number generator. The numbers given keep these from who listens on the bus (2.0).
+    pub fn random(&mut self, random: &mut Random<impl Source>) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        if self.family == Family::V12 {
+            v12::random(&mut self.transport, &mut *bytes)?;
+        } else {
+            let (tpm, parent) = self.parent()?;
+            parent.session(tpm, HMAC, random)?.receive(GET_RANDOM, None, &[0, 32], &mut *bytes)?;
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// A TPM 2.0's parent of what is kept, which stays until [`Self::close`].
+    fn parent(&mut self) -> Result<(&mut T, &Parent), Error> {
+        if self.parent.is_none() {
+            self.parent = Some(Parent::new(&mut self.transport)?);
+        }
+        self.parent.as_ref().map(|parent| (&mut self.transport, parent)).ok_or(Error::Absent)
     }
 
     /// Gives the locality back, so that the OS can use the TPM.
     pub fn close(mut self) -> Result<(), Error> {
+        if self.parent.is_some() {
+            let _ = flush_all(&mut self.transport);
+        }
         self.transport.close()
     }
 }

@@ -9,9 +9,8 @@ use utpm::Counters;
 
 use super::bank::Algorithm;
 use super::clock::Clock;
-use super::root20::{OWNER, authorise};
 use super::tis::{Registers, Tis};
-use super::v20::{RS_PW, SESSIONS, exchange};
+use super::v20::{OWNER, RS_PW, SESSIONS, authorise, exchange};
 use super::wire::{Answer, Command};
 use super::{Error, Family, MESSAGE, Tpm, Transport};
 
@@ -80,7 +79,7 @@ impl<T: Transport> Tpm<T> {
     /// TPM2_NV_DefineSpace (part 3, 31.3), all zero.
     fn nv_define(&mut self, auth: &Auth) -> Result<[u8; Counters::SIZE], Error> {
         let mut command = Command::new(SESSIONS, DEFINE_SPACE);
-        authorise(command.u32(OWNER), RS_PW);
+        authorise(command.u32(OWNER));
         // TPMS_NV_PUBLIC (part 2, 13.5): no policy.
         command.sized(auth).u16(14).u32(INDEX).u16(Algorithm::SHA256.number()).u32(ATTRIBUTES).u16(0);
         command.u16(Counters::SIZE as u16);
@@ -101,7 +100,7 @@ impl<T: Transport> Tpm<T> {
         let mut answer = [0; MESSAGE];
         let mut body = exchange(&mut self.transport, &mut command, &mut answer)?.success(SESSIONS)?;
         let _size = body.u32()?;
-        body.sized()?.try_into().map_err(|_| Error::Malformed("counters"))
+        body.sized_array()
     }
 }
 

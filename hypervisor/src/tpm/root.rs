@@ -5,6 +5,7 @@
 use abi::{Digests, RootState};
 use arrayvec::ArrayVec;
 use utpm::Root;
+use utpm::random::{Random, Source};
 use zeroize::Zeroizing;
 
 use super::root12::Keeper12;
@@ -58,18 +59,19 @@ impl<T: Transport> Tpm<T> {
     /// then, and `blob` what is to be saved. An error leaves nothing to be believed: no root.
     pub fn root(
         &mut self,
+        random: &mut Random<impl Source>,
         release: &Release,
         saved: &[u8],
         secret: &mut Secret,
         blob: &mut Blob,
     ) -> Result<RootState, Error> {
-        if self.family == Family::V12 {
-            return root(&mut Keeper12::new(&mut self.transport)?, release, saved, secret, blob);
+        if self.read(19)? != Digests::default() {
+            return Err(Error::Malformed("PCR 19"));
         }
-        let mut keeper = Keeper20::new(self)?;
-        let state = root(&mut keeper, release, saved, secret, blob);
-        keeper.close()?;
-        state
+        match self.family {
+            Family::V12 => root(&mut Keeper12::new(&mut self.transport)?, release, saved, secret, blob),
+            Family::V20 => root(&mut Keeper20::new(self, random)?, release, saved, secret, blob),
+        }
     }
 }
 

@@ -9,10 +9,12 @@
 use abi::{Digests, RootState};
 use sha2::{Digest, Sha256};
 use utpm::Root;
+use utpm::random::{Random, Source};
 
 use super::bank::Algorithm;
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
-use super::v20::{NO_SESSIONS, RS_PW, SESSIONS, exchange};
+use super::session::{HMAC, Named, POLICY, Parent, Session, name};
+use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Tpm, Transport};
 use crate::release::Release;
@@ -22,75 +24,41 @@ pub(super) const MAGIC: [u8; 8] = *b"TVROOT2\x01";
 /// PCR 17, 18 and 19.
 type Values = [[u8; 32]; 3];
 
-/// Command codes (2.0 part 2, 6.5.2).
-pub(super) mod code {
-    pub const CREATE_PRIMARY: u32 = 0x131;
-    pub const CERTIFY_CREATION: u32 = 0x14a;
-    pub const CREATE: u32 = 0x153;
-    pub const LOAD: u32 = 0x157;
-    pub const UNSEAL: u32 = 0x15e;
-    pub const FLUSH_CONTEXT: u32 = 0x165;
-    pub const POLICY_LOCALITY: u32 = 0x16f;
-    pub const START_AUTH_SESSION: u32 = 0x176;
-    pub const GET_CAPABILITY: u32 = 0x17a;
-    pub const POLICY_PCR: u32 = 0x17f;
-}
-
-/// TPM_RH_OWNER, TPM_RH_NULL (part 2, 7.4), TPM_ALG_NULL (6.3), TPM_SE_POLICY (6.11).
-pub(super) const OWNER: u32 = 0x4000_0001;
-const NULL: u32 = 0x4000_0007;
-const ALG_NULL: u16 = 0x10;
-const SE_POLICY: u8 = 1;
-/// TPM_CAP_HANDLES (6.12), and the first handle of objects and of sessions (7.2).
-const CAP_HANDLES: u32 = 1;
-const TRANSIENT: u32 = 0x8000_0000;
-const LOADED_SESSION: u32 = 0x0200_0000;
 /// Response codes that speak of a parameter (RC_FMT1 with RC_P and its number, part 2, 6.6.1): of Load's two, and of CertifyCreation's
 /// fourth, the ticket. Which error it is, bits 5:0 say.
 const OBJECT: [u32; 2] = [0x1c0, 0x2c0];
 const TICKET: [u32; 1] = [0x4c0];
 const ERROR: u32 = 0x3f;
 
+/// TPM_ALG_NULL (part 2, 6.3).
+const ALG_NULL: u16 = 0x10;
 /// TPMA_LOCALITY of locality 1 (part 2, 8.5).
 const LOCALITY_1: u8 = 1 << 1;
 /// TPML_PCR_SELECTION: SHA-256, PCR 17, 18, 19.
 const PCRS: [u8; 10] = [0, 0, 0, 1, 0x00, 0x0b, 3, 0, 0, 0b1110];
-/// TPMT_PUBLIC of the parent, a storage key on P-256 that every TPM makes anew from its owner's seed: fixedTPM, fixedParent,
-/// sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt; AES-128-CFB.
-const PARENT: [u8; 26] = [
-    0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x04, 0x72, 0, 0, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00, 0x10,
-    0x00, 0x03, 0x00, 0x10, 0, 0, 0, 0,
-];
 /// TPMT_PUBLIC of the sealed root up to its policy: KEYEDHASH, SHA-256; fixedTPM, fixedParent, adminWithPolicy, noDA.
 const SEALED: [u8; 10] = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
 
-/// A TPM 2.0, the storage key that every TPM makes anew from its owner's seed, and PCR 17, 18 and 19.
-pub(super) struct Keeper20<'t, T> {
-    transport: &'t mut T,
-    parent: u32,
+/// A TPM 2.0, and PCR 17, 18 and 19.
+pub(super) struct Keeper20<'t, T, S> {
+    tpm: &'t mut T,
+    parent: &'t Parent,
+    random: &'t mut Random<S>,
     values: Values,
 }
 
-impl<'t, T: Transport> Keeper20<'t, T> {
-    pub fn new(tpm: &'t mut Tpm<T>) -> Result<Self, Error> {
+impl<'t, T: Transport, S: Source> Keeper20<'t, T, S> {
+    pub fn new(tpm: &'t mut Tpm<T>, random: &'t mut Random<S>) -> Result<Self, Error> {
         if !tpm.banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
         let values = [tpm.read(17)?.sha256, tpm.read(18)?.sha256, tpm.read(19)?.sha256];
-        if values[2] != [0; 32] {
-            return Err(Error::Malformed("PCR 19"));
-        }
-        flush_all(&mut tpm.transport)?;
-        let parent = create_primary(&mut tpm.transport)?;
-        Ok(Self { transport: &mut tpm.transport, parent, values })
-    }
-
-    pub fn close(self) -> Result<(), Error> {
-        flush(self.transport, self.parent)
+        let (tpm, parent) = tpm.parent()?;
+        Ok(Self { tpm, parent, random, values })
     }
 }
 
-impl<T: Transport> Keeper for Keeper20<'_, T> {
+impl<T: Transport, S: Source> Keeper for Keeper20<'_, T, S> {
     fn open<'a>(
         &mut self,
         release: &Release,
@@ -103,19 +71,19 @@ impl<T: Transport> Keeper for Keeper20<'_, T> {
             return Err(Stop::Blob(RootState::NewOtherPolicy));
         }
         let maker = maker(&parts, &self.values, release).ok_or(Stop::Blob(RootState::NewNotOurs))?;
-        let object = load(self.transport, self.parent, &parts)
+        let object = load(self.tpm, self.parent, &parts)
             .map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
-        let opened = certify_creation(self.transport, object, &parts)
-            .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))
-            .and_then(|()| unseal(self.transport, object, &pcrs, secret).map_err(Stop::Tpm));
-        flush(self.transport, object).map_err(Stop::Tpm)?;
-        opened.map(|()| maker)
+        certify_creation(self.tpm, object.0, &parts)
+            .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))?;
+        let mut session = self.parent.session(self.tpm, POLICY, self.random).map_err(Stop::Tpm)?;
+        unseal(&mut session, &object, &pcrs, secret).map_err(Stop::Tpm).map(|()| maker)
     }
 
     fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Result<(), Error> {
         let [ours, pcr18, pcr19] = self.values;
         let pcr17 = pcr17.map_or(ours, |digests| digests.sha256);
-        create(self.transport, self.parent, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)?;
+        let mut session = self.parent.session(self.tpm, HMAC, self.random)?;
+        create(&mut session, &self.parent.named, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)?;
         let ours = parse(blob)?.made_with.is_some_and(|made| made == pcrs(&self.values));
         if ours { Ok(()) } else { Err(Error::Malformed("sealed root")) }
     }
@@ -135,41 +103,20 @@ fn policy(pcrs: &[u8; 32]) -> [u8; 32] {
     both.chain_update(PCRS).chain_update(pcrs).finalize().into()
 }
 
-/// Authorisation by an empty password, or by a policy session that ends with it.
-pub(super) fn authorise(command: &mut Command, session: u32) -> &mut Command {
-    command.u32(9).u32(session).u16(0).u8(0).u16(0)
-}
-
-/// The parameters of an answer with sessions; what follows them is the sessions'.
-fn parameters<'a>(body: &mut Reader<'a>) -> Result<Reader<'a>, Error> {
-    let size = body.u32()?;
-    body.part(size as usize)
-}
-
-pub(super) fn create_primary(transport: &mut impl Transport) -> Result<u32, Error> {
-    let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
-    authorise(command.u32(OWNER), RS_PW);
-    // No authorisation value and no data; nothing from outside, no PCRs.
-    command.u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()
-}
-
-/// TPM2_Create of the sealed root.
-pub(super) fn create(
-    transport: &mut impl Transport,
-    parent: u32,
+/// TPM2_Create (part 3, 12.1) of the sealed root.
+pub(super) fn create<T: Transport>(
+    session: &mut Session<'_, T>,
+    parent: &Named,
     pcrs: &[u8; 32],
     secret: &Secret,
     blob: &mut Blob,
 ) -> Result<(), Error> {
     let mut command = Command::new(SESSIONS, code::CREATE);
-    authorise(command.u32(parent), RS_PW);
     command.u16(4 + Root::SIZE as u16).u16(0).sized(secret);
     command.u16(SEALED.len() as u16 + 36).bytes(&SEALED).bytes(&policy(pcrs)).u16(ALG_NULL).u16(0);
     command.u16(0).bytes(&PCRS);
     let mut answer = [0; 2 * MESSAGE];
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
-    let mut parameters = parameters(&mut body)?;
+    let mut parameters = session.send(code::CREATE, Some(parent), command.body()?, &mut answer)?;
     append(blob, &MAGIC)?;
     for _ in ["private", "public", "creation data"] {
         let part = parameters.sized()?;
@@ -233,84 +180,34 @@ fn blame(error: Error, parameters: &[u32], blob: RootState) -> Stop {
     }
 }
 
-pub(super) fn load(transport: &mut impl Transport, parent: u32, parts: &Parts<'_>) -> Result<u32, Error> {
+pub(super) fn load(tpm: &mut impl Transport, parent: &Parent, parts: &Parts<'_>) -> Result<Named, Error> {
     let mut command = Command::new(SESSIONS, code::LOAD);
-    authorise(command.u32(parent), RS_PW);
+    authorise(command.u32(parent.named.0));
     command.sized(parts.private).sized(parts.public);
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()
+    let object = exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()?;
+    Ok((object, name(parts.public)))
 }
 
 /// Succeeds if the ticket shows that this TPM created this object with this creation data.
 fn certify_creation(transport: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Result<(), Error> {
     let mut command = Command::new(SESSIONS, code::CERTIFY_CREATION);
-    authorise(command.u32(NULL).u32(object), RS_PW);
+    authorise(command.u32(NULL).u32(object));
     command.u16(0).sized(&Sha256::digest(parts.creation)).u16(ALG_NULL).bytes(parts.ticket);
     exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
 }
 
-pub(super) fn unseal(
-    transport: &mut impl Transport,
-    object: u32,
-    pcrs: &[u8; 32],
-    secret: &mut Secret,
-) -> Result<(), Error> {
-    let session = start_session(transport)?;
-    let unsealed = unseal_in(transport, object, session, pcrs, secret);
-    if unsealed.is_err() {
-        // One that was used is gone by itself; what went wrong before counts.
-        let _ = flush(transport, session);
-    }
-    unsealed
-}
-
-pub(super) fn start_session(transport: &mut impl Transport) -> Result<u32, Error> {
-    let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
-    // Neither salted nor bound, a nonce that nothing depends on.
-    command.u32(NULL).u32(NULL).sized(&[0; 16]).u16(0).u8(SE_POLICY).u16(ALG_NULL);
-    command.u16(Algorithm::SHA256.number());
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?.u32()
-}
-
-fn unseal_in(
-    transport: &mut impl Transport,
-    object: u32,
-    session: u32,
+pub(super) fn unseal<T: Transport>(
+    session: &mut Session<'_, T>,
+    object: &Named,
     pcrs: &[u8; 32],
     secret: &mut Secret,
 ) -> Result<(), Error> {
     let mut answer = [0; MESSAGE];
     let mut command = Command::new(NO_SESSIONS, code::POLICY_LOCALITY);
-    command.u32(session).u8(LOCALITY_1);
-    exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    command.u32(session.handle).u8(LOCALITY_1);
+    exchange(session.tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
     command = Command::new(NO_SESSIONS, code::POLICY_PCR);
-    command.u32(session).sized(pcrs).bytes(&PCRS);
-    exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
-    command = Command::new(SESSIONS, code::UNSEAL);
-    authorise(command.u32(object), session);
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
-    let mut parameters = parameters(&mut body)?;
-    let data = parameters.sized()?.first_chunk().ok_or(Error::Malformed("root"))?;
-    *secret = *data;
-    parameters.end()
-}
-
-/// Empties the few places for objects and sessions, whoever left something there.
-fn flush_all(transport: &mut impl Transport) -> Result<(), Error> {
-    for first in [TRANSIENT, LOADED_SESSION] {
-        let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
-        command.u32(CAP_HANDLES).u32(first).u32(MESSAGE as u32 / 8);
-        let mut answer = [0; MESSAGE];
-        let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
-        let (_more, _capability, count) = (body.u8()?, body.u32()?, body.u32()?);
-        for _ in 0..count {
-            flush(transport, body.u32()?)?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn flush(transport: &mut impl Transport, handle: u32) -> Result<(), Error> {
-    let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
-    command.u32(handle);
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?.end()
+    command.u32(session.handle).sized(pcrs).bytes(&PCRS);
+    exchange(session.tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    session.receive(code::UNSEAL, Some(object), &[], secret)
 }

@@ -65,20 +65,19 @@ pub fn read(transport: &mut impl Transport, pcr: u8) -> Result<[u8; 20], Error> 
     Ok(value)
 }
 
-/// TPM_GetRandom (13.6): fills the start of `bytes`, returns how much of it (never 0).
-pub fn random(transport: &mut impl Transport, bytes: &mut [u8]) -> Result<usize, Error> {
-    let mut answer = [0; MESSAGE];
-    let wanted = bytes.len().min(64);
-    let mut command = Command::new(REQUEST, GET_RANDOM);
-    command.u32(wanted as u32);
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(RESPONSE)?;
-    let got = body.u32()? as usize;
-    if got == 0 || got > wanted {
-        return Err(Error::Malformed("random bytes"));
+/// TPM_GetRandom (13.6), as often as it takes to fill `bytes`.
+pub fn random(transport: &mut impl Transport, mut bytes: &mut [u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        let mut answer = [0; MESSAGE];
+        let mut command = Command::new(REQUEST, GET_RANDOM);
+        command.u32(bytes.len() as u32);
+        let mut body = exchange(transport, &mut command, &mut answer)?.success(RESPONSE)?;
+        let got = body.u32()? as usize;
+        let given = bytes.split_off_mut(..got).filter(|_| got > 0).ok_or(Error::Malformed("random bytes"))?;
+        given.copy_from_slice(body.take(got)?);
+        body.end()?;
     }
-    bytes[..got].copy_from_slice(body.take(got)?);
-    body.end()?;
-    Ok(got)
+    Ok(())
 }
 
 pub(super) fn exchange<'a>(

@@ -12,14 +12,27 @@ pub(super) const NO_SESSIONS: u16 = 0x8001;
 pub(super) const SESSIONS: u16 = 0x8002;
 
 /// Command codes (part 2, 6.5.2).
-const STARTUP: u32 = 0x144;
-const GET_CAPABILITY: u32 = 0x17a;
-const GET_RANDOM: u32 = 0x17b;
-const PCR_READ: u32 = 0x17e;
-const PCR_EXTEND: u32 = 0x182;
-/// TPM_SU_CLEAR (part 2, 6.10), TPM_CAP_PCRS (6.12), TPM_RS_PW (7.4).
+pub(super) mod code {
+    pub const CREATE_PRIMARY: u32 = 0x131;
+    pub const STARTUP: u32 = 0x144;
+    pub const CERTIFY_CREATION: u32 = 0x14a;
+    pub const CREATE: u32 = 0x153;
+    pub const LOAD: u32 = 0x157;
+    pub const UNSEAL: u32 = 0x15e;
+    pub const FLUSH_CONTEXT: u32 = 0x165;
+    pub const POLICY_LOCALITY: u32 = 0x16f;
+    pub const START_AUTH_SESSION: u32 = 0x176;
+    pub const GET_CAPABILITY: u32 = 0x17a;
+    pub const GET_RANDOM: u32 = 0x17b;
+    pub const PCR_READ: u32 = 0x17e;
+    pub const POLICY_PCR: u32 = 0x17f;
+    pub const PCR_EXTEND: u32 = 0x182;
+}
+/// TPM_SU_CLEAR (part 2, 6.10), TPM_CAP_PCRS (6.12), TPM_RH_OWNER, TPM_RH_NULL, TPM_RS_PW (7.4).
 const SU_CLEAR: u16 = 0;
 const CAP_PCRS: u32 = 5;
+pub(super) const OWNER: u32 = 0x4000_0001;
+pub(super) const NULL: u32 = 0x4000_0007;
 pub(super) const RS_PW: u32 = 0x4000_0009;
 
 /// Response codes (part 2, 6.6.3): not started; suspended, testing, sparing its memory, asked to come again.
@@ -35,7 +48,7 @@ const SELECT: usize = 3;
 /// The allocated banks (TPM2_GetCapability, 30.2); `None` if it is no 2.0 TPM that answers. Starts it if need be.
 pub fn banks(transport: &mut impl Transport) -> Result<Option<Banks>, Error> {
     for _ in 0..2 {
-        let mut command = Command::new(NO_SESSIONS, GET_CAPABILITY);
+        let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
         command.u32(CAP_PCRS).u32(0).u32(1);
         let mut answer = [0; MESSAGE];
         let reply = exchange(transport, &mut command, &mut answer)?;
@@ -45,7 +58,7 @@ pub fn banks(transport: &mut impl Transport) -> Result<Option<Banks>, Error> {
         if reply.code != INITIALIZE {
             return parse_banks(reply.success(NO_SESSIONS)?).map(Some);
         }
-        command = Command::new(NO_SESSIONS, STARTUP);
+        command = Command::new(NO_SESSIONS, code::STARTUP);
         command.u16(SU_CLEAR);
         exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
     }
@@ -81,27 +94,19 @@ pub fn extend(
     banks: &Banks,
     digests: &Digests,
 ) -> Result<(), Error> {
-    let mut command = Command::new(SESSIONS, PCR_EXTEND);
-    command.u32(pcr.into()).u32(9).u32(RS_PW).u16(0).u8(0).u16(0);
-    command.u32(banks.len() as u32);
+    let mut command = Command::new(SESSIONS, code::PCR_EXTEND);
+    authorise(command.u32(pcr.into())).u32(banks.len() as u32);
     for algorithm in banks {
         command.u16(algorithm.number()).bytes(algorithm.digest(digests));
     }
-    let mut answer = [0; MESSAGE];
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(SESSIONS)?;
-    // No parameters; the session's empty nonce, its attributes, its empty authorisation.
-    let (parameters, nonce, _, hmac) = (body.u32()?, body.u16()?, body.u8()?, body.u16()?);
-    if (parameters, nonce, hmac) != (0, 0, 0) {
-        return Err(Error::Malformed("session"));
-    }
-    body.end()
+    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
 }
 
 /// TPM2_PCR_Read (22.4) of one PCR in one bank, into a value of that bank's size.
 pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mut [u8]) -> Result<(), Error> {
     let mut select = [0; SELECT];
     *select.get_mut(usize::from(pcr / 8)).ok_or(Error::Malformed("PCR number"))? = 1 << (pcr % 8);
-    let mut command = Command::new(NO_SESSIONS, PCR_READ);
+    let mut command = Command::new(NO_SESSIONS, code::PCR_READ);
     command.u32(1).u16(bank.number()).u8(SELECT as u8).bytes(&select);
     let mut answer = [0; MESSAGE];
     let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
@@ -117,20 +122,9 @@ pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mu
     body.end()
 }
 
-/// TPM2_GetRandom (16.1): fills the start of `bytes`, returns how much of it (never 0).
-pub fn random(transport: &mut impl Transport, bytes: &mut [u8]) -> Result<usize, Error> {
-    let wanted = bytes.len().min(32);
-    let mut answer = [0; MESSAGE];
-    let mut command = Command::new(NO_SESSIONS, GET_RANDOM);
-    command.u16(wanted as u16);
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
-    let got = usize::from(body.u16()?);
-    if got == 0 || got > wanted {
-        return Err(Error::Malformed("random bytes"));
-    }
-    bytes[..got].copy_from_slice(body.take(got)?);
-    body.end()?;
-    Ok(got)
+/// Authorisation by an empty password.
+pub(super) fn authorise(command: &mut Command) -> &mut Command {
+    command.u32(9).u32(RS_PW).u16(0).u8(0).u16(0)
 }
 
 pub(super) fn exchange<'a>(

@@ -47,6 +47,11 @@ impl Command {
         self
     }
 
+    /// What follows the header.
+    pub fn body(&mut self) -> Result<&mut [u8], Error> {
+        self.bytes.get_mut(HEADER..self.used).ok_or(Error::Malformed("command too long"))
+    }
+
     /// The command with its size filled in.
     pub fn finish(&mut self) -> Result<&[u8], Error> {
         self.bytes[2..6].copy_from_slice(&(self.used as u32).to_be_bytes());
@@ -95,15 +100,21 @@ impl<'a> Reader<'a> {
         core::mem::take(&mut self.0)
     }
 
-    /// The next `count` bytes, to be taken apart.
-    pub fn part(&mut self, count: usize) -> Result<Self, Error> {
-        self.take(count).map(Self)
+    /// The parameters of a 2.0 answer with sessions; what follows them is the sessions'.
+    pub fn parameters(&mut self) -> Result<Self, Error> {
+        let size = self.u32()?;
+        self.take(size as usize).map(Self)
     }
 
     /// What a TPM2B holds.
     pub fn sized(&mut self) -> Result<&'a [u8], Error> {
         let size = self.u16()?;
         self.take(size.into())
+    }
+
+    /// The same, of this size.
+    pub fn sized_array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        self.sized()?.try_into().map_err(|_| Error::Malformed("size"))
     }
 
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {

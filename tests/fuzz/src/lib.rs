@@ -23,6 +23,7 @@ mod pal;
 mod reference;
 pub mod root;
 pub mod seal;
+mod session;
 mod software;
 pub mod tpm;
 pub mod verify_event_log;

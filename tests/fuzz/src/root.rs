@@ -14,6 +14,8 @@ use hypervisor::tpm::{Error, Tpm, Transport};
 use sha2::{Digest, Sha256};
 
 use crate::input::Input;
+use crate::session::{Session, storage_key};
+use utpm::random::{Random, Source};
 
 const NEW: [u8; 64] = [7; 64];
 const PCR_17: [u8; 32] = [17; 32];
@@ -32,13 +34,13 @@ pub fn check(bytes: &[u8]) {
     let formless = input.bool();
     let (saved, believed) = if formless { (input.take(700).to_vec(), None) } else { blob(&mut input) };
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let Ok(mut tpm) = Tpm::open(Chip { input, seen: Rc::clone(&seen) }) else {
-        panic!("its banks are known")
-    };
+    let mut tpm = chip(input, &seen);
     let (mut secret, mut blob) = (NEW, Blob::new());
-    let Ok(state) = tpm.root(&RELEASE, &saved, &mut secret, &mut blob) else { return };
+    let result = tpm.root(&mut entropy(), &RELEASE, &saved, &mut secret, &mut blob);
+    tpm.close().unwrap();
+    let Ok(state) = result else { return };
     let seen = seen.borrow();
-    assert!(seen.objects.is_empty(), "objects are left in the TPM");
+    assert!(seen.kept || seen.objects.is_empty(), "objects are left in the TPM");
     if !state.is_old() {
         assert_eq!(secret, NEW, "{state:?}, and not the new root");
         assert!(blob.as_slice().starts_with(b"TVROOT2\x01"));
@@ -119,6 +121,8 @@ struct Seen {
     objects: Vec<[u8; 4]>,
     certified: bool,
     unsealed: Option<[u8; 64]>,
+    /// It did not tell of them, or did not let go of one.
+    kept: bool,
 }
 
 impl Seen {
@@ -130,10 +134,7 @@ impl Seen {
             // TPM2_CertifyCreation.
             0x14a => self.certified = command.ends_with(&[0x11; 32]),
             // TPM2_Unseal.
-            0x15e => {
-                assert!(self.certified, "unsealed without a proof of who made it");
-                self.unsealed = body.get(6..).and_then(|rest| rest.first_chunk()).copied();
-            }
+            0x15e => assert!(self.certified, "unsealed without a proof of who made it"),
             // TPM2_FlushContext.
             0x165 => {
                 let there = self.objects.iter().position(|object| command[10..] == *object);
@@ -148,6 +149,16 @@ impl Seen {
 struct Chip<'a> {
     input: Input<'a>,
     seen: Rc<RefCell<Seen>>,
+    session: Option<Session>,
+}
+
+fn chip<'a>(input: Input<'a>, seen: &Rc<RefCell<Seen>>) -> Tpm<Chip<'a>> {
+    Tpm::open(Chip { input, seen: Rc::clone(seen), session: None }).expect("its banks are known")
+}
+
+pub fn entropy() -> Random<impl Source> {
+    let mut words = 0..;
+    Random::seeded(move || words.nth(1), &[]).unwrap()
 }
 
 impl Chip<'_> {
@@ -165,24 +176,44 @@ impl Chip<'_> {
             }
             _ => {}
         }
-        match self.input.u8() {
-            0 => (0, self.good(code)),
+        let choice = self.input.u8();
+        // Of a storage key that nobody heard of, nobody can get rid.
+        self.seen.borrow_mut().kept |= choice != 0 && matches!(code, 0x131 | 0x165 | 0x17a);
+        match choice {
+            0 => (0, self.good(code, command)),
             1 => (0, self.input.take(100).to_vec()),
+            // What the TPM itself says, whatever that is.
+            2 => {
+                let parameters = self.input.take(100).to_vec();
+                (0, self.proved(command, &parameters))
+            }
             _ => (self.input.u32() | 1, Vec::new()),
         }
     }
 
-    fn good(&mut self, code: u32) -> Vec<u8> {
+    fn proved(&self, command: &[u8], parameters: &[u8]) -> Vec<u8> {
+        self.session.as_ref().map_or(Vec::new(), |session| session.answer(command, parameters))
+    }
+
+    fn good(&mut self, code: u32, command: &[u8]) -> Vec<u8> {
         let session = [0, 0, 0, 0, 0, 0, 1, 0, 0];
-        let with = |parameters: &[u8]| {
-            [&(parameters.len() as u32).to_be_bytes(), parameters, &session[4..]].concat()
-        };
         let part = |length: u8| [&[0, length][..], &vec![length; length.into()]].concat();
         match code {
-            // TPM2_GetCapability of handles: none.
-            0x17a => vec![0, 0, 0, 0, 1, 0, 0, 0, 0],
-            // TPM2_CreatePrimary, TPM2_Load: the object's handle.
-            0x131 | 0x157 => [&[0x80, 0, 0, 1][..], &session].concat(),
+            // TPM2_GetCapability of handles: objects, no sessions.
+            0x17a => {
+                let objects = self.seen.borrow().objects.clone();
+                let objects = if command[14] == 0x80 { objects } else { Vec::new() };
+                [&[0, 0, 0, 0, 1, 0, 0, 0, objects.len() as u8][..], objects.as_flattened()].concat()
+            }
+            // TPM2_CreatePrimary: handle and public part.
+            0x131 => {
+                let public = storage_key();
+                let size = [0, public.len() as u8];
+                [&[0x80, 0, 0, 0, 0, 0, 0, public.len() as u8 + 2][..], &size, &public, &session[4..]]
+                    .concat()
+            }
+            // TPM2_Load: the object's handle.
+            0x157 => [&[0x80, 0, 0, 1][..], &session].concat(),
             // TPM2_CertifyCreation.
             0x14a => session.to_vec(),
             // TPM2_Create: private, public, creation data, hash and ticket.
@@ -191,12 +222,21 @@ impl Chip<'_> {
                 let creation = [&SELECTION[..], &[0, 32], &pcrs(&PCR_17), &[2]].concat();
                 let sized = |bytes: &[u8]| [&[0, bytes.len() as u8], bytes].concat();
                 let ticket = [0x80, 0x21, 0x40, 0, 0, 1].to_vec();
-                with(&[part(160), sized(&public), sized(&creation), part(32), ticket, part(32)].concat())
+                let all = [part(160), sized(&public), sized(&creation), part(32), ticket, part(32)].concat();
+                self.proved(command, &all)
             }
-            // TPM2_StartAuthSession: the session's handle and nonce.
-            0x176 => [&[3, 0, 0, 0][..], &part(32)].concat(),
+            // TPM2_StartAuthSession.
+            0x176 => {
+                let (session, answer) = Session::start(command).expect("a session");
+                self.session = Some(session);
+                answer
+            }
             // TPM2_Unseal.
-            0x15e => with(&[&[0, 64][..], &[self.input.u8(); 64]].concat()),
+            0x15e => {
+                let root = [self.input.u8(); 64];
+                self.seen.borrow_mut().unsealed = Some(root);
+                self.proved(command, &[&[0, 64][..], &root].concat())
+            }
             _ => Vec::new(),
         }
     }
@@ -235,9 +275,12 @@ mod tests {
         let (saved, state) = blob(&mut Input::new(&[]));
         assert_eq!(state, Some(RootState::Opened));
         let seen = Rc::new(RefCell::new(Seen::default()));
-        let mut tpm = Tpm::open(Chip { input: Input::new(&[]), seen }).unwrap();
+        let mut tpm = chip(Input::new(&[]), &seen);
         let (mut secret, mut blob) = (NEW, Blob::new());
-        assert_eq!(tpm.root(&RELEASE, &saved, &mut secret, &mut blob), Ok(RootState::Opened));
+        let state = tpm.root(&mut entropy(), &RELEASE, &saved, &mut secret, &mut blob);
+        assert_eq!(state, Ok(RootState::Opened));
+        tpm.close().unwrap();
+        assert!(seen.borrow().objects.is_empty());
         assert_eq!(secret, [0; 64]);
     }
 }

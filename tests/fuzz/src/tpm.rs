@@ -16,12 +16,13 @@ use hypervisor::tpm::tis::{Registers, Tis};
 use hypervisor::tpm::{Algorithm, Error, Family, Tpm, Transport};
 
 use crate::input::Input;
+use crate::root::entropy;
 use utpm::Root;
 
 /// A command is sent again 200 times at most; opening takes eight commands, the root fewer than twenty, the rest one, two and one for each
 /// random byte.
 const MOST_COMMANDS: usize = 201 * (8 + 20 + 1 + 2 + RANDOM);
-const RANDOM: usize = 70;
+const RANDOM: usize = 32;
 /// Looks at the bus for one command: a few for each byte of the longest command and answer.
 const MOST_LOOKS: usize = 2 * 512 * 32;
 
@@ -81,9 +82,11 @@ fn messages(mut input: Input) {
             was_read(&exchanges.borrow(), &tpm, &value);
         }
         exchanges.borrow_mut().clear();
-        let mut bytes = [0; RANDOM];
-        if tpm.random(&mut bytes).is_ok() {
-            was_drawn(&exchanges.borrow(), &bytes);
+        let drawn = tpm.random(&mut entropy());
+        // A TPM 2.0 encrypts them, under a key that this one does not know: see target `root`.
+        if let Ok(bytes) = drawn {
+            assert_eq!(tpm.family, Family::V12);
+            was_drawn(&exchanges.borrow(), &*bytes);
         }
         if tpm.family == Family::V12 {
             exchanges.borrow_mut().clear();
@@ -114,7 +117,7 @@ fn saved(seed: u8) -> Vec<u8> {
 fn root(exchanges: &RefCell<Vec<Exchange>>, tpm: &mut Tpm<Messages>, seed: u8) {
     let (saved, new) = (saved(seed), [0x55; Root::SIZE]);
     let (mut secret, mut blob) = (new, Blob::new());
-    let state = tpm.root(&RELEASE, &saved, &mut secret, &mut blob);
+    let state = tpm.root(&mut entropy(), &RELEASE, &saved, &mut secret, &mut blob);
     let exchanges = exchanges.borrow();
     let last = |code| exchanges.iter().rev().find(|exchange| exchange.0.get(6..10) == Some(code));
     match state {

@@ -96,17 +96,22 @@ fn secrets(
         NO_TPM => None,
         _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
     };
-    let mut chip = [0; 48];
-    let drawn = tpm.as_mut().map_or(Ok(()), |tpm| tpm.random(&mut chip));
-    let mut random = Random::seeded(rdrand, &chip)
-        .map_err(|_| "the processor's random number generator (RDRAND) does not work")?;
+    let seeded = |more: &[u8]| {
+        Random::seeded(rdrand, more)
+            .map_err(|_| "the processor's random number generator (RDRAND) does not work")
+    };
+    let mut random = seeded(&[])?;
+    let drawn = tpm.as_mut().map(|tpm| tpm.random(&mut random)).transpose();
+    if let Ok(Some(chip)) = &drawn {
+        random = seeded(&**chip)?;
+    }
     let mut secret = Zeroizing::new([0; Root::SIZE]);
     random.fill(&mut *secret);
     let saved = handover.info.root.get(..handover.info.root_len as usize).unwrap_or(&[0]);
     let state = match &mut tpm {
         None => RootState::NoTpm,
         Some(_) if handover.dynamic_launch == 0 => RootState::NoLaunch,
-        Some(tpm) => match drawn.and_then(|()| tpm.root(&RELEASE, saved, &mut secret, blob)) {
+        Some(tpm) => match drawn.and_then(|_| tpm.root(&mut random, &RELEASE, saved, &mut secret, blob)) {
             Ok(state) => state,
             Err(error) => {
                 log::error!("no root: {error}");

@@ -8,6 +8,7 @@ use p256::ecdsa::{Signature, SigningKey};
 use sha2::{Digest, Sha256};
 use utpm::{Root, manifest};
 
+use super::entropy;
 use super::root::Failing;
 use super::swtpm::SwTpm;
 use super::{raw, root12};
@@ -52,7 +53,7 @@ fn boot(
     let mut tpm = tpm.restart();
     tpm.launch(SLB, &[(17, runtime), (18, OPTIONS)]);
     let (mut secret, mut blob) = ([new; Root::SIZE], Blob::new());
-    let state = tpm.at(1).root(release, saved, &mut secret, &mut blob).unwrap();
+    let state = tpm.at(1).root(&mut entropy(), release, saved, &mut secret, &mut blob).unwrap();
     (tpm, state, secret, blob.as_slice().to_vec())
 }
 
@@ -207,8 +208,13 @@ fn nothing_is_lost_on_the_way() {
                 tpm.launch(SLB, &[(17, runtime), (18, OPTIONS)]);
                 tpm.at(1);
                 let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
-                let result =
-                    Tpm::open(failing).unwrap().root(release, &saved, &mut [2; Root::SIZE], &mut Blob::new());
+                let result = Tpm::open(failing).unwrap().root(
+                    &mut entropy(),
+                    release,
+                    &saved,
+                    &mut [2; Root::SIZE],
+                    &mut Blob::new(),
+                );
                 if result == Ok(good) {
                     commands = fails_in;
                     break;

@@ -3,8 +3,7 @@
 use super::root::Failing;
 use super::swtpm::SwTpm;
 use crate::tpm::nv::{INDEX, write_command};
-use crate::tpm::root20::authorise;
-use crate::tpm::v20::{RS_PW, SESSIONS, exchange};
+use crate::tpm::v20::{SESSIONS, authorise, exchange};
 use crate::tpm::wire::Command;
 use crate::tpm::{MESSAGE, Tpm};
 use abi::{CountersState, RootState};
@@ -30,7 +29,7 @@ fn owner(tpm: &mut SwTpm, code: u32, handles: &[u32], rest: &[u8]) -> u32 {
     for handle in handles {
         command.u32(*handle);
     }
-    authorise(&mut command, RS_PW).bytes(rest);
+    authorise(&mut command).bytes(rest);
     let mut tpm = tpm.at(0);
     exchange(&mut tpm.transport, &mut command, &mut [0; MESSAGE]).unwrap().code
 }

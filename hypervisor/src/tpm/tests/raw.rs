@@ -4,11 +4,14 @@ use std::vec::Vec;
 
 use crate::tpm::root::{Blob, Secret};
 use crate::tpm::root20::*;
-use crate::tpm::v20::{RS_PW, SESSIONS, exchange};
+use crate::tpm::session::{HMAC, PARENT, POLICY};
+use crate::tpm::v20::{NO_SESSIONS, OWNER, SESSIONS, authorise, code, exchange};
 use crate::tpm::wire::Command;
-use crate::tpm::{MESSAGE, Tpm, Transport};
+use crate::tpm::{Error, MESSAGE, Tpm, Transport};
 use sha2::{Digest, Sha256};
 use utpm::Root;
+
+use super::entropy;
 
 /// Tries to unseal without looking at anything, with the policy that the blob was made for with one of the PCRs as they are, and with an empty
 /// password.
@@ -17,22 +20,20 @@ pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<Secr
     let then = made_with(blob);
     let mut hash = Sha256::new();
     (17..=19).for_each(|pcr| hash.update(tpm.read(pcr).unwrap().sha256));
-    let transport = &mut tpm.transport;
-    let parent = create_primary(transport).unwrap();
+    let (transport, parent) = tpm.parent().unwrap();
     let object = load(transport, parent, &parts).unwrap();
     let mut found = None;
     for pcrs in [then, hash.finalize().into()] {
         let mut secret = [0; Root::SIZE];
-        if unseal(transport, object, &pcrs, &mut secret).is_ok() {
+        let mut session = parent.session(transport, POLICY, &mut entropy()).unwrap();
+        if unseal(&mut session, &object, &pcrs, &mut secret).is_ok() {
             found = Some(secret);
         }
     }
     let mut command = Command::new(SESSIONS, code::UNSEAL);
-    authorise(command.u32(object), RS_PW);
+    authorise(command.u32(object.0));
     let by_password = exchange(transport, &mut command, &mut [0; MESSAGE]).unwrap().code;
     assert_ne!(by_password, 0, "an empty password opens it");
-    flush(transport, object).unwrap();
-    flush(transport, parent).unwrap();
     found
 }
 
@@ -59,22 +60,37 @@ pub fn made_with(blob: &[u8]) -> [u8; 32] {
 
 /// A blob of a known root, made here and now, that opens with these PCRs.
 pub fn made_for<T: Transport>(tpm: &mut Tpm<T>, pcrs: [u8; 32], secret: &Secret) -> Vec<u8> {
-    let transport = &mut tpm.transport;
-    let parent = create_primary(transport).unwrap();
+    let (transport, parent) = tpm.parent().unwrap();
     let mut made = Blob::new();
-    create(transport, parent, &pcrs, secret, &mut made).unwrap();
-    flush(transport, parent).unwrap();
+    let mut session = parent.session(transport, HMAC, &mut entropy()).unwrap();
+    create(&mut session, &parent.named, &pcrs, secret, &mut made).unwrap();
     made.as_slice().to_vec()
 }
 
 /// Leaves objects and sessions behind until no more objects fit.
 pub fn fill<T: Transport>(tpm: &mut Tpm<T>) {
-    let transport = &mut tpm.transport;
+    let (transport, parent) = tpm.parent().unwrap();
     for _ in 0..3 {
-        start_session(transport).unwrap();
-        create_primary(transport).unwrap();
+        parent.session(transport, HMAC, &mut entropy()).unwrap();
     }
-    assert!(create_primary(transport).is_err());
+    let mut more = || -> Result<(), Error> {
+        let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
+        authorise(command.u32(OWNER)).u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
+        exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+    };
+    assert_eq!([more(), more(), more().map_err(|_| Error::Absent)], [Ok(()), Ok(()), Err(Error::Absent)]);
+}
+
+/// How many objects and sessions are in the TPM.
+pub fn loaded<T: Transport>(tpm: &mut Tpm<T>) -> u32 {
+    let count = |first: u32| {
+        let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
+        command.u32(1).u32(first).u32(64);
+        let mut answer = [0; MESSAGE];
+        let body = exchange(&mut tpm.transport, &mut command, &mut answer).unwrap().success(NO_SESSIONS);
+        u32::from_be_bytes(body.unwrap().take(9).unwrap()[5..].try_into().unwrap())
+    };
+    [0x8000_0000, 0x0200_0000].map(count).iter().sum()
 }
 
 /// A blob with another ticket.

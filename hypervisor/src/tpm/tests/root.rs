@@ -1,5 +1,6 @@
 //! The root in a real TPM.
 
+use super::entropy;
 use super::raw;
 use super::swtpm::SwTpm;
 use crate::release::Release;
@@ -18,7 +19,7 @@ const MADE: Secret = [1; Root::SIZE];
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it.
 fn take(tpm: &mut SwTpm, saved: &[u8], new: Secret) -> (RootState, Secret, Blob) {
     let (mut secret, mut blob) = (new, Blob::new());
-    let state = tpm.at(1).root(&ALONE, saved, &mut secret, &mut blob).unwrap();
+    let state = tpm.at(1).root(&mut entropy(), &ALONE, saved, &mut secret, &mut blob).unwrap();
     (state, secret, blob)
 }
 
@@ -68,7 +69,8 @@ fn nobody_else_opens_it() {
     }
     let mut tpm_19 = SwTpm::new();
     tpm_19.launch(SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
-    let refused = tpm_19.at(1).root(&ALONE, blob.as_slice(), &mut [2; Root::SIZE], &mut Blob::new());
+    let refused =
+        tpm_19.at(1).root(&mut entropy(), &ALONE, blob.as_slice(), &mut [2; Root::SIZE], &mut Blob::new());
     assert_eq!(refused, Err(Error::Malformed("PCR 19")));
     let (_, state, _) = next_boot(SwTpm::new(), &RELEASE, blob.as_slice());
     assert_eq!(state, RootState::NewOtherTpm, "another TPM");
@@ -111,7 +113,7 @@ fn a_planted_root_is_refused() {
     for locality in [0, 2, 3] {
         // There and then it is refused, and nothing is to be saved.
         let (mut known, mut refused) = ([9; Root::SIZE], Blob::new());
-        let made = tpm.at(locality).root(&ALONE, &[], &mut known, &mut refused);
+        let made = tpm.at(locality).root(&mut entropy(), &ALONE, &[], &mut known, &mut refused);
         assert_eq!(made, Err(Error::Malformed("sealed root")), "locality {locality}");
         let planted = raw::made_for(&mut tpm.at(locality), raw::made_with(good.as_slice()), &known);
         let (state, secret, _) = take(&mut tpm, &planted, [2; Root::SIZE]);
@@ -214,7 +216,13 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
             tpm.at(1);
             let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 1, answer, late };
             let (mut secret, mut now) = ([2; Root::SIZE], Blob::new());
-            let result = Tpm::open(failing).unwrap().root(&ALONE, blob.as_slice(), &mut secret, &mut now);
+            let result = Tpm::open(failing).unwrap().root(
+                &mut entropy(),
+                &ALONE,
+                blob.as_slice(),
+                &mut secret,
+                &mut now,
+            );
             if result == Ok(RootState::Opened) {
                 assert!(fails_in > 10, "only {fails_in} commands");
                 break;

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, OnceLock};
 
+use super::entropy;
 use super::root::ALONE;
 use super::root::Failing;
 use super::swtpm::SwTpm;
@@ -63,7 +64,7 @@ fn set_srk_secret(tpm: &mut SwTpm, owner: [u8; 20], secret: [u8; 20]) {
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it. Nothing is left in the TPM.
 fn take(tpm: &mut SwTpm, saved: &[u8]) -> (RootState, Secret, Blob) {
     let (mut secret, mut blob) = (NEW, Blob::new());
-    let state = tpm.at(1).root(&ALONE, saved, &mut secret, &mut blob).unwrap();
+    let state = tpm.at(1).root(&mut entropy(), &ALONE, saved, &mut secret, &mut blob).unwrap();
     assert_eq!(sessions(tpm), 0);
     (state, secret, blob)
 }
@@ -85,7 +86,7 @@ fn made() -> (SwTpm, Blob) {
     let mut tpm = owned();
     tpm.launch(SLB, &RELEASE);
     let (mut secret, mut blob) = (MADE, Blob::new());
-    assert_eq!(tpm.at(1).root(&ALONE, &[], &mut secret, &mut blob), Ok(RootState::NewNoBlob));
+    assert_eq!(tpm.at(1).root(&mut entropy(), &ALONE, &[], &mut secret, &mut blob), Ok(RootState::NewNoBlob));
     assert_eq!(secret, MADE);
     (tpm, blob)
 }
@@ -102,7 +103,10 @@ fn refused(tpm: &mut SwTpm, saved: &[u8], why: RootState) {
     assert_eq!((state, secret), (why, NEW));
     assert_ne!(blob.as_slice(), saved);
     let (mut again, mut same) = ([3; Root::SIZE], Blob::new());
-    assert_eq!(tpm.at(1).root(&ALONE, blob.as_slice(), &mut again, &mut same), Ok(RootState::Opened));
+    assert_eq!(
+        tpm.at(1).root(&mut entropy(), &ALONE, blob.as_slice(), &mut again, &mut same),
+        Ok(RootState::Opened)
+    );
     assert_eq!((again, same.as_slice()), (NEW, blob.as_slice()));
 }
 
@@ -131,10 +135,11 @@ fn nobody_else_opens_it() {
         refused(&mut tpm, blob.as_slice(), RootState::NewOtherPolicy);
     }
     tpm = next_boot(tpm, SLB, &[RELEASE[0], RELEASE[1], (19, b"an identity key")]);
-    let late = tpm.at(1).root(&ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
+    let late = tpm.at(1).root(&mut entropy(), &ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
     assert_eq!(late, Err(Error::Malformed("PCR 19")));
     // PCR 19 is all ones without a launch.
-    let late = tpm.restart().at(1).root(&ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
+    let late =
+        tpm.restart().at(1).root(&mut entropy(), &ALONE, blob.as_slice(), &mut NEW.clone(), &mut Blob::new());
     assert_eq!(late, Err(Error::Malformed("PCR 19")));
     let mut another = another();
     another.launch(SLB, &RELEASE);
@@ -188,7 +193,7 @@ fn a_planted_root_is_refused() {
     let mut planted = Vec::new();
     for locality in [0, 2, 3, 4] {
         // What made it is refused there and then, and so nothing is saved.
-        let here = tpm.at(locality).root(&ALONE, &[], &mut KNOWN.clone(), &mut Blob::new());
+        let here = tpm.at(locality).root(&mut entropy(), &ALONE, &[], &mut KNOWN.clone(), &mut Blob::new());
         assert_eq!(here, Err(Error::Malformed("sealed root")), "locality {locality}");
         planted.push(plant(&mut tpm, locality, &now));
     }
@@ -247,7 +252,7 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
     let (mut tpm, blob) = made();
     let codes = [Some(1), Some(6), Some(9), Some(0x12), Some(0x15), Some(0x803), None];
-    for (saved, enough) in [(blob.as_slice(), 6), (&[], 5)] {
+    for (saved, enough) in [(blob.as_slice(), 7), (&[], 6)] {
         tpm = next_boot(tpm, SLB, &RELEASE);
         for (answer, late) in codes.into_iter().map(|code| (code, false)).chain([(None, true)]) {
             for fails_in in 0.. {
@@ -257,8 +262,13 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
                 tpm.at(1);
                 // Two open it.
                 let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 2, answer, late };
-                let result =
-                    Tpm::open(failing).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::new());
+                let result = Tpm::open(failing).unwrap().root(
+                    &mut entropy(),
+                    &ALONE,
+                    saved,
+                    &mut NEW.clone(),
+                    &mut Blob::new(),
+                );
                 let left = sessions(&mut tpm);
                 if result.is_ok() {
                     assert_eq!((fails_in, left), (enough, 0));
@@ -320,7 +330,13 @@ fn a_busy_tpm_is_asked_again_but_not_for_ever() {
         for times in [3, usize::MAX] {
             tpm.at(1);
             let busy = Busy(&mut tpm, times);
-            let result = Tpm::open(busy).unwrap().root(&ALONE, saved, &mut NEW.clone(), &mut Blob::new());
+            let result = Tpm::open(busy).unwrap().root(
+                &mut entropy(),
+                &ALONE,
+                saved,
+                &mut NEW.clone(),
+                &mut Blob::new(),
+            );
             assert_eq!(result.err(), (times > 3).then_some(Error::Refused(0x800)));
             assert_eq!(sessions(&mut tpm), 0);
         }
@@ -337,7 +353,7 @@ fn a_tpm_that_is_not_owned_as_needed_gives_no_root() {
         tpm.launch(SLB, &RELEASE);
         for saved in [blob.as_slice(), &[]] {
             let mut kept = Blob::new();
-            let result = tpm.at(1).root(&ALONE, saved, &mut NEW.clone(), &mut kept);
+            let result = tpm.at(1).root(&mut entropy(), &ALONE, saved, &mut NEW.clone(), &mut kept);
             assert_eq!(result, Err(Error::Refused(code)));
             assert_eq!((kept.as_slice(), sessions(&mut tpm)), (&[][..], 0));
         }
@@ -366,7 +382,8 @@ fn fields_that_make_no_sense_are_refused() {
         };
         let liar = Changed { tpm: &mut tpm, ordinal, answer };
         let mut secret = NEW;
-        let result = Tpm::open(liar).unwrap().root(&ALONE, saved, &mut secret, &mut Blob::new());
+        let result =
+            Tpm::open(liar).unwrap().root(&mut entropy(), &ALONE, saved, &mut secret, &mut Blob::new());
         assert_eq!((result, secret), (Err(Error::Malformed(complaint)), NEW), "{ordinal:#x} {at}");
         assert_eq!(sessions(&mut tpm), 0);
     }

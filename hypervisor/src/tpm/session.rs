@@ -1,0 +1,214 @@
+//! Salted sessions with a TPM 2.0 (part 1, 19 and 21): whoever listens on the bus does not learn the secret that a command or its answer
+//! begins with, and whoever changes either is found out. A session is for one command.
+//!
+//! The salt is agreed on with the parent, whose public part comes over the same bus: against somebody who answers in the TPM's place
+//! from the beginning this does not help, nor could anything that a machine does not know beforehand.
+
+use aes::Aes128;
+use cfb_mode::cipher::KeyIvInit;
+use cfb_mode::{Decryptor, Encryptor};
+use hmac::{Hmac, KeyInit, Mac};
+use p256::ecdh::diffie_hellman;
+use p256::elliptic_curve::sec1::ToSec1Point;
+use p256::{PublicKey, SecretKey};
+use sha2::{Digest, Sha256};
+use utpm::random::{Random, Source};
+use zeroize::Zeroizing;
+
+use super::bank::Algorithm;
+use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
+use super::wire::{Command, Reader};
+use super::{Error, MESSAGE, Transport};
+
+/// TPM_SE_HMAC, TPM_SE_POLICY (part 2, 6.11).
+pub(super) const HMAC: u8 = 0;
+pub(super) const POLICY: u8 = 1;
+/// TPMA_SESSION (part 2, 8.4): the command's first parameter is encrypted, or the answer's.
+const DECRYPT: u8 = 1 << 5;
+const ENCRYPT: u8 = 1 << 6;
+/// TPMT_SYM_DEF: AES-128-CFB.
+const CIPHER: [u8; 6] = [0x00, 0x06, 0x00, 0x80, 0x00, 0x43];
+/// TPMT_PUBLIC of the parent, a storage key on P-256 that every TPM makes anew from its owner's seed: fixedTPM, fixedParent,
+/// sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt; AES-128-CFB. Last the point, which the TPM fills in.
+pub(super) const PARENT: [u8; 26] = [
+    0x00, 0x23, 0x00, 0x0b, 0x00, 0x03, 0x04, 0x72, 0, 0, 0x00, 0x06, 0x00, 0x80, 0x00, 0x43, 0x00, 0x10,
+    0x00, 0x03, 0x00, 0x10, 0, 0, 0, 0,
+];
+/// TPM_CAP_HANDLES (part 2, 6.12), and the first handle of objects and of sessions (7.2).
+const CAP_HANDLES: u32 = 1;
+const TRANSIENT: u32 = 0x8000_0000;
+const LOADED_SESSION: u32 = 0x0200_0000;
+type Nonce = [u8; 32];
+/// Ours. The salt makes each session's key like no other, and under it there is one command.
+const NONCE: Nonce = [0; 32];
+
+/// A handle, and the name of what it stands for (part 1, 16).
+pub(super) type Named = (u32, [u8; 34]);
+
+/// The name of an object with this TPMT_PUBLIC.
+pub(super) fn name(public: &[u8]) -> [u8; 34] {
+    let mut name = [0; 34];
+    name[..2].copy_from_slice(&Algorithm::SHA256.number().to_be_bytes());
+    name[2..].copy_from_slice(&Sha256::digest(public));
+    name
+}
+
+/// The parent, which is the salt's receiver as well.
+pub(super) struct Parent {
+    pub named: Named,
+    x: Nonce,
+    point: PublicKey,
+}
+
+impl Parent {
+    pub fn new(tpm: &mut impl Transport) -> Result<Self, Error> {
+        flush_all(tpm)?;
+        let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
+        authorise(command.u32(OWNER));
+        // No authorisation value and no data; nothing from outside, no PCRs.
+        command.u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
+        let mut answer = [0; MESSAGE];
+        let mut body = exchange(tpm, &mut command, &mut answer)?.success(SESSIONS)?;
+        let handle = body.u32()?;
+        let public = body.parameters()?.sized()?;
+        let mut fields = Reader::new(public);
+        if fields.take(PARENT.len() - 4)? != &PARENT[..PARENT.len() - 4] {
+            return Err(Error::Malformed("storage key"));
+        }
+        let xy: [[u8; 32]; 2] = [fields.sized_array()?, fields.sized_array()?];
+        let mut point = [4; 65];
+        point[1..].copy_from_slice(xy.as_flattened());
+        let point = PublicKey::from_sec1_bytes(&point).map_err(|_| Error::Malformed("storage key"))?;
+        Ok(Self { named: (handle, name(public)), x: xy[0], point })
+    }
+
+    /// TPM2_StartAuthSession (part 3, 11.1) of kind [`HMAC`] or [`POLICY`], with a salt from a key agreement (part 1, C.6.1).
+    pub fn session<'t, T: Transport>(
+        &self,
+        tpm: &'t mut T,
+        kind: u8,
+        random: &mut Random<impl Source>,
+    ) -> Result<Session<'t, T>, Error> {
+        let mut seed = Zeroizing::new([0; 32]);
+        random.fill(&mut *seed);
+        let own = SecretKey::from_slice(&*seed).map_err(|_| Error::Malformed("salt"))?;
+        let public = own.public_key().to_sec1_point(false);
+        let (xy, _) = public.as_bytes()[1..].as_chunks::<32>();
+        let shared = diffie_hellman(own.to_nonzero_scalar(), self.point.as_affine());
+        // KDFe (part 1, 11.4.10.3).
+        let salt = Sha256::new().chain_update(1u32.to_be_bytes()).chain_update(shared.raw_secret_bytes());
+        let salt = salt.chain_update(b"SECRET\0").chain_update(xy[0]).chain_update(self.x).finalize();
+        let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
+        command.u32(self.named.0).u32(NULL).sized(&NONCE).u16(68).sized(&xy[0]).sized(&xy[1]);
+        command.u8(kind).bytes(&CIPHER).u16(Algorithm::SHA256.number());
+        let mut answer = [0; MESSAGE];
+        let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+        let (handle, nonce) = (body.u32()?, body.sized_array()?);
+        Ok(Session { tpm, handle, key: derive(&salt, b"ATH\0", &nonce, &NONCE), nonce })
+    }
+}
+
+/// A session with the TPM's nonce.
+pub(super) struct Session<'t, T> {
+    pub tpm: &'t mut T,
+    pub handle: u32,
+    key: Zeroizing<Nonce>,
+    nonce: Nonce,
+}
+
+impl<T: Transport> Session<'_, T> {
+    /// Carries out a command whose first parameter, a TPM2B, is secret. Returns the answer's parameters.
+    pub fn send<'a>(
+        &mut self,
+        code: u32,
+        object: Option<&Named>,
+        parameters: &mut [u8],
+        answer: &'a mut [u8],
+    ) -> Result<Reader<'a>, Error> {
+        let (size, rest) = parameters.split_first_chunk_mut().ok_or(Error::Malformed("parameters"))?;
+        let secret =
+            rest.get_mut(..u16::from_be_bytes(*size).into()).ok_or(Error::Malformed("parameters"))?;
+        self.cipher::<Encryptor<Aes128>>(&NONCE, &self.nonce).encrypt(secret);
+        self.exchange(code, object, DECRYPT, parameters, answer).map(|(parameters, _)| parameters)
+    }
+
+    /// Carries out a command that is answered with a secret of this size.
+    pub fn receive(
+        &mut self,
+        code: u32,
+        object: Option<&Named>,
+        parameters: &[u8],
+        secret: &mut [u8],
+    ) -> Result<(), Error> {
+        let mut answer = [0; MESSAGE];
+        let (mut body, nonce) = self.exchange(code, object, ENCRYPT, parameters, &mut answer)?;
+        let decryptor = self.cipher::<Decryptor<Aes128>>(&nonce, &NONCE);
+        decryptor.decrypt_b2b(body.sized()?, secret).map_err(|_| Error::Malformed("size of a secret"))?;
+        body.end()
+    }
+
+    /// Returns the answer's parameters and the TPM's next nonce.
+    fn exchange<'a>(
+        &mut self,
+        code: u32,
+        object: Option<&Named>,
+        attributes: u8,
+        parameters: &[u8],
+        answer: &'a mut [u8],
+    ) -> Result<(Reader<'a>, Nonce), Error> {
+        let name = object.map_or(&[][..], |(_, name)| name);
+        let mac = self.mac(&[&code.to_be_bytes(), name, parameters], &NONCE, &self.nonce, attributes);
+        let mut command = Command::new(SESSIONS, code);
+        if let Some((handle, _)) = object {
+            command.u32(*handle);
+        }
+        command.u32(73).u32(self.handle).sized(&NONCE).u8(attributes);
+        command.sized(&mac.finalize().into_bytes()).bytes(parameters);
+        let mut body = exchange(self.tpm, &mut command, answer)?.success(SESSIONS)?;
+        let parameters = body.parameters()?.rest();
+        let (nonce, attributes, mac) = (body.sized_array()?, body.u8()?, body.sized()?);
+        let expected = self.mac(&[&[0; 4], &code.to_be_bytes(), parameters], &nonce, &NONCE, attributes);
+        expected.verify_slice(mac).map_err(|_| Error::Malformed("not the TPM's"))?;
+        Ok((Reader::new(parameters), nonce))
+    }
+
+    /// What proves a command or an answer (part 1, 19.6.4).
+    fn mac(&self, parts: &[&[u8]], newer: &Nonce, older: &Nonce, attributes: u8) -> Hmac<Sha256> {
+        let digest = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
+        keyed(&*self.key, &[&digest, newer, older, &[attributes]])
+    }
+
+    /// For a parameter (part 1, 21.3).
+    fn cipher<C: KeyIvInit>(&self, newer: &Nonce, older: &Nonce) -> C {
+        let both = derive(&*self.key, b"CFB\0", newer, older);
+        C::new_from_slices(&both[..16], &both[16..]).expect("128 bits each")
+    }
+}
+
+/// KDFa to 256 bits (part 1, 11.4.10.2).
+fn derive(key: &[u8], label: &[u8], newer: &Nonce, older: &Nonce) -> Zeroizing<Nonce> {
+    let mac = keyed(key, &[&1u32.to_be_bytes(), label, newer, older, &256u32.to_be_bytes()]);
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+fn keyed(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mac = Hmac::new_from_slice(key).expect("HMAC takes any key");
+    parts.iter().fold(mac, |mac, part| mac.chain_update(part))
+}
+
+/// Empties the TPM's few places for objects and sessions, whoever left something there.
+pub(super) fn flush_all(tpm: &mut impl Transport) -> Result<(), Error> {
+    for first in [TRANSIENT, LOADED_SESSION] {
+        let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
+        command.u32(CAP_HANDLES).u32(first).u32(MESSAGE as u32 / 8);
+        let mut answer = [0; MESSAGE];
+        let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+        let (_more, _capability, count) = (body.u8()?, body.u32()?, body.u32()?);
+        for _ in 0..count {
+            let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
+            command.u32(body.u32()?);
+            exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?;
+        }
+    }
+    Ok(())
+}
