@@ -71,6 +71,9 @@ impl fmt::Display for Error {
             Self::Timeout(what) => write!(f, "the TPM takes too long ({what})"),
             Self::Malformed(what) => write!(f, "the TPM's answer makes no sense ({what})"),
             Self::Refused(0x01) => f.write_str("the TPM's storage key has a secret of its own"),
+            Self::Refused(0x9a2) => {
+                f.write_str("the TPM's owner, or what is kept there, has a secret of its own")
+            }
             Self::Refused(0x12) => f.write_str("the TPM has no owner"),
             Self::Refused(code) => write!(f, "the TPM answers with error {code:#x}"),
             Self::Bank(0) => f.write_str("the TPM has neither a SHA-1 nor a SHA-256 bank"),

@@ -137,8 +137,9 @@ fn host() -> Result<()> {
 }
 
 fn system(test: &str, environment: &[(&str, String)]) -> Result<()> {
+    // Two machines at a time, at most.
     let arguments =
-        ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=1"];
+        ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=2"];
     cargo(&format!("system tests: {test}"), &arguments, environment)
 }
 
