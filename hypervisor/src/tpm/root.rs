@@ -41,7 +41,7 @@ pub(super) enum Opened<'a> {
     Predecessor,
 }
 
-/// A TPM at locality 1, before PCR 19 is extended: keeps secrets for PCR 17, 18 and 19 as a launch leaves them.
+/// A TPM at locality 1, before PCR 19, which is zero, is extended: keeps secrets for PCR 17, 18 and 19 as a launch leaves them.
 pub(super) trait Keeper {
     /// Opens a blob that is for these PCRs as they are, and was made with those of this release, or of one that it takes over from.
     fn open<'a>(

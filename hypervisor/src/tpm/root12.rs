@@ -66,7 +66,7 @@ pub(super) struct Keeper12<'t, T> {
 
 impl<'t, T: Transport> Keeper12<'t, T> {
     pub fn new(tpm: &'t mut T) -> Done<Self> {
-        let values = [v12::read(tpm, 17)?, v12::read(tpm, 18)?, v12::read(tpm, 19)?];
+        let values = [v12::read(tpm, 17)?, v12::read(tpm, 18)?, [0; 20]];
         Ok(Self { tpm, values })
     }
 

@@ -13,7 +13,7 @@ use utpm::random::{Random, Source};
 
 use super::bank::Algorithm;
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
-use super::session::{HMAC, Named, POLICY, Parent, Session, name};
+use super::session::{HMAC, Named, POLICY, Parent, Session, flush, name};
 use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Tpm, Transport};
@@ -52,7 +52,7 @@ impl<'t, T: Transport, S: Source> Keeper20<'t, T, S> {
         if !tpm.banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
-        let values = [tpm.read(17)?.sha256, tpm.read(18)?.sha256, tpm.read(19)?.sha256];
+        let values = [tpm.read(17)?.sha256, tpm.read(18)?.sha256, [0; 32]];
         let (tpm, parent) = tpm.parent()?;
         Ok(Self { tpm, parent, random, values })
     }
@@ -73,17 +73,19 @@ impl<T: Transport, S: Source> Keeper for Keeper20<'_, T, S> {
         let maker = maker(&parts, &self.values, release).ok_or(Stop::Blob(RootState::NewNotOurs))?;
         let object = load(self.tpm, self.parent, &parts)
             .map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
-        certify_creation(self.tpm, object.0, &parts)
-            .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))?;
-        let mut session = self.parent.session(self.tpm, POLICY, self.random).map_err(Stop::Tpm)?;
-        unseal(&mut session, &object, &pcrs, secret).map_err(Stop::Tpm).map(|()| maker)
+        let opened = certify_creation(self.tpm, object.0, &parts)
+            .map_err(|error| blame(error, &TICKET, RootState::NewNotOurs))
+            .and_then(|()| self.parent.session(self.tpm, POLICY, self.random).map_err(Stop::Tpm))
+            .and_then(|session| unseal(session, &object, &pcrs, secret).map_err(Stop::Tpm));
+        let _ = flush(self.tpm, object.0);
+        opened.map(|()| maker)
     }
 
     fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Result<(), Error> {
         let [ours, pcr18, pcr19] = self.values;
         let pcr17 = pcr17.map_or(ours, |digests| digests.sha256);
-        let mut session = self.parent.session(self.tpm, HMAC, self.random)?;
-        create(&mut session, &self.parent.named, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)?;
+        let session = self.parent.session(self.tpm, HMAC, self.random)?;
+        create(session, &self.parent.named, &pcrs(&[pcr17, pcr18, pcr19]), secret, blob)?;
         let ours = parse(blob)?.made_with.is_some_and(|made| made == pcrs(&self.values));
         if ours { Ok(()) } else { Err(Error::Malformed("sealed root")) }
     }
@@ -105,7 +107,7 @@ fn policy(pcrs: &[u8; 32]) -> [u8; 32] {
 
 /// TPM2_Create (part 3, 12.1) of the sealed root.
 pub(super) fn create<T: Transport>(
-    session: &mut Session<'_, T>,
+    session: Session<'_, T>,
     parent: &Named,
     pcrs: &[u8; 32],
     secret: &Secret,
@@ -197,7 +199,7 @@ fn certify_creation(transport: &mut impl Transport, object: u32, parts: &Parts<'
 }
 
 pub(super) fn unseal<T: Transport>(
-    session: &mut Session<'_, T>,
+    session: Session<'_, T>,
     object: &Named,
     pcrs: &[u8; 32],
     secret: &mut Secret,

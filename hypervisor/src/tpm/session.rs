@@ -1,8 +1,7 @@
 //! Salted sessions with a TPM 2.0 (part 1, 19 and 21): whoever listens on the bus does not learn the secret that a command or its answer
-//! begins with, and whoever changes either is found out. A session is for one command.
+//! begins with. A session is for one command.
 //!
-//! The salt is agreed on with the parent, whose public part comes over the same bus: against somebody who answers in the TPM's place
-//! from the beginning this does not help, nor could anything that a machine does not know beforehand.
+//! Whoever sends on the bus is not stopped: he can ask as the runtime does, without a session, or answer in the TPM's place.
 
 use aes::Aes128;
 use cfb_mode::cipher::KeyIvInit;
@@ -97,14 +96,15 @@ impl Parent {
         let shared = diffie_hellman(own.to_nonzero_scalar(), self.point.as_affine());
         // KDFe (part 1, 11.4.10.3).
         let salt = Sha256::new().chain_update(1u32.to_be_bytes()).chain_update(shared.raw_secret_bytes());
-        let salt = salt.chain_update(b"SECRET\0").chain_update(xy[0]).chain_update(self.x).finalize();
+        let salt = salt.chain_update(b"SECRET\0").chain_update(xy[0]).chain_update(self.x);
+        let salt = Zeroizing::new(<[u8; 32]>::from(salt.finalize()));
         let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
         command.u32(self.named.0).u32(NULL).sized(&NONCE).u16(68).sized(&xy[0]).sized(&xy[1]);
         command.u8(kind).bytes(&CIPHER).u16(Algorithm::SHA256.number());
         let mut answer = [0; MESSAGE];
         let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
         let (handle, nonce) = (body.u32()?, body.sized_array()?);
-        Ok(Session { tpm, handle, key: derive(&salt, b"ATH\0", &nonce, &NONCE), nonce })
+        Ok(Session { tpm, handle, key: derive(&*salt, b"ATH\0", &nonce, &NONCE), nonce })
     }
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Session<'t, T> {
 impl<T: Transport> Session<'_, T> {
     /// Carries out a command whose first parameter, a TPM2B, is secret. Returns the answer's parameters.
     pub fn send<'a>(
-        &mut self,
+        mut self,
         code: u32,
         object: Option<&Named>,
         parameters: &mut [u8],
@@ -134,7 +134,7 @@ impl<T: Transport> Session<'_, T> {
 
     /// Carries out a command that is answered with a secret of this size.
     pub fn receive(
-        &mut self,
+        mut self,
         code: u32,
         object: Option<&Named>,
         parameters: &[u8],
@@ -205,10 +205,13 @@ pub(super) fn flush_all(tpm: &mut impl Transport) -> Result<(), Error> {
         let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
         let (_more, _capability, count) = (body.u8()?, body.u32()?, body.u32()?);
         for _ in 0..count {
-            let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
-            command.u32(body.u32()?);
-            exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(NO_SESSIONS)?;
+            flush(tpm, body.u32()?)?;
         }
     }
     Ok(())
+}
+
+pub(super) fn flush(tpm: &mut impl Transport, handle: u32) -> Result<(), Error> {
+    let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
+    exchange(tpm, command.u32(handle), &mut [0; MESSAGE])?.success(NO_SESSIONS).map(drop)
 }

@@ -38,9 +38,9 @@ pub fn check(bytes: &[u8]) {
     let (mut secret, mut blob) = (NEW, Blob::new());
     let result = tpm.root(&mut entropy(), &RELEASE, &saved, &mut secret, &mut blob);
     tpm.close().unwrap();
-    let Ok(state) = result else { return };
     let seen = seen.borrow();
     assert!(seen.kept || seen.objects.is_empty(), "objects are left in the TPM");
+    let Ok(state) = result else { return };
     if !state.is_old() {
         assert_eq!(secret, NEW, "{state:?}, and not the new root");
         assert!(blob.as_slice().starts_with(b"TVROOT2\x01"));
@@ -185,6 +185,10 @@ impl Chip<'_> {
             // What the TPM itself says, whatever that is.
             2 => {
                 let parameters = self.input.take(100).to_vec();
+                // TPM2_Unseal.
+                if code == 0x15e && parameters.len() == 66 && parameters[..2] == [0, 64] {
+                    self.seen.borrow_mut().unsealed = parameters[2..].try_into().ok();
+                }
                 (0, self.proved(command, &parameters))
             }
             _ => (self.input.u32() | 1, Vec::new()),

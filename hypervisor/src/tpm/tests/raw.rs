@@ -25,8 +25,8 @@ pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<Secr
     let mut found = None;
     for pcrs in [then, hash.finalize().into()] {
         let mut secret = [0; Root::SIZE];
-        let mut session = parent.session(transport, POLICY, &mut entropy()).unwrap();
-        if unseal(&mut session, &object, &pcrs, &mut secret).is_ok() {
+        let session = parent.session(transport, POLICY, &mut entropy()).unwrap();
+        if unseal(session, &object, &pcrs, &mut secret).is_ok() {
             found = Some(secret);
         }
     }
@@ -62,8 +62,8 @@ pub fn made_with(blob: &[u8]) -> [u8; 32] {
 pub fn made_for<T: Transport>(tpm: &mut Tpm<T>, pcrs: [u8; 32], secret: &Secret) -> Vec<u8> {
     let (transport, parent) = tpm.parent().unwrap();
     let mut made = Blob::new();
-    let mut session = parent.session(transport, HMAC, &mut entropy()).unwrap();
-    create(&mut session, &parent.named, &pcrs, secret, &mut made).unwrap();
+    let session = parent.session(transport, HMAC, &mut entropy()).unwrap();
+    create(session, &parent.named, &pcrs, secret, &mut made).unwrap();
     made.as_slice().to_vec()
 }
 

@@ -131,12 +131,32 @@ fn another_parent_is_refused() {
     }
 }
 
-/// Afterwards the OS has all of the TPM's places for objects and sessions.
+/// Afterwards the OS has all of the TPM's places for objects and sessions, whatever became of the root.
 #[test]
 fn nothing_is_left_in_the_tpm() {
     let mut tpm = SwTpm::new();
-    launch(&mut tpm, &mut Listener::default(), &[], MADE).unwrap();
-    assert_eq!(raw::loaded(&mut tpm.at(0)), 0);
+    let (.., blob) = launch(&mut tpm, &mut Listener::default(), &[], MADE).unwrap();
+    let mut planted = blob.to_vec();
+    // A byte of the ticket, and one of what is encrypted.
+    let length = planted.len();
+    planted[length - 1] ^= 1;
+    let mut garbled = blob.to_vec();
+    garbled[80] ^= 1;
+    let changes =
+        [code::LOAD, code::CERTIFY_CREATION, code::POLICY_PCR, code::UNSEAL].map(|code| (code, false, 6));
+    for saved in [blob.as_slice(), &planted, &garbled] {
+        for changes in changes.map(Some).into_iter().chain([None]) {
+            tpm = tpm.restart();
+            let mut listener = Listener { changes, ..Listener::default() };
+            tpm.launch(SLB, &RELEASE);
+            tpm.at(1);
+            let mut opened = Tpm::open(Bus(&mut tpm, &mut listener)).unwrap();
+            let result = opened.root(&mut entropy(), &ALONE, saved, &mut [2; Root::SIZE], &mut Blob::new());
+            opened.close().unwrap();
+            assert_eq!(raw::loaded(&mut tpm.at(0)), 0, "{result:?}, {changes:x?}");
+        }
+    }
+    tpm = tpm.restart();
     raw::fill(&mut tpm.at(0));
     assert_eq!(raw::loaded(&mut tpm.at(0)), 6);
 }
