@@ -8,7 +8,7 @@ use abi::{Digests, Extends};
 use utpm::digest;
 
 use crate::launch::Handover;
-use crate::tpm::{Algorithm, Banks, Error, Tpm, Transport};
+use crate::tpm::{Error, Tpm, Transport, extended};
 
 /// PCR of the code: SLB and runtime.
 pub const PCR_CODE: u8 = 17;
@@ -25,22 +25,18 @@ pub struct Launch<'a> {
     pub options: &'a [u8],
 }
 
-/// A PCR that was extended shows something else.
-const NOT_EXTENDED: Error = Error::Malformed("a PCR does not hold what was extended into it");
-
 /// Extends and keeps a list of it; fills in the handover's part about the TPM. Returns PCR 17 as it was found.
 pub fn measure<T: Transport>(
     tpm: &mut Tpm<T>,
     launch: &Launch<'_>,
     handover: &mut Handover,
 ) -> Result<Digests, Error> {
-    let banks = tpm.banks.clone();
-    for (number, bank) in handover.extends.banks.iter_mut().zip(&banks) {
+    for (number, bank) in handover.extends.banks.iter_mut().zip(&tpm.banks) {
         *number = bank.number();
     }
     let found = tpm.read(PCR_CODE)?;
     let slb = digest(launch.slb);
-    let dynamic = same(&found, &extended(&Digests::default(), &slb), &banks);
+    let dynamic = tpm.same(&found, &extended(&Digests::default(), &slb));
     if dynamic {
         handover.extends.add(PCR_CODE, &slb);
     }
@@ -53,32 +49,17 @@ pub fn measure<T: Transport>(
 
 fn extend(tpm: &mut Tpm<impl Transport>, list: &mut Extends, pcr: u8, data: &[u8]) -> Result<Digests, Error> {
     let digests = digest(data);
-    let before = tpm.read(pcr)?;
-    tpm.extend(pcr, &digests)?;
+    let value = tpm.extend(pcr, &digests)?;
     list.add(pcr, &digests);
-    let after = tpm.read(pcr)?;
-    if same(&after, &extended(&before, &digests), &tpm.banks) { Ok(after) } else { Err(NOT_EXTENDED) }
-}
-
-/// What extending makes of a PCR.
-fn extended(old: &Digests, new: &Digests) -> Digests {
-    let sha1 = digest([old.sha1, new.sha1].as_flattened()).sha1;
-    let sha256 = digest([old.sha256, new.sha256].as_flattened()).sha256;
-    Digests { sha1, sha256 }
-}
-
-/// Equal in every allocated bank that TrustVisor can hash into.
-fn same(one: &Digests, other: &Digests, banks: &Banks) -> bool {
-    (!banks.contains(&Algorithm::SHA1) || one.sha1 == other.sha1)
-        && (!banks.contains(&Algorithm::SHA256) || one.sha256 == other.sha256)
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::launch::LaunchInfo;
-    use crate::tpm::Family;
     use crate::tpm::tests::model::Model;
+    use crate::tpm::{Family, NOT_EXTENDED};
 
     const LAUNCH: Launch<'_> = Launch { slb: b"slb", runtime: b"runtime", options: b"dma=unprotected\n" };
     const BANKS: [u16; 4] = [0x04, 0x0b, 0x0c, 0x0d];

@@ -26,10 +26,11 @@ pub(crate) mod tests;
 use core::fmt;
 
 use abi::Digests;
+use utpm::digest;
 
+use crate::pal::Random;
 pub use bank::{Algorithm, Banks};
 use session::{HMAC, Parent, flush_all};
-use utpm::random::{Random, Source};
 use v20::code::GET_RANDOM;
 use zeroize::Zeroizing;
 
@@ -37,6 +38,8 @@ use zeroize::Zeroizing;
 /// Profile 1.05, 10.4.1).
 pub const SEPARATOR: [u8; 4] = [0; 4];
 
+/// A PCR that was extended shows something else.
+pub const NOT_EXTENDED: Error = Error::Malformed("a PCR does not hold what was extended into it");
 /// Bytes of the longest command and of the longest answer.
 const MESSAGE: usize = 512;
 /// How often a command is sent again when the TPM asks for it, and the time between: two seconds together.
@@ -130,12 +133,22 @@ impl<T: Transport> Tpm<T> {
         Ok(Self { transport, family, banks, parent: None })
     }
 
-    /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`].
-    pub fn extend(&mut self, pcr: u8, digests: &Digests) -> Result<(), Error> {
+    /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`]. Returns what it holds then, which is
+    /// what extending must have given.
+    pub fn extend(&mut self, pcr: u8, digests: &Digests) -> Result<Digests, Error> {
+        let before = self.read(pcr)?;
         match self.family {
-            Family::V12 => v12::extend(&mut self.transport, pcr, &digests.sha1),
-            Family::V20 => v20::extend(&mut self.transport, pcr, &self.banks, digests),
+            Family::V12 => v12::extend(&mut self.transport, pcr, &digests.sha1)?,
+            Family::V20 => v20::extend(&mut self.transport, pcr, &self.banks, digests)?,
         }
+        let after = self.read(pcr)?;
+        if self.same(&after, &extended(&before, digests)) { Ok(after) } else { Err(NOT_EXTENDED) }
+    }
+
+    /// Equal in every allocated bank that TrustVisor can hash into.
+    pub fn same(&self, one: &Digests, other: &Digests) -> bool {
+        (!self.banks.contains(&Algorithm::SHA1) || one.sha1 == other.sha1)
+            && (!self.banks.contains(&Algorithm::SHA256) || one.sha256 == other.sha256)
     }
 
     /// What a PCR holds; zero in banks that are not allocated.
@@ -156,7 +169,7 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// From the TPM's random number generator. The numbers given keep these from who listens on the bus (2.0).
-    pub fn random(&mut self, random: &mut Random<impl Source>) -> Result<Zeroizing<[u8; 32]>, Error> {
+    pub fn random(&mut self, random: &mut Random) -> Result<Zeroizing<[u8; 32]>, Error> {
         let mut bytes = Zeroizing::new([0; 32]);
         if self.family == Family::V12 {
             v12::random(&mut self.transport, &mut *bytes)?;
@@ -182,6 +195,13 @@ impl<T: Transport> Tpm<T> {
         }
         self.transport.close()
     }
+}
+
+/// What extending makes of a PCR.
+pub fn extended(old: &Digests, new: &Digests) -> Digests {
+    let sha1 = digest([old.sha1, new.sha1].as_flattened()).sha1;
+    let sha256 = digest([old.sha256, new.sha256].as_flattened()).sha256;
+    Digests { sha1, sha256 }
 }
 
 /// Sends a command as often as the TPM asks for it; the answer's code is the caller's to judge.

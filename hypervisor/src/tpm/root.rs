@@ -5,13 +5,13 @@
 use abi::{Digests, RootState};
 use arrayvec::ArrayVec;
 use utpm::Root;
-use utpm::random::{Random, Source};
 use zeroize::Zeroizing;
 
 use super::root12::Keeper12;
 use super::root20::Keeper20;
 use super::{Error, Family, Tpm, Transport};
 use crate::launch::MAX_ROOT_BLOB;
+use crate::pal::Random;
 use crate::release::Release;
 
 /// The secret.
@@ -59,7 +59,7 @@ impl<T: Transport> Tpm<T> {
     /// then, and `blob` what is to be saved. An error leaves nothing to be believed: no root.
     pub fn root(
         &mut self,
-        random: &mut Random<impl Source>,
+        random: &mut Random,
         release: &Release,
         saved: &[u8],
         secret: &mut Secret,

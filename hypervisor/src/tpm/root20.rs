@@ -9,7 +9,6 @@
 use abi::{Digests, RootState};
 use sha2::{Digest, Sha256};
 use utpm::Root;
-use utpm::random::{Random, Source};
 
 use super::bank::Algorithm;
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
@@ -17,6 +16,7 @@ use super::session::{HMAC, Named, POLICY, Parent, Session, flush, name};
 use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Tpm, Transport};
+use crate::pal::Random;
 use crate::release::Release;
 
 /// First bytes of a blob.
@@ -40,15 +40,15 @@ const PCRS: [u8; 10] = [0, 0, 0, 1, 0x00, 0x0b, 3, 0, 0, 0b1110];
 const SEALED: [u8; 10] = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
 
 /// A TPM 2.0, and PCR 17, 18 and 19.
-pub(super) struct Keeper20<'t, T, S> {
+pub(super) struct Keeper20<'t, T> {
     tpm: &'t mut T,
     parent: &'t Parent,
-    random: &'t mut Random<S>,
+    random: &'t mut Random,
     values: Values,
 }
 
-impl<'t, T: Transport, S: Source> Keeper20<'t, T, S> {
-    pub fn new(tpm: &'t mut Tpm<T>, random: &'t mut Random<S>) -> Result<Self, Error> {
+impl<'t, T: Transport> Keeper20<'t, T> {
+    pub fn new(tpm: &'t mut Tpm<T>, random: &'t mut Random) -> Result<Self, Error> {
         if !tpm.banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
@@ -58,7 +58,7 @@ impl<'t, T: Transport, S: Source> Keeper20<'t, T, S> {
     }
 }
 
-impl<T: Transport, S: Source> Keeper for Keeper20<'_, T, S> {
+impl<T: Transport> Keeper for Keeper20<'_, T> {
     fn open<'a>(
         &mut self,
         release: &Release,

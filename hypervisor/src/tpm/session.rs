@@ -11,13 +11,13 @@ use p256::ecdh::diffie_hellman;
 use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::{PublicKey, SecretKey};
 use sha2::{Digest, Sha256};
-use utpm::random::{Random, Source};
 use zeroize::Zeroizing;
 
 use super::bank::Algorithm;
 use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
 use super::wire::{Command, Reader};
 use super::{Error, MESSAGE, Transport};
+use crate::pal::Random;
 
 /// TPM_SE_HMAC, TPM_SE_POLICY (part 2, 6.11).
 pub(super) const HMAC: u8 = 0;
@@ -86,7 +86,7 @@ impl Parent {
         &self,
         tpm: &'t mut T,
         kind: u8,
-        random: &mut Random<impl Source>,
+        random: &mut Random,
     ) -> Result<Session<'t, T>, Error> {
         let mut seed = Zeroizing::new([0; 32]);
         random.fill(&mut *seed);

@@ -6,8 +6,10 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Digests, RootState};
+use hypervisor::pal::Random;
 use hypervisor::release::Release;
 use hypervisor::tpm::root::Blob;
 use hypervisor::tpm::{Error, Tpm, Transport};
@@ -15,7 +17,6 @@ use sha2::{Digest, Sha256};
 
 use crate::input::Input;
 use crate::session::{Session, storage_key};
-use utpm::random::{Random, Source};
 
 const NEW: [u8; 64] = [7; 64];
 const PCR_17: [u8; 32] = [17; 32];
@@ -156,9 +157,9 @@ fn chip<'a>(input: Input<'a>, seen: &Rc<RefCell<Seen>>) -> Tpm<Chip<'a>> {
     Tpm::open(Chip { input, seen: Rc::clone(seen), session: None }).expect("its banks are known")
 }
 
-pub fn entropy() -> Random<impl Source> {
-    let mut words = 0..;
-    Random::seeded(move || words.nth(1), &[]).unwrap()
+pub fn entropy() -> Random {
+    static WORDS: AtomicU64 = AtomicU64::new(1);
+    Random::seeded(|| Some(WORDS.fetch_add(1, Ordering::Relaxed)), &[]).unwrap()
 }
 
 impl Chip<'_> {

@@ -154,11 +154,11 @@ fn extend_identity(
     let separator = utpm::digest(&tpm::SEPARATOR);
     let keys = identity.iter().flat_map(Identity::digests);
     let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
+    let mut pcr = Digests::default();
     for digests in keys.chain([&separator]) {
-        tpm.extend(19, digests).map_err(Refusal::Tpm)?;
+        pcr = tpm.extend(19, digests).map_err(Refusal::Tpm)?;
         extends.add(19, digests);
     }
-    let pcr = tpm.read(19).map_err(Refusal::Tpm)?;
     let (bank, value): (_, &[u8]) = match tpm.family {
         Family::V12 => ("sha1", &pcr.sha1),
         Family::V20 => ("sha256", &pcr.sha256),
