@@ -223,7 +223,7 @@ const LDT: u16 = 0x82;
 /// The ASID of the OS.
 pub const OS_ASID: u32 = 1;
 
-/// Physical addresses of the permission maps and nested tables that a VMCB names.
+/// Physical addresses of the permission maps and nested tables that a VMCB names; a PAL has no nested tables.
 #[derive(Clone, Copy)]
 pub struct Maps {
     pub nested_cr3: Hpa,
@@ -238,12 +238,10 @@ impl Vmcb {
         unsafe { core::mem::zeroed() }
     }
 
-    /// What both kinds have: nested paging, 64-bit mode, and else what a reset leaves. No intercepts yet.
+    /// What both kinds have: 64-bit mode, and else what a reset leaves. No intercepts yet.
     fn reset(&mut self, maps: Maps) {
         *self = Self::zeroed();
         let control = &mut self.control;
-        control.nested = NESTED_PAGING;
-        control.nested_cr3 = maps.nested_cr3.0;
         control.msrpm = maps.msrpm.0;
         control.iopm = maps.iopm.0;
         let save = &mut self.save;
@@ -260,6 +258,8 @@ impl Vmcb {
         use exit_code::*;
         self.reset(maps);
         let control = &mut self.control;
+        control.nested = NESTED_PAGING;
+        control.nested_cr3 = maps.nested_cr3.0;
         control.intercept([CPUID, INVD, INVLPGA, IOIO, MSR, SHUTDOWN]);
         control.intercept(VMRUN..=SKINIT);
         control.intercept([INVLPGB, INVLPGB_ILLEGAL, TLBSYNC]);
@@ -275,8 +275,8 @@ impl Vmcb {
         (save.cr3, save.rip, save.rsp) = (start.cr3, start.rip, start.rsp);
     }
 
-    /// A PAL's, before its first call: CPL 3, every way out intercepted, the page tables at its guest-physical page 0.
-    pub fn init_pal(&mut self, maps: Maps, fpu: bool) {
+    /// A PAL's, before its first call: CPL 3, every way out intercepted, page tables that lead to frames.
+    pub fn init_pal(&mut self, maps: Maps, root: Hpa, fpu: bool) {
         self.reset(maps);
         let control = &mut self.control;
         control.intercepts = PAL_INTERCEPTS;
@@ -287,6 +287,7 @@ impl Vmcb {
         (save.ss, save.ds, save.es) = (data, data, data);
         save.tr = Segment { attributes: BUSY_TSS, ..Segment::default() };
         save.cpl = 3;
+        save.cr3 = root.0;
         save.efer |= EFER_NXE;
         save.cr0 |= CR0_MP;
         if fpu {
@@ -373,7 +374,7 @@ mod tests {
     #[test]
     fn a_pal_has_no_way_out_that_is_not_intercepted() {
         let mut vmcb = Vmcb::zeroed();
-        vmcb.init_pal(MAPS, false);
+        vmcb.init_pal(MAPS, Hpa(0x5000), false);
         let control = &vmcb.control;
         assert_eq!(control.intercepts[..3], [u32::MAX; 3], "control and debug registers, exceptions");
         // INTR, NMI, INIT, RDPMC, CPUID, INTn, INVD, HLT, INVLPG, INVLPGA, I/O, MSRs, task switches, shutdown.
@@ -386,10 +387,7 @@ mod tests {
         }
         assert_eq!(control.intercepts[5], 0x1f);
         assert_ne!(control.v_intr & V_INTR_MASKING, 0);
-        assert_eq!(
-            (control.nested, control.nested_cr3, control.msrpm, control.iopm),
-            (1, 0x1000, 0x2000, 0x4000)
-        );
+        assert_eq!((control.nested, vmcb.save.cr3, control.msrpm, control.iopm), (0, 0x5000, 0x2000, 0x4000));
         assert_eq!(
             (vmcb.save.cpl, vmcb.save.idtr.limit, vmcb.save.efer & 1),
             (3, 0, 0),
@@ -401,7 +399,7 @@ mod tests {
     fn without_an_fpu_s_faults_at_its_first_use_of_it() {
         for fpu in [false, true] {
             let mut vmcb = Vmcb::zeroed();
-            vmcb.init_pal(MAPS, fpu);
+            vmcb.init_pal(MAPS, Hpa(0x5000), fpu);
             assert_eq!((vmcb.save.cr0 & CR0_TS == 0, vmcb.save.cr4 & CR4_OSXSAVE != 0), (fpu, fpu));
         }
     }
@@ -452,5 +450,6 @@ mod tests {
             "VMRUN to SKINIT; INVLPGB and TLBSYNC"
         );
         assert_eq!((vmcb.control.asid, vmcb.control.tlb_control), (OS_ASID, tlb::FLUSH_ALL));
+        assert_eq!((vmcb.control.nested, vmcb.control.nested_cr3), (1, 0x1000));
     }
 }

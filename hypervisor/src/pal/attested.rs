@@ -6,7 +6,6 @@
 
 use super::call::{Progress, Step};
 use super::{Caller, Hardware, Outcome, Pal, Pals};
-use crate::addr::PAGE_SIZE;
 use abi::Status;
 use abi::image::{MAX_ARGS, arg};
 use abi::quote::{AttestedCall, TAG_CALL};
@@ -90,8 +89,8 @@ impl Pals {
 
     /// Hashes a piece of a buffer, which lies in one page of the parameter section.
     pub(super) fn hash_piece(&self, pal: &mut Pal, param: u64, length: u64) {
-        let Some(frame) = pal.frames.param_frame(self.mem, param) else { return };
-        self.mem.each_block(frame + param % PAGE_SIZE, length, |part| pal.attestation.update(part));
+        let Some(place) = pal.frames.param(self.mem, param) else { return };
+        self.mem.each_block(place, length, |part| pal.attestation.update(part));
     }
 
     /// `CALL_REPORT`: the last attested call of this PAL, and a report on it.

@@ -19,8 +19,8 @@ impl Pals {
                 pal.state = State::InCall(Progress { offset, ..progress });
                 return false;
             }
-            if let Some(frame) = pal.frames.param_frame(self.mem, offset) {
-                self.mem.zero(frame, PAGE_SIZE.min(pal.param_used - offset));
+            if let Some(place) = pal.frames.param(self.mem, offset) {
+                self.mem.zero(place, PAGE_SIZE.min(pal.param_used - offset));
             }
             offset += PAGE_SIZE;
             *budget -= PAGE_SIZE;
@@ -85,16 +85,15 @@ impl Pals {
         let access = if step == Step::Fetch { Access::Read } else { Access::Write };
         let hpa = caller.translate(gva, access, true)?;
         // `capture` kept every buffer inside the parameter section.
-        let Some(frame) = pal.frames.param_frame(self.mem, param) else {
+        let Some(place) = pal.frames.param(self.mem, param) else {
             return Err(Fault::BadAddress { gva });
         };
-        let frame = frame + param % PAGE_SIZE;
         match step {
             Step::Fetch => {
-                self.mem.copy(hpa, frame, length);
+                self.mem.copy(hpa, place, length);
                 pal.param_used = pal.param_used.max(param + length);
             }
-            Step::Deliver => self.mem.copy(frame, hpa, length),
+            Step::Deliver => self.mem.copy(place, hpa, length),
             _ => {}
         }
         Ok(())

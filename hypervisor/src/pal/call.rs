@@ -195,14 +195,12 @@ impl Pals {
     /// Puts S at its entry.
     #[inline(always)]
     fn start(&self, pal: &mut Pal) {
-        let rsp = entry_rsp(pal);
-        // The top of the stack is a page's end.
-        self.mem.write_u64(pal.frames.stack_frame + (PAGE_SIZE - 8), SENTINEL);
+        self.mem.write_u64(pal.frames.stack_top, SENTINEL);
         // What S may write counts as used, whether it does or not.
         if let Some(last) = pal.call.buffers().last() {
             pal.param_used = pal.param_used.max(last.param + last.length);
         }
-        let entry = pal.call.entry;
+        let (entry, rsp) = (pal.call.entry, pal.frames.rsp);
         vmcb(self.mem, &mut pal.frames).start_call(entry, rsp);
         if pal.frames.fpu != Hpa(0) {
             make_initial(self.mem, pal.frames.fpu);
@@ -251,7 +249,7 @@ impl Pals {
     /// Whether the last exit is S's return; takes its value.
     #[inline(always)]
     fn has_returned(&self, pal: &mut Pal) -> bool {
-        let rsp = entry_rsp(pal);
+        let rsp = pal.frames.rsp;
         let vmcb = vmcb(self.mem, &mut pal.frames);
         let returned = vmcb.is_return(rsp);
         if returned {
@@ -313,11 +311,6 @@ pub(super) fn vmcb(mem: DirectMap, frames: &mut PalFrames) -> &mut Vmcb {
     // SAFETY: page aligned pool memory that this PAL owns until it is wiped. Whoever has its `frames` exclusively holds the
     // slot's lock, and the reference borrows them, so there is one at a time.
     unsafe { &mut *mem.pointer(frames.vmcb, PAGE_SIZE).cast::<Vmcb>() }
-}
-
-/// RSP at the entry: the return address is on the stack, which is aligned as the System V ABI wants it.
-fn entry_rsp(pal: &Pal) -> u64 {
-    pal.frames.stack_top - 8
 }
 
 /// Makes the XSAVE area of a PAL with an FPU (APM vol. 2, 11.5.2) say that every component is in its initial state: by a zero header.

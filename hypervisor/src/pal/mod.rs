@@ -4,7 +4,7 @@
 //! `Free` → `Registering` → `Idle` ⇄ `InCall`, and from everywhere but `Free` → `Wiping` → `Free`.
 //!
 //! # Invariants
-//! - A slot's frames are owned by the slot in [`Frames`] and named by its nested tables and [`Pal`] alone.
+//! - A slot's frames are owned by the slot in [`Frames`] and named by S's page tables and [`Pal`] alone.
 //! - Only the holder of a slot's lock touches its frames, runs its S or changes its state. The lock is held for one stay in the
 //!   hypervisor, S's running included; nobody waits for it: a PAL that another processor has is `Busy`.
 //! - S runs in `InCall` only, at most once a call.
@@ -172,7 +172,7 @@ pub struct Pals {
     pub tpm: MicroTpm,
     /// Whether an increment is on its way.
     pub committing: AtomicBool,
-    /// Permission maps of a PAL's VMCB (every MSR and port intercepted); `nested_cr3` is replaced by its own.
+    /// Permission maps of a PAL's VMCB (every MSR and port intercepted).
     pub maps: Maps,
     /// Whether PALs can use the FPU on this machine.
     pub fpu: bool,
@@ -370,7 +370,7 @@ impl Pals {
         Ok(abi::PalInfo {
             measurement: *pal.pcrs.measurement(),
             reserved: [0; 4],
-            pages: pal.frames.section_pages(),
+            pages: self.header(&pal).pages(),
             calls: pal.calls,
         })
     }

@@ -9,7 +9,6 @@ use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, P
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
-use crate::vmcb::Maps;
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 use abi::{Handle, Status};
 use core::mem::ManuallyDrop;
@@ -20,8 +19,8 @@ use utpm::{Hasher, Pcrs};
 pub struct Registration {
     /// None: the quoting PAL's.
     image: Option<Gva>,
-    /// The next guest-physical page to fill.
-    next_page: u64,
+    /// The next page to fill is here, or begins the section after.
+    next: u64,
     /// How many bytes of the image are in the pool.
     read: u64,
     /// Its wiping is left out: it knows what the OS knows, and each change of a PAL's state would have to ask whether it is there.
@@ -71,7 +70,7 @@ impl Pals {
         measurement.update(&bytes);
         pal.state = State::Registering(Registration {
             image: image.map(|(start, _)| start),
-            next_page: 0,
+            next: 0,
             read: HEADER_SIZE as u64,
             measurement: ManuallyDrop::new(measurement),
             faults: 0,
@@ -84,34 +83,30 @@ impl Pals {
         self.continue_registration(caller, &mut pal)
     }
 
-    /// One slice of a registration.
+    /// One page of a registration, or its end.
     pub(super) fn continue_registration(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Outcome {
         let memory = caller.memory(self);
         let header = self.header(pal);
         pal.last_used_ms = caller.hardware.now_ms();
         pal.suspect_since_ms = None;
-        let frames = pal.frames;
         let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
-        let mut budget = HASH_SLICE / PAGE_SIZE;
-        while registration.next_page < frames.pages() && budget > 0 {
-            let page = registration.next_page;
-            let Some(frame) = frames.add_page(self.mem, &mut self.pool.lock(), &header, page) else {
-                return self.start_wipe(pal, Err(Status::NoMemory.into()));
-            };
-            let length = frames.section_of(&header, page).map_or(0, |(section, number)| {
-                section.file_size.saturating_sub(number * PAGE_SIZE).min(PAGE_SIZE)
-            });
-            if let Err(fault) = self.fill_page(&memory, frame, length, registration) {
-                return self.registration_fault(pal, fault);
-            }
-            registration.next_page += 1;
-            registration.faults = 0;
-            budget -= 1;
+        let next = registration.next;
+        let Some(section) = header.sections.iter().find(|s| next < s.addr + s.mem_size) else {
+            return self.finish_registration(&memory, pal);
+        };
+        let (owner, addr) = (pal.index as Owner, next.max(section.addr));
+        let frame = pal.frames.add_page(self.mem, &mut self.pool.lock(), owner, section, addr);
+        let Some(frame) = frame else {
+            return self.start_wipe(pal, Err(Status::NoMemory.into()));
+        };
+        const { assert!(HASH_SLICE == PAGE_SIZE) };
+        let length = section.file_size.saturating_sub(addr - section.addr).min(PAGE_SIZE);
+        if let Err(fault) = self.fill_page(&memory, frame, length, registration) {
+            return self.registration_fault(pal, fault);
         }
-        if registration.next_page < frames.pages() {
-            return Err(Stop::Again(pal.next_token()));
-        }
-        self.finish_registration(&memory, pal)
+        registration.next = addr + PAGE_SIZE;
+        registration.faults = 0;
+        Err(Stop::Again(pal.next_token()))
     }
 
     /// Copies the next part of the image and measures the copy, which the OS cannot change any more.
@@ -149,11 +144,10 @@ impl Pals {
 
     /// Everything is in place: the identity, the VMCB, the handle.
     fn finish_registration(&self, caller: &GuestMemory, pal: &mut Pal) -> Outcome {
-        let top = pal.frames.stack_top - 1;
-        let Some((stack_frame, _)) = pal.frames.resolve(self.mem, &self.header(pal), top) else {
+        let Some((stack_top, _)) = pal.frames.resolve(self.mem, pal.frames.rsp) else {
             return self.start_wipe(pal, Err(Status::BadImage.into()));
         };
-        pal.frames.stack_frame = stack_frame;
+        pal.frames.stack_top = stack_top;
         let State::Registering(registration) = core::mem::replace(&mut pal.state, State::Idle) else {
             return Err(Status::Lost.into());
         };
@@ -166,16 +160,15 @@ impl Pals {
         pal.quoting = registration.image.is_none();
         pal.pcrs = Pcrs::new(ManuallyDrop::into_inner(registration.measurement).finish());
         pal.call.incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
-        let maps = Maps { nested_cr3: pal.frames.nested_root, ..self.maps };
-        let fpu = pal.frames.fpu != Hpa(0);
-        vmcb(self.mem, &mut pal.frames).init_pal(maps, fpu);
+        let (root, fpu) = (pal.frames.root, pal.frames.fpu != Hpa(0));
+        vmcb(self.mem, &mut pal.frames).init_pal(self.maps, root, fpu);
         let slot = &self.slots[pal.index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
         slot.owner_cr3.store(caller.space().root().0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
-        log::debug!("PAL {}: registered, {} pages", pal.index, pal.frames.section_pages());
+        log::debug!("PAL {}: registered, {} pages", pal.index, self.header(pal).pages());
         Ok(0)
     }
 

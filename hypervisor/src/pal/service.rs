@@ -5,7 +5,6 @@ use super::call::vmcb;
 use super::{Hardware, Pal, Pals};
 use crate::addr::PAGE_SIZE;
 use crate::hypercall::VMMCALL_LENGTH;
-use abi::image::Header;
 use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
 use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
@@ -21,15 +20,14 @@ impl Pals {
     #[cold]
     pub(super) fn serve(&self, pal: &mut Pal, hardware: &mut impl Hardware) -> bool {
         let rax = vmcb(self.mem, &mut pal.frames).save.rax;
-        let header = self.header(pal);
         let answer = match u16::try_from(rax) {
-            Ok(number::PCR_READ) => self.pcr_read(pal, &header),
-            Ok(number::PCR_EXTEND) => self.pcr_extend(pal, &header),
-            Ok(number::SEAL) => self.seal(pal, &header),
-            Ok(number::UNSEAL) => self.unseal(pal, &header),
-            Ok(number::RANDOM) => self.random(pal, &header),
-            Ok(number::QUOTE) => self.quote(pal, &header, hardware.now_ms()),
-            Ok(number::QUOTING_KEYS) => self.quoting_keys(pal, &header),
+            Ok(number::PCR_READ) => self.pcr_read(pal),
+            Ok(number::PCR_EXTEND) => self.pcr_extend(pal),
+            Ok(number::SEAL) => self.seal(pal),
+            Ok(number::UNSEAL) => self.unseal(pal),
+            Ok(number::RANDOM) => self.random(pal),
+            Ok(number::QUOTE) => self.quote(pal, hardware.now_ms()),
+            Ok(number::QUOTING_KEYS) => self.quoting_keys(pal),
             Ok(number::COUNTER_READ) => self.counter_read(pal),
             Ok(number::COUNTER_INCREMENT) => match self.counter_increment(pal, hardware) {
                 Some(answer) => answer,
@@ -48,61 +46,61 @@ impl Pals {
         true
     }
 
-    fn pcr_read(&self, pal: &Pal, header: &Header) -> Answer {
+    fn pcr_read(&self, pal: &Pal) -> Answer {
         let digests = pal.pcrs.read(pal.regs.rdi).ok_or(Status::BadArgument)?;
-        self.write(pal, header, pal.regs.rsi, &digests.to_bytes())
+        self.write(pal, pal.regs.rsi, &digests.to_bytes())
     }
 
-    fn pcr_extend(&self, pal: &mut Pal, header: &Header) -> Answer {
+    fn pcr_extend(&self, pal: &mut Pal) -> Answer {
         let mut bytes = [0; Digests::SIZE];
-        self.read(pal, header, pal.regs.rsi, &mut bytes)?;
+        self.read(pal, pal.regs.rsi, &mut bytes)?;
         let index = pal.regs.rdi;
         pal.pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).ok_or(Status::BadArgument)
     }
 
-    fn seal(&self, pal: &Pal, header: &Header) -> Answer {
+    fn seal(&self, pal: &Pal) -> Answer {
         let [policy_at, data_at, length, blob_at, room, _] = pal.regs.arguments();
         let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_DATA);
         let length =
             length.filter(|length| room >= (*length + OVERHEAD) as u64).ok_or(Status::BadArgument)?;
         let mut bytes = [0; size_of::<Policy>()];
-        self.read(pal, header, policy_at, &mut bytes)?;
+        self.read(pal, policy_at, &mut bytes)?;
         let policy = policy_from(&bytes);
         let mut data = Zeroizing::new([0; MAX_DATA]);
         let data = &mut data[..length];
-        self.read(pal, header, data_at, data)?;
+        self.read(pal, data_at, data)?;
         let mut iv = [0; 16];
         self.tpm.random.lock().fill(&mut iv);
         let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
         let length = seal(root, &pal.pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
-        self.write(pal, header, blob_at, &blob[..length])?;
+        self.write(pal, blob_at, &blob[..length])?;
         Ok(length as u64)
     }
 
-    fn unseal(&self, pal: &Pal, header: &Header) -> Answer {
+    fn unseal(&self, pal: &Pal) -> Answer {
         let [blob_at, length, data_at, room, creator_at, _] = pal.regs.arguments();
         let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
         let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
         let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
         let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
-        self.read(pal, header, blob_at, blob)?;
+        self.read(pal, blob_at, blob)?;
         let (creator, data) = unseal(root, &pal.pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
         if (data.len() as u64) > room {
             return Err(Status::TooLarge);
         }
-        self.write(pal, header, creator_at, creator.pcrs.as_flattened())?;
-        self.write(pal, header, data_at, data)?;
+        self.write(pal, creator_at, creator.pcrs.as_flattened())?;
+        self.write(pal, data_at, data)?;
         Ok(data.len() as u64)
     }
 
-    fn random(&self, pal: &Pal, header: &Header) -> Answer {
+    fn random(&self, pal: &Pal) -> Answer {
         let [at, length, ..] = pal.regs.arguments();
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_RANDOM);
         let mut bytes = Zeroizing::new([0; MAX_RANDOM]);
         let bytes = &mut bytes[..length.ok_or(Status::BadArgument)?];
         self.tpm.random.lock().fill(bytes);
-        self.write(pal, header, at, bytes)
+        self.write(pal, at, bytes)
     }
 
     /// A report on the PCRs of bits 7:0 of `what`, for the key of bits 15:8.
@@ -123,34 +121,34 @@ impl Pals {
     }
 
     /// A report on S for the quoting PAL.
-    fn quote(&self, pal: &Pal, header: &Header, now_ms: u64) -> Answer {
+    fn quote(&self, pal: &Pal, now_ms: u64) -> Answer {
         let [what, nonce_at, length, at, room, _] = pal.regs.arguments();
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_NONCE);
         let mut nonce = [0; MAX_NONCE];
         let nonce = &mut nonce[..length.ok_or(Status::BadArgument)?];
-        self.read(pal, header, nonce_at, nonce)?;
+        self.read(pal, nonce_at, nonce)?;
         let report = self.report(pal, what, (TAG_QUOTE, nonce), now_ms)?;
         let bytes = report.bytes();
         if (bytes.len() as u64) > room {
             return Err(Status::TooLarge);
         }
-        self.write(pal, header, at, bytes)?;
+        self.write(pal, at, bytes)?;
         Ok(bytes.len() as u64)
     }
 
     /// For nobody but the quoting PAL.
-    fn quoting_keys(&self, pal: &Pal, header: &Header) -> Answer {
+    fn quoting_keys(&self, pal: &Pal) -> Answer {
         let identity = self.tpm.identity.as_ref().filter(|_| pal.quoting).ok_or(Status::Unsupported)?;
-        self.write(pal, header, pal.regs.rdi, &identity.quoting_keys()[..])
+        self.write(pal, pal.regs.rdi, &identity.quoting_keys()[..])
     }
 
     /// Reads S's memory.
-    fn read(&self, pal: &Pal, header: &Header, at: u64, mut bytes: &mut [u8]) -> Result<(), Status> {
+    fn read(&self, pal: &Pal, at: u64, mut bytes: &mut [u8]) -> Result<(), Status> {
         let mut at = at;
         while !bytes.is_empty() {
-            let (frame, _) = pal.frames.resolve(self.mem, header, at).ok_or(Status::BadAddress)?;
+            let (place, _) = pal.frames.resolve(self.mem, at).ok_or(Status::BadAddress)?;
             let (now, later) = bytes.split_at_mut(in_page(at, bytes.len()));
-            self.mem.copy_from(frame + at % PAGE_SIZE, now);
+            self.mem.copy_from(place, now);
             at = at.wrapping_add(now.len() as u64);
             bytes = later;
         }
@@ -158,14 +156,14 @@ impl Pals {
     }
 
     /// Writes S's memory, where S itself could.
-    fn write(&self, pal: &Pal, header: &Header, at: u64, mut bytes: &[u8]) -> Answer {
+    fn write(&self, pal: &Pal, at: u64, mut bytes: &[u8]) -> Answer {
         let mut at = at;
         while !bytes.is_empty() {
-            let Some((frame, true)) = pal.frames.resolve(self.mem, header, at) else {
+            let Some((place, true)) = pal.frames.resolve(self.mem, at) else {
                 return Err(Status::BadAddress);
             };
             let (now, later) = bytes.split_at(in_page(at, bytes.len()));
-            self.mem.copy_to(frame + at % PAGE_SIZE, now);
+            self.mem.copy_to(place, now);
             at = at.wrapping_add(now.len() as u64);
             bytes = later;
         }

@@ -1,19 +1,17 @@
-//! S's memory: an address space of its own in frames of the pool, by two layers of tables that nobody changes once S can run.
+//! S's memory: an address space of its own in frames of the pool, by page tables that nobody changes once S can run.
 //!
-//! S's guest-physical memory is compact: pages `0..n`, first S's own page tables (PML4, PDPT, PD, one PT for each 2 MiB of the window
-//! in use), then the pages of its sections in the header's order. The nested tables map page `i` to its frame. Which frames a PAL has
-//! only the pool records.
+//! There are no nested tables below them: what S's tables name are frames. They map its sections and nothing else, themselves least of all,
+//! and at CPL 3 S has no way to others. All of the window is one page directory's.
 
-use crate::addr::{Hpa, PAGE_SIZE};
+use crate::addr::{HUGE_PAGE, Hpa, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
 use crate::memory::DirectMap;
 use crate::tables::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
-use abi::image::{FLAG_FPU, Header, Section, WINDOW_BASE, kind};
+use abi::image::{FLAG_FPU, Header, Section, WINDOW_BASE, WINDOW_END, kind};
 
-/// S's PML4, PDPT and PD come first.
-const FIRST_PT: u64 = 3;
 const ENTRIES: u64 = 512;
 const REGION: u64 = ENTRIES * PAGE_SIZE;
+const _: () = assert!(WINDOW_BASE.is_multiple_of(HUGE_PAGE) && WINDOW_END - WINDOW_BASE == HUGE_PAGE);
 
 /// What every entry has, and what those of S's contents have besides: S sets neither bit.
 const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
@@ -22,116 +20,94 @@ const PAGE: u64 = PRESENT | USER | ACCESSED | DIRTY;
 /// The frames of a PAL (by default: none yet), and what the call path needs to know of its header.
 #[derive(Clone, Copy, Default)]
 pub struct PalFrames {
-    /// Whose they are.
-    owner: Owner,
     pub vmcb: Hpa,
     /// Holds the image's header.
     pub header: Hpa,
     /// XSAVE area of a PAL that uses the FPU; 0 for the others.
     pub fpu: Hpa,
-    pub nested_root: Hpa,
-    nested_pd: Hpa,
-    /// Guest-physical pages: tables and sections.
-    pages: u64,
-    /// The first page of the first section.
-    first_section_page: u64,
-    pub stack_top: u64,
-    /// The frame of the stack's highest page.
-    pub stack_frame: Hpa,
-    /// The parameter section: address, bytes, first guest-physical page.
+    /// S's PML4.
+    pub root: Hpa,
+    /// S's page directory.
+    directory: Hpa,
+    /// RSP at the entry: the return address is on the stack, which is aligned as the System V ABI wants it.
+    pub rsp: u64,
+    /// Where RSP points at the entry.
+    pub stack_top: Hpa,
+    /// The parameter section: address, bytes.
     pub param_addr: u64,
     pub param_size: u64,
-    param_page: u64,
 }
 
-/// Frames besides the guest-physical pages and the nested PTs.
+/// VMCB, header and S's tables above its page tables.
 const CONTROL_FRAMES: u64 = 5;
 
 impl PalFrames {
-    /// Pages of S's sections.
-    pub fn section_pages(&self) -> u64 {
-        self.pages - self.first_section_page
-    }
-
-    /// Guest-physical pages.
-    pub fn pages(&self) -> u64 {
-        self.pages
-    }
-
     /// How many frames a PAL with this (checked) header takes.
     pub fn needed(header: &Header) -> u64 {
-        let pages = FIRST_PT + regions(header).count() as u64 + header.pages();
         let fpu = u64::from(header.flags & FLAG_FPU != 0);
-        CONTROL_FRAMES + fpu + pages.div_ceil(ENTRIES) + pages
+        CONTROL_FRAMES + fpu + regions(header).count() as u64 + header.pages()
     }
 
-    /// Takes the control frames and links the upper nested tables. None: the pool is empty.
+    /// Takes all frames but those of the sections, and links the tables. None: the pool is empty.
     pub fn begin(&mut self, mem: DirectMap, pool: &mut Frames, owner: Owner, header: &Header) -> Option<()> {
-        self.owner = owner;
+        let link = |table: Hpa, index: u64, next: Hpa| {
+            mem.write_u64(table + index % ENTRIES * 8, next.0 | TABLE);
+        };
         self.vmcb = pool.take(owner)?;
         self.header = pool.take(owner)?;
         if header.flags & FLAG_FPU != 0 {
             self.fpu = pool.take(owner)?;
         }
-        self.nested_root = pool.take(owner)?;
-        let nested_pdpt = pool.take(owner)?;
-        self.nested_pd = pool.take(owner)?;
-        mem.write_u64(self.nested_root, nested_pdpt.0 | TABLE);
-        mem.write_u64(nested_pdpt, self.nested_pd.0 | TABLE);
-        self.first_section_page = FIRST_PT + regions(header).count() as u64;
-        self.pages = self.first_section_page + header.pages();
+        self.root = pool.take(owner)?;
+        let pointers = pool.take(owner)?;
+        self.directory = pool.take(owner)?;
+        link(self.root, WINDOW_BASE >> 39, pointers);
+        link(pointers, WINDOW_BASE >> 30, self.directory);
+        for region in regions(header) {
+            link(self.directory, region >> 21, pool.take(owner)?);
+        }
         if let Some(stack) = header.section(kind::STACK) {
-            self.stack_top = stack.addr + stack.mem_size;
+            self.rsp = stack.addr + stack.mem_size - 8;
         }
         if let Some(param) = header.section(kind::PARAM) {
-            self.param_addr = param.addr;
-            self.param_size = param.mem_size;
-            self.param_page = self.page_of(header, param.addr)?;
+            (self.param_addr, self.param_size) = (param.addr, param.mem_size);
         }
         Some(())
     }
 
-    /// The frame of guest-physical page `page`. If it has none yet (in ascending order): takes one, maps it, and fills it if it is one
-    /// of S's page tables.
-    pub fn add_page(&self, mem: DirectMap, pool: &mut Frames, header: &Header, page: u64) -> Option<Hpa> {
-        if let Some(frame) = self.frame(mem, page) {
+    /// The frame of a page of this section. If it has none yet: takes one and maps it, code to be executed, all else to be written:
+    /// never both.
+    pub fn add_page(
+        &self,
+        mem: DirectMap,
+        pool: &mut Frames,
+        owner: Owner,
+        section: &Section,
+        addr: u64,
+    ) -> Option<Hpa> {
+        if let Some((frame, _)) = self.resolve(mem, addr) {
             return Some(frame);
         }
-        let slot = self.nested_pd + page / ENTRIES * 8;
-        if mem.read_u64(slot) & PRESENT == 0 {
-            let table = pool.take(self.owner)?;
-            mem.write_u64(slot, table.0 | TABLE);
-        }
-        let frame = pool.take(self.owner)?;
-        mem.write_u64(self.nested_entry(mem, page), frame.0 | PAGE | self.rights(header, page));
-        if page < self.first_section_page {
-            self.fill_table(mem, header, page, frame);
-        }
+        let entry = self.entry(mem, addr)?;
+        let frame = pool.take(owner)?;
+        let rights = if section.kind == kind::CODE { 0 } else { WRITABLE | NO_EXECUTE };
+        mem.write_u64(entry, frame.0 | PAGE | rights);
         Some(frame)
     }
 
-    /// The frame of a guest-physical page, if it was added.
-    pub fn frame(&self, mem: DirectMap, page: u64) -> Option<Hpa> {
-        if page >= self.pages || mem.read_u64(self.nested_pd + page / ENTRIES * 8) & PRESENT == 0 {
-            return None;
-        }
-        let entry = mem.read_u64(self.nested_entry(mem, page));
-        (entry & PRESENT != 0).then_some(Hpa(entry & ADDRESS))
+    /// Where the byte at S's address `addr` lies, and whether S may write there.
+    pub fn resolve(&self, mem: DirectMap, addr: u64) -> Option<(Hpa, bool)> {
+        let entry = mem.read_u64(self.entry(mem, addr)?);
+        let place = Hpa(entry & ADDRESS) + addr % PAGE_SIZE;
+        (entry & PRESENT != 0).then_some((place, entry & WRITABLE != 0))
     }
 
-    /// The frame that holds byte `offset` of the parameter section.
-    pub fn param_frame(&self, mem: DirectMap, offset: u64) -> Option<Hpa> {
+    /// Where byte `offset` of the parameter section lies.
+    pub fn param(&self, mem: DirectMap, offset: u64) -> Option<Hpa> {
         if offset >= self.param_size {
             return None;
         }
-        self.frame(mem, self.param_page + offset / PAGE_SIZE)
-    }
-
-    /// The frame that holds S's address `addr`, and whether S may write there.
-    pub fn resolve(&self, mem: DirectMap, header: &Header, addr: u64) -> Option<(Hpa, bool)> {
-        let page = self.page_of(header, addr)?;
-        let writable = self.rights(header, page) & WRITABLE != 0;
-        Some((self.frame(mem, page)?, writable))
+        self.resolve(mem, self.param_addr + offset).map(|(place, _)| place)
     }
 
     /// Whether nothing was ever taken, or all has been given back.
@@ -139,74 +115,20 @@ impl PalFrames {
         self.vmcb == Hpa(0)
     }
 
-    fn nested_entry(&self, mem: DirectMap, page: u64) -> Hpa {
-        let table = Hpa(mem.read_u64(self.nested_pd + page / ENTRIES * 8) & ADDRESS);
-        table + page % ENTRIES * 8
-    }
-
-    /// The sections, each with its first guest-physical page.
-    fn sections<'a>(&self, header: &'a Header) -> impl Iterator<Item = (u64, &'a Section)> {
-        header.sections.iter().scan(self.first_section_page, |next, section| {
-            let first = *next;
-            *next += section.mem_size / PAGE_SIZE;
-            Some((first, section))
-        })
-    }
-
-    /// The guest-physical page that S's address lies in.
-    fn page_of(&self, header: &Header, addr: u64) -> Option<u64> {
-        let holds = |section: &Section| (section.addr..section.addr + section.mem_size).contains(&addr);
-        let (first, section) = self.sections(header).find(|(_, section)| holds(section))?;
-        Some(first + (addr - section.addr) / PAGE_SIZE)
-    }
-
-    /// The section that a guest-physical page belongs to, and which page of it that is.
-    pub fn section_of<'a>(&self, header: &'a Header, page: u64) -> Option<(&'a Section, u64)> {
-        self.sections(header).find_map(|(first, section)| {
-            let number = page.checked_sub(first)?;
-            (number < section.mem_size / PAGE_SIZE).then_some((section, number))
-        })
-    }
-
-    /// Code is executed, all else is written: never both.
-    fn rights(&self, header: &Header, page: u64) -> u64 {
-        let code = self.section_of(header, page).is_some_and(|(section, _)| section.kind == kind::CODE);
-        if code { 0 } else { WRITABLE | NO_EXECUTE }
-    }
-
-    /// Writes S's own page table number `page`.
-    fn fill_table(&self, mem: DirectMap, header: &Header, page: u64, frame: Hpa) {
-        let link = |index: u64, target: u64| {
-            mem.write_u64(frame + index % ENTRIES * 8, (target * PAGE_SIZE) | TABLE);
-        };
-        match page {
-            0 => link(WINDOW_BASE >> 39, 1),
-            1 => link(WINDOW_BASE >> 30, 2),
-            2 => {
-                for (number, region) in regions(header).enumerate() {
-                    link(region >> 21, FIRST_PT + number as u64);
-                }
-            }
-            _ => {
-                let Some(region) = regions(header).nth((page - FIRST_PT) as usize) else { return };
-                for index in 0..ENTRIES {
-                    if let Some(page) = self.page_of(header, region + index * PAGE_SIZE) {
-                        let entry = (page * PAGE_SIZE) | PAGE | self.rights(header, page);
-                        mem.write_u64(frame + index * 8, entry);
-                    }
-                }
-            }
+    /// The entry for this address in its page table, if there is one.
+    fn entry(&self, mem: DirectMap, addr: u64) -> Option<Hpa> {
+        if !(WINDOW_BASE..WINDOW_END).contains(&addr) {
+            return None;
         }
+        let link = mem.read_u64(self.directory + (addr >> 21) % ENTRIES * 8);
+        (link & PRESENT != 0).then_some(Hpa(link & ADDRESS) + (addr >> 12) % ENTRIES * 8)
     }
 }
 
-/// The 2 MiB regions of the window that hold a section, in ascending order.
+/// The 2 MiB regions of the window that hold a section.
 fn regions(header: &Header) -> impl Iterator<Item = u64> {
-    let mut next = 0;
-    header.sections.iter().filter(|s| s.mem_size != 0).flat_map(move |section| {
-        let first = (section.addr & !(REGION - 1)).max(next);
-        let end = (section.addr + section.mem_size).next_multiple_of(REGION);
-        next = next.max(end);
-        (first..end.max(first)).step_by(REGION as usize)
-    })
+    let holds = |region: u64| {
+        header.sections.iter().any(|s| s.addr < region + REGION && region < s.addr + s.mem_size)
+    };
+    (WINDOW_BASE..WINDOW_END).step_by(REGION as usize).filter(move |region| holds(*region))
 }

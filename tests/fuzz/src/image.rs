@@ -25,9 +25,8 @@ const WINDOW: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
 const CODE: u64 = 1;
 const STACK: u64 = 3;
 const PARAM: u64 = 4;
-/// Frames of a PAL besides its pages: VMCB, header, three upper nested tables; a table for 512 pages of S; S's own upper tables.
+/// Frames of a PAL besides its pages and page tables: VMCB, header, three upper tables.
 const CONTROL: u64 = 5;
-const OWN_TABLES: u64 = 3;
 
 /// The first byte says whether the others are an image, or how to make one.
 pub fn check(bytes: &[u8]) {
@@ -204,8 +203,8 @@ fn needed(sections: &[Section], fpu: bool) -> u64 {
     const REGION: u64 = 512 * PAGE;
     let regions: std::collections::BTreeSet<u64> =
         sections.iter().flat_map(|s| s.addr / REGION..=(s.addr + s.mem_size - 1) / REGION).collect();
-    let pages = OWN_TABLES + regions.len() as u64 + sections.iter().map(|s| s.mem_size / PAGE).sum::<u64>();
-    CONTROL + u64::from(fpu) + pages.div_ceil(512) + pages
+    let pages = sections.iter().map(|s| s.mem_size / PAGE).sum::<u64>();
+    CONTROL + u64::from(fpu) + regions.len() as u64 + pages
 }
 
 fn has_identity(machine: &mut Machine, image: &[u8]) {
@@ -222,8 +221,8 @@ fn has_memory(machine: &Machine, image: &[u8], sections: &[Section]) {
     let mem = machine.mem();
     let vmcb = machine.hv.pals.pool.lock().base();
     assert!(RESERVE.contains(&vmcb.0));
-    // NESTED_CR3 (APM vol. 2, appendix B).
-    let mut pages = pages(&mem, 0, mem.read_u64(vmcb + 0xb0));
+    // CR3 (APM vol. 2, appendix B).
+    let mut pages = pages(&mem, mem.read_u64(vmcb + 0x550));
     let mut contents = &image[HEADER_SIZE..];
     for section in sections {
         let (mut here, rest) = contents.split_at(section.file_size as usize);

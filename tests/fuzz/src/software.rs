@@ -1,5 +1,4 @@
-//! S: what runs when the hypervisor runs a PAL. It finds its memory as the processor would, through its own and the nested tables,
-//! and does what the fuzzer says. The fuzzer's zero is to return at once, so that every call ends when the input does.
+//! S: what runs when the hypervisor runs a PAL. It finds its memory as the processor would, through its tables, and does what the fuzzer says. The fuzzer's zero is to return at once, so that every call ends when the input does.
 
 use std::collections::BTreeMap;
 
@@ -25,22 +24,19 @@ pub struct Mapped {
 /// S's memory, page by page of its addresses.
 pub type Pages = BTreeMap<u64, Mapped>;
 
-/// Everything that S can reach: its four levels of tables, each table and each page through the four nested levels (AMD APM
-/// vol. 2, 15.25.5). Nothing of it may lie outside the pool, and no two addresses in one frame.
-pub fn pages(mem: &DirectMap, cr3: u64, nested_cr3: u64) -> Pages {
+/// Everything that S can reach, by its four levels of tables. Nothing of it may lie outside the pool, and no two addresses in one frame,
+/// or in one with a table.
+pub fn pages(mem: &DirectMap, cr3: u64) -> Pages {
     let mut found = Pages::new();
+    let mut tables = vec![];
     let mut open = vec![(cr3, 4, 0, true, true)];
-    while let Some((guest_physical, level, address, writable, executable)) = open.pop() {
-        let frame = nested(mem, nested_cr3, guest_physical);
-        let Some(Mapped { frame, writable: may_write, executable: may_execute }) = frame else {
-            panic!("S's tables lead out of its memory, to {guest_physical:#x}");
-        };
+    while let Some((frame, level, address, writable, executable)) = open.pop() {
+        assert!(RESERVE.contains(&frame), "S's tables lead out of the pool, to {frame:#x}");
         if level == 0 {
-            let page =
-                Mapped { frame, writable: writable && may_write, executable: executable && may_execute };
-            found.insert(address, page);
+            found.insert(address, Mapped { frame, writable, executable });
             continue;
         }
+        tables.push(frame);
         for (index, entry) in table(mem, frame) {
             assert!(entry >> 2 & 1 == 1, "a page of S that is the supervisor's");
             assert!(level == 1 || entry >> 7 & 1 == 0, "a large page");
@@ -49,27 +45,10 @@ pub fn pages(mem: &DirectMap, cr3: u64, nested_cr3: u64) -> Pages {
             open.push((entry & 0x000f_ffff_ffff_f000, level - 1, address, writable, executable));
         }
     }
-    let mut frames: Vec<_> = found.values().map(|page| page.frame).collect();
+    let mut frames: Vec<_> = found.values().map(|page| page.frame).chain(tables).collect();
     frames.sort_unstable();
     assert!(frames.windows(2).all(|pair| pair[0] != pair[1]), "two pages in one frame");
     found
-}
-
-fn nested(mem: &DirectMap, root: u64, guest_physical: u64) -> Option<Mapped> {
-    let (mut table, mut writable, mut executable) = (root, true, true);
-    for level in (0..4).rev() {
-        assert!(RESERVE.contains(&table), "nested tables outside the pool");
-        let entry = mem.read_u64(Hpa(table + (guest_physical >> (12 + 9 * level) & 0x1ff) * 8));
-        if entry & 1 == 0 {
-            return None;
-        }
-        assert!(entry >> 2 & 1 == 1, "a nested entry without the user bit");
-        writable &= entry >> 1 & 1 == 1;
-        executable &= entry >> 63 == 0;
-        table = entry & 0x000f_ffff_ffff_f000;
-    }
-    assert!(RESERVE.contains(&table), "a page of S outside the pool");
-    Some(Mapped { frame: table, writable, executable })
 }
 
 fn table(mem: &DirectMap, frame: u64) -> impl Iterator<Item = (u64, u64)> {
@@ -169,7 +148,8 @@ impl Hardware for Software<'_, '_> {
         // SAFETY: the frame of the PAL's VMCB; the hypervisor holds no reference to it while it lets S run.
         let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE).cast::<Vmcb>() };
         assert_eq!(vmcb.save.cpl, 3);
-        let pages = pages(&self.mem, vmcb.save.cr3, vmcb.control.nested_cr3);
+        assert_eq!(vmcb.control.nested, 0);
+        let pages = pages(&self.mem, vmcb.save.cr3);
         let entered = state(vmcb, regs);
         let stack = pages.get(&(entered.rsp & !(PAGE - 1)));
         let top = stack.map(|page| self.mem.read_u64(Hpa(page.frame + entered.rsp % PAGE)));

@@ -113,7 +113,7 @@ impl Hardware for ThisProcessor<'_> {
             self.enter_more(pal, run.fpu);
         }
         self.let_in();
-        // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's nested tables map its own frames only and
+        // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's page tables map its own frames only and
         // its permission maps intercept everything; the host uses nothing that VMLOAD changes. What VMLOAD gives S, S
         // cannot change (but for the RPL of a null selector), so it is not saved.
         unsafe {

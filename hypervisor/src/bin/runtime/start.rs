@@ -243,7 +243,7 @@ fn boot_cpu(
     let iopm = area.hold(&ioports::permission_map());
     cpu.os.init_os(Maps { nested_cr3, msrpm, iopm }, &info.guest);
     let ones = area.hold(&[0xff; ioports::MAP_SIZE]);
-    // Each PAL has nested tables of its own.
+    // A PAL's page tables are all there are.
     (cpu, Maps { nested_cr3: Hpa(0), msrpm: ones, iopm: ones })
 }
 

@@ -4,6 +4,7 @@ use super::super::*;
 use super::failed;
 use super::machine::*;
 use crate::addr::PAGE_SIZE;
+use abi::image::kind;
 use proptest::prelude::*;
 
 #[test]
@@ -80,11 +81,15 @@ fn buffers_that_do_not_fit_or_do_not_exist() {
 #[test]
 fn the_parameter_section_is_no_longer_than_the_image_says() {
     let mut m = Machine::new();
+    let mut header = header();
+    header.sections[1] = section(kind::PARAM, 2, 0, 20);
+    header.sections[2] = section(kind::DATA, 22, 100, 1);
+    m.memory.map().copy_to(Hpa(0x18_0000), &image_bytes(&header));
     let handle = m.register(OWNER);
     let pal = m.pals.slots[handle.low as usize % MAX_PALS].pal.lock();
-    let frame = |offset| pal.frames.param_frame(m.memory.map(), offset);
-    assert!(frame(20 * PAGE_SIZE - 1).is_some());
-    assert_eq!(frame(20 * PAGE_SIZE), None, "the stack");
+    let place = |offset| pal.frames.param(m.memory.map(), offset);
+    assert!(place(20 * PAGE_SIZE - 1).is_some());
+    assert_eq!(place(20 * PAGE_SIZE), None, "the data");
 }
 
 proptest! {

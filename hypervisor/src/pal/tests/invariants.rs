@@ -99,12 +99,12 @@ fn check_slot(world: &World, life: &Life, owned: &BTreeSet<Hpa>) -> Result<(), S
     ensure(life.frames.is_subset(owned), "S was in a frame that is not its own")
 }
 
-/// All frames that a PAL's nested tables and control fields name.
+/// All frames that a PAL's page tables and control fields name.
 fn frames(world: &World, pal: &Pal) -> Vec<Hpa> {
     let mem = world.mem();
     let f = &pal.frames;
-    let mut all = vec![f.vmcb, f.header, f.fpu, f.nested_root];
-    let mut tables = vec![f.nested_root];
+    let mut all = vec![f.vmcb, f.header, f.fpu, f.root];
+    let mut tables = vec![f.root];
     for _ in 0..4 {
         // The model's PALs are small: their tables' first entries are all there are.
         let entries = tables.iter().flat_map(|table| (0..64).map(|i| mem.read_u64(*table + i * 8)));
@@ -127,7 +127,7 @@ pub fn check_free_slots(world: &World) -> Result<(), String> {
         let blank = words.iter().all(|word| word.load(Ordering::Relaxed) == 0)
             && matches!(pal.state, State::Free)
             && super::s::words(&pal.regs) == [0; 14]
-            && pal.frames.pages() == 0
+            && (pal.frames.root, pal.frames.rsp) == (Hpa(0), 0)
             && (pal.frames.vmcb, pal.frames.fpu) == (Hpa(0), Hpa(0))
             && pal.owner.space == Space::default()
             && (&pal.pcrs, pal.calls, pal.param_used) == (&Pcrs::default(), 0, 0)

@@ -266,37 +266,24 @@ impl S<'_> {
         None
     }
 
-    /// Translates by S's tables and its nested tables, as the processor would; notes every frame on the way. What S may not
-    /// execute or not write must be so by both.
+    /// Translates by S's tables, as the processor would; notes every table on the way.
     fn translate(&self, addr: u64, seen: &mut Vec<Hpa>) -> Option<Hpa> {
         let mem = self.world.mem();
-        let walk = |root: u64, addr: u64, to_host: &mut dyn FnMut(u64) -> Option<u64>| {
-            let (mut table, mut rights) = (root, WRITABLE | USER);
-            for shift in [39, 30, 21, 12] {
-                let host = to_host(table)?;
-                let entry = mem.read_u64(Hpa(host + (addr >> shift & 0x1ff) * 8));
-                if entry & PRESENT == 0 {
-                    return None;
-                }
-                rights = rights & entry & (WRITABLE | USER) | (rights | entry) & NO_EXECUTE;
-                table = entry & 0x000f_ffff_ffff_f000;
+        let (mut table, mut rights) = (Hpa(self.vmcb.save.cr3), WRITABLE | USER);
+        for shift in [39, 30, 21, 12] {
+            seen.push(table);
+            let entry = mem.read_u64(table + (addr >> shift & 0x1ff) * 8);
+            if entry & PRESENT == 0 {
+                return None;
             }
-            Some((table, rights))
-        };
-        let root = self.vmcb.control.nested_cr3;
-        let mut nested = |gpa: u64| {
-            walk(root, gpa, &mut |table| {
-                seen.push(Hpa(table));
-                Some(table)
-            })
-        };
-        let (gpa, rights) = walk(self.vmcb.save.cr3, addr, &mut |gpa| Some(nested(gpa)?.0))?;
-        let (hpa, nested_rights) = nested(gpa)?;
+            rights = rights & entry & (WRITABLE | USER) | (rights | entry) & NO_EXECUTE;
+            table = Hpa(entry & 0x000f_ffff_ffff_f000);
+        }
         let expected = if addr == CODE { USER } else { WRITABLE | USER | NO_EXECUTE };
-        if (rights, nested_rights) != (expected, expected) {
+        if rights != expected || self.vmcb.control.nested != 0 {
             self.rights.set(false);
         }
-        Some(Hpa(hpa))
+        Some(table)
     }
 
     /// What S does in the end.

@@ -8,6 +8,7 @@ use super::super::*;
 use super::invariants::Contents;
 use super::world::{Ledger, Phase, World};
 use crate::addr::PAGE_SIZE;
+use abi::image::WINDOW_BASE;
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -150,13 +151,10 @@ impl Stage {
             if let Phase::InCall(open) = &life.phase {
                 (open.entry, open.entered, open.returned, open.faults).hash(&mut hash);
             }
-            // Of the tables it counts that they are there: they hold nothing but places.
-            let tables = pal.frames.pages() - pal.frames.section_pages();
-            for page in 0..pal.frames.pages() {
-                let frame = pal.frames.frame(mem, page);
-                frame
-                    .map(|frame| if page < tables { 0 } else { self.contents(frame).digest })
-                    .hash(&mut hash);
+            // The tables hold nothing but places.
+            for page in 0..if pal.frames.is_none() { 0 } else { 64 } {
+                let place = pal.frames.resolve(mem, WINDOW_BASE + page * PAGE_SIZE);
+                place.map(|(frame, _)| self.contents(frame).digest).hash(&mut hash);
             }
             self.contents(pal.frames.fpu).digest.hash(&mut hash);
             for processor in &ledger.processors {
