@@ -2,6 +2,9 @@
 //! The OS's nested tables are an identity, so its guest-physical addresses *name* host-physical ones, but only
 //! [`crate::memory`] may say which of them are the guest's.
 
+use core::iter::from_fn;
+use core::ops::Range;
+
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 4096;
 /// Bytes of a 2 MiB page.
@@ -54,3 +57,14 @@ address!(
     /// A guest-virtual address.
     Gva
 );
+
+/// The parts of `length` bytes at `start` that lie in one page each: where, and which of the bytes they are.
+pub fn pieces(start: Gva, length: usize) -> impl Iterator<Item = (Gva, Range<usize>)> {
+    let mut done = 0;
+    from_fn(move || {
+        let at = start + done as u64;
+        let piece = done..length.min(done + PAGE_SIZE as usize - at.page_offset());
+        done = piece.end;
+        (!piece.is_empty()).then_some((at, piece))
+    })
+}

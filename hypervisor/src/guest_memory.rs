@@ -13,9 +13,10 @@
 //! bit and the hypervisor does not write guest tables; the OS sets it when it handles the fault. What no #PF could
 //! mend is [`Fault::BadAddress`].
 
-use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE, pieces};
 use crate::memory::{DirectMap, RamMap};
 use crate::vmcb::{CR0_WP, CR4_LA57, CR4_PKE, EFER_NXE};
+use core::ops::Range;
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,44 +168,37 @@ impl<'a> GuestMemory<'a> {
 
     /// Reads user memory.
     pub fn read(&self, from: Gva, to: &mut [u8]) -> Result<(), Fault> {
-        self.each_page(from, to.len() as u64, Access::Read, |at, done, len| {
-            self.mem.copy_from(at, &mut to[done as usize..(done + len) as usize]);
-        })
+        self.each_page(from, to.len(), Access::Read, |at, piece| self.mem.copy_from(at, &mut to[piece]))
     }
 
     /// Writes user memory. A fault in the middle leaves what was written before it.
     pub fn write(&self, to: Gva, from: &[u8]) -> Result<(), Fault> {
-        self.each_page(to, from.len() as u64, Access::Write, |at, done, len| {
-            self.mem.copy_to(at, &from[done as usize..(done + len) as usize]);
-        })
+        self.each_page(to, from.len(), Access::Write, |at, piece| self.mem.copy_to(at, &from[piece]))
     }
 
     /// Whether all of this user memory could be written now.
     pub fn check_writable(&self, to: Gva, len: u64) -> Result<(), Fault> {
-        self.each_page(to, len, Access::Write, |_, _, _| ())
+        self.each_page(to, len as usize, Access::Write, |_, _| ())
     }
 
     /// Copies user memory to physical memory. The caller has made sure that it is nobody else's. A fault in the middle leaves what was
     /// copied before it.
     pub fn copy_in(&self, from: Gva, to: Hpa, len: u64) -> Result<(), Fault> {
-        self.each_page(from, len, Access::Read, |at, done, piece| self.mem.copy(at, to + done, piece))
+        self.each_page(from, len as usize, Access::Read, |at, piece| {
+            self.mem.copy(at, to + piece.start as u64, piece.len() as u64);
+        })
     }
 
     /// Reads the instruction at a linear address, as far as it can be fetched; only a fault at its first byte is an error.
     pub fn fetch(&self, from: Gva, user: bool, to: &mut [u8; 15]) -> Result<usize, Fault> {
-        let mut done = 0;
-        while done < to.len() {
-            let gva = from + done as u64;
-            let at = match self.translate(gva, Access::Fetch, user) {
-                Ok(at) => at,
-                Err(_) if done > 0 => break,
+        for (gva, piece) in pieces(from, to.len()) {
+            match self.translate(gva, Access::Fetch, user) {
+                Ok(at) => self.mem.copy_from(at, &mut to[piece]),
+                Err(_) if piece.start > 0 => return Ok(piece.start),
                 Err(fault) => return Err(fault),
-            };
-            let end = to.len().min(done + PAGE_SIZE as usize - gva.page_offset());
-            self.mem.copy_from(at, &mut to[done..end]);
-            done = end;
+            }
         }
-        Ok(done)
+        Ok(to.len())
     }
 
     /// Reads user memory that lies in one page, of an address space that may no longer exist. Protection keys are not asked.
@@ -222,22 +216,17 @@ impl<'a> GuestMemory<'a> {
         }
     }
 
-    /// Calls `f` with the physical address, the bytes already done and the length of each page's part, in order.
+    /// Calls `f` with the physical address of each page's part and which of the bytes it is, in order.
     fn each_page(
         &self,
         start: Gva,
-        len: u64,
+        len: usize,
         access: Access,
-        mut f: impl FnMut(Hpa, u64, u64),
+        mut f: impl FnMut(Hpa, Range<usize>),
     ) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < len {
-            // Ends at the latest at the first address that is not a user's, long before it could wrap.
-            let gva = start + done;
-            let at = self.translate(gva, access, true)?;
-            let piece = (PAGE_SIZE - gva.page_offset() as u64).min(len - done);
-            f(at, done, piece);
-            done += piece;
+        // Ends at the latest at the first address that is not a user's, long before it could wrap.
+        for (gva, piece) in pieces(start, len) {
+            f(self.translate(gva, access, true)?, piece);
         }
         Ok(())
     }

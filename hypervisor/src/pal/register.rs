@@ -144,7 +144,7 @@ impl Pals {
 
     /// Everything is in place: the identity, the VMCB, the handle.
     fn finish_registration(&self, caller: &GuestMemory, pal: &mut Pal) -> Outcome {
-        let Some((stack_top, _)) = pal.frames.resolve(self.mem, pal.frames.rsp) else {
+        let Some((stack_top, _)) = pal.frames.resolve(self.mem, Gva(pal.frames.rsp)) else {
             return self.start_wipe(pal, Err(Status::BadImage.into()));
         };
         pal.frames.stack_top = stack_top;

@@ -3,7 +3,7 @@
 
 use super::call::vmcb;
 use super::{Hardware, Pal, Pals};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Gva, pieces};
 use crate::hypercall::VMMCALL_LENGTH;
 use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
@@ -61,14 +61,14 @@ impl Pals {
     fn seal(&self, pal: &Pal) -> Answer {
         let [policy_at, data_at, length, blob_at, room, _] = pal.regs.arguments();
         let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
-        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_DATA);
-        let length =
-            length.filter(|length| room >= (*length + OVERHEAD) as u64).ok_or(Status::BadArgument)?;
+        let mut data = Zeroizing::new([0; MAX_DATA]);
+        let data = data.get_mut(..length as usize).ok_or(Status::BadArgument)?;
+        if room < (data.len() + OVERHEAD) as u64 {
+            return Err(Status::BadArgument);
+        }
         let mut bytes = [0; size_of::<Policy>()];
         self.read(pal, policy_at, &mut bytes)?;
         let policy = policy_from(&bytes);
-        let mut data = Zeroizing::new([0; MAX_DATA]);
-        let data = &mut data[..length];
         self.read(pal, data_at, data)?;
         let mut iv = [0; 16];
         self.tpm.random.lock().fill(&mut iv);
@@ -82,8 +82,7 @@ impl Pals {
         let [blob_at, length, data_at, room, creator_at, _] = pal.regs.arguments();
         let root = self.tpm.root.as_ref().ok_or(Status::Unsupported)?;
         let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
-        let length = usize::try_from(length).ok().filter(|length| *length <= blob.len());
-        let blob = &mut blob[..length.ok_or(Status::DoesNotOpen)?];
+        let blob = blob.get_mut(..length as usize).ok_or(Status::DoesNotOpen)?;
         self.read(pal, blob_at, blob)?;
         let (creator, data) = unseal(root, &pal.pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
         if (data.len() as u64) > room {
@@ -96,9 +95,8 @@ impl Pals {
 
     fn random(&self, pal: &Pal) -> Answer {
         let [at, length, ..] = pal.regs.arguments();
-        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_RANDOM);
         let mut bytes = Zeroizing::new([0; MAX_RANDOM]);
-        let bytes = &mut bytes[..length.ok_or(Status::BadArgument)?];
+        let bytes = bytes.get_mut(..length as usize).ok_or(Status::BadArgument)?;
         self.tpm.random.lock().fill(bytes);
         self.write(pal, at, bytes)
     }
@@ -123,9 +121,8 @@ impl Pals {
     /// A report on S for the quoting PAL.
     fn quote(&self, pal: &Pal, now_ms: u64) -> Answer {
         let [what, nonce_at, length, at, room, _] = pal.regs.arguments();
-        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_NONCE);
         let mut nonce = [0; MAX_NONCE];
-        let nonce = &mut nonce[..length.ok_or(Status::BadArgument)?];
+        let nonce = nonce.get_mut(..length as usize).ok_or(Status::BadArgument)?;
         self.read(pal, nonce_at, nonce)?;
         let report = self.report(pal, what, (TAG_QUOTE, nonce), now_ms)?;
         let bytes = report.bytes();
@@ -143,37 +140,24 @@ impl Pals {
     }
 
     /// Reads S's memory.
-    fn read(&self, pal: &Pal, at: u64, mut bytes: &mut [u8]) -> Result<(), Status> {
-        let mut at = at;
-        while !bytes.is_empty() {
+    fn read(&self, pal: &Pal, at: u64, bytes: &mut [u8]) -> Result<(), Status> {
+        for (at, piece) in pieces(Gva(at), bytes.len()) {
             let (place, _) = pal.frames.resolve(self.mem, at).ok_or(Status::BadAddress)?;
-            let (now, later) = bytes.split_at_mut(in_page(at, bytes.len()));
-            self.mem.copy_from(place, now);
-            at = at.wrapping_add(now.len() as u64);
-            bytes = later;
+            self.mem.copy_from(place, &mut bytes[piece]);
         }
         Ok(())
     }
 
     /// Writes S's memory, where S itself could.
-    fn write(&self, pal: &Pal, at: u64, mut bytes: &[u8]) -> Answer {
-        let mut at = at;
-        while !bytes.is_empty() {
+    fn write(&self, pal: &Pal, at: u64, bytes: &[u8]) -> Answer {
+        for (at, piece) in pieces(Gva(at), bytes.len()) {
             let Some((place, true)) = pal.frames.resolve(self.mem, at) else {
                 return Err(Status::BadAddress);
             };
-            let (now, later) = bytes.split_at(in_page(at, bytes.len()));
-            self.mem.copy_to(place, now);
-            at = at.wrapping_add(now.len() as u64);
-            bytes = later;
+            self.mem.copy_to(place, &bytes[piece]);
         }
         Ok(0)
     }
-}
-
-/// How many of `length` bytes at `at` lie in its page.
-fn in_page(at: u64, length: usize) -> usize {
-    length.min((PAGE_SIZE - at % PAGE_SIZE) as usize)
 }
 
 fn policy_from(bytes: &[u8; size_of::<Policy>()]) -> Policy {

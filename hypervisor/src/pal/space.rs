@@ -3,7 +3,7 @@
 //! There are no nested tables below them: what S's tables name are frames. They map its sections and nothing else, themselves least of all,
 //! and at CPL 3 S has no way to others. All of the window is one page directory's.
 
-use crate::addr::{HUGE_PAGE, Hpa, PAGE_SIZE};
+use crate::addr::{Gva, HUGE_PAGE, Hpa, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
 use crate::memory::DirectMap;
 use crate::tables::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
@@ -85,7 +85,7 @@ impl PalFrames {
         section: &Section,
         addr: u64,
     ) -> Option<Hpa> {
-        if let Some((frame, _)) = self.resolve(mem, addr) {
+        if let Some((frame, _)) = self.resolve(mem, Gva(addr)) {
             return Some(frame);
         }
         let entry = self.entry(mem, addr)?;
@@ -96,7 +96,7 @@ impl PalFrames {
     }
 
     /// Where the byte at S's address `addr` lies, and whether S may write there.
-    pub fn resolve(&self, mem: DirectMap, addr: u64) -> Option<(Hpa, bool)> {
+    pub fn resolve(&self, mem: DirectMap, Gva(addr): Gva) -> Option<(Hpa, bool)> {
         let entry = mem.read_u64(self.entry(mem, addr)?);
         let place = Hpa(entry & ADDRESS) + addr % PAGE_SIZE;
         (entry & PRESENT != 0).then_some((place, entry & WRITABLE != 0))
@@ -107,7 +107,7 @@ impl PalFrames {
         if offset >= self.param_size {
             return None;
         }
-        self.resolve(mem, self.param_addr + offset).map(|(place, _)| place)
+        self.resolve(mem, Gva(self.param_addr + offset)).map(|(place, _)| place)
     }
 
     /// Whether nothing was ever taken, or all has been given back.

@@ -153,7 +153,7 @@ impl Stage {
             }
             // The tables hold nothing but places.
             for page in 0..if pal.frames.is_none() { 0 } else { 64 } {
-                let place = pal.frames.resolve(mem, WINDOW_BASE + page * PAGE_SIZE);
+                let place = pal.frames.resolve(mem, Gva(WINDOW_BASE + page * PAGE_SIZE));
                 place.map(|(frame, _)| self.contents(frame).digest).hash(&mut hash);
             }
             self.contents(pal.frames.fpu).digest.hash(&mut hash);
