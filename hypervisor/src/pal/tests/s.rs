@@ -240,8 +240,8 @@ impl S<'_> {
             1 => [PARAM, IN_LENGTH, PARAM + IN_LENGTH, OUT_LENGTH],
             _ => [PARAM, OUT_LENGTH, 0, 0],
         };
-        // RBX, RCX, RDX, RSI, RDI, RBP, R8-R15.
-        let expected = [0, args[3], args[2], args[1], args[0], 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        // RBX, RCX, RDX, RDI, RBP, R8-R15, RSI.
+        let expected = [0, args[3], args[2], args[0], 0, 0, 0, 0, 0, 0, 0, 0, 0, args[1]];
         if *regs != expected || self.vmcb.save.rax != 0 {
             return Some("S starts with other registers than its arguments");
         }
