@@ -9,6 +9,7 @@ use crate::vmcb::{ATTR_LONG, RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Status, TOKEN_BIT, number};
 use core::sync::atomic::Ordering;
+use zerocopy::IntoBytes;
 
 /// Bytes of a VMMCALL.
 pub const VMMCALL_LENGTH: u64 = 3;
@@ -53,7 +54,7 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
     let (regs, memory) = (&cpu.regs, caller.memory(&hv.pals));
     let Ok(call) = u16::try_from(rax) else { return Err(Status::UnknownCall.into()) };
     match call {
-        number::INFO => give(&memory, &info_bytes(&hv.info(cpu)), Gva(regs.rdi), regs.rsi),
+        number::INFO => give(&memory, hv.info(cpu).as_bytes(), Gva(regs.rdi), regs.rsi),
         number::REGISTER => hv.pals.register(caller, Some((Gva(regs.rdi), regs.rsi)), Gva(regs.rdx)),
         number::REGISTER_QUOTING => hv.pals.register(caller, None, Gva(regs.rdx)),
         number::UNREGISTER => hv.pals.unregister(caller, false),
@@ -64,14 +65,12 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
             let (call, report) = hv.pals.call_report(caller, regs.rdi)?;
             let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
             let end = AttestedCall::SIZE + report.bytes().len();
-            bytes[..AttestedCall::SIZE].copy_from_slice(&call);
+            bytes[..AttestedCall::SIZE].copy_from_slice(call.as_bytes());
             bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
             give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
         }
         number::KEY_BLOB => give_blob(&memory, hv.key_blob.as_slice(), Gva(regs.rdi), regs.rsi),
-        number::PAL_INFO => {
-            give(&memory, &pal_info_bytes(&hv.pals.pal_info(caller)?), Gva(regs.rdi), regs.rsi)
-        }
+        number::PAL_INFO => give(&memory, hv.pals.pal_info(caller)?.as_bytes(), Gva(regs.rdi), regs.rsi),
         _ => Err(Status::UnknownCall.into()),
     }
 }
@@ -91,16 +90,6 @@ fn give(memory: &GuestMemory, bytes: &[u8], buffer: Gva, room: u64) -> Outcome {
     memory.check_writable(buffer, bytes.len() as u64)?;
     memory.write(buffer, bytes)?;
     Ok(bytes.len() as u64)
-}
-
-fn info_bytes(info: &abi::Info) -> [u8; size_of::<abi::Info>()] {
-    // SAFETY: `Info` consists of integers and arrays of them without padding (abi asserts its size).
-    unsafe { core::mem::transmute_copy(info) }
-}
-
-fn pal_info_bytes(info: &abi::PalInfo) -> [u8; size_of::<abi::PalInfo>()] {
-    // SAFETY: as above.
-    unsafe { core::mem::transmute_copy(info) }
 }
 
 #[inline(always)]

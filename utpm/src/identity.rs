@@ -7,6 +7,7 @@
 use abi::Digests;
 use abi::quote::{KEY_BLOB, key};
 use p256::elliptic_curve::sec1::ToSec1Point;
+use zerocopy::FromBytes;
 use zeroize::Zeroizing;
 
 use crate::quote::{BadQuote, Moment, Report, ReportKey, p256_public};
@@ -72,7 +73,7 @@ fn rsa_digests(root: &Root, quoting: Digests, key_blob: &[u8]) -> Option<Digests
     *blob = key_blob.try_into().ok()?;
     let (creator, data) = unseal(root, &Pcrs::new(quoting), &mut *blob).ok()?;
     let ours = creator.pcrs[0] == quoting.sha256;
-    data.first_chunk().filter(|_| ours).map(Digests::from_bytes)
+    Some(Digests::read_from_prefix(data).ok()?.0).filter(|_| ours)
 }
 
 #[cfg(test)]
@@ -82,6 +83,7 @@ mod tests {
     use abi::seal::{MAX_DATA, OVERHEAD, Policy};
     use p256::PublicKey;
     use p256::elliptic_curve::sec1::FromSec1Point;
+    use zerocopy::IntoBytes;
 
     const MOMENT: Moment = Moment { clock: 0, boot: 0, release: 0 };
 
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn an_rsa_key_is_the_quoting_pal_s_own() {
         let (root1, quoting, other) = (root(1), digest(b"quoting"), digest(b"other"));
-        let data = [&digest(b"TPMT_PUBLIC").to_bytes()[..], &[9; 256]].concat();
+        let data = [digest(b"TPMT_PUBLIC").as_bytes(), &[9; 256]].concat();
         let good = key_blob(&root1, quoting, quoting, &data);
         assert_eq!(good.len(), KEY_BLOB);
         let identity1 = identity(&root1, &good);
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn a_report_names_its_signer() {
         let (root, quoting) = (root(1), digest(b"quoting"));
-        let data = [&digest(b"TPMT_PUBLIC").to_bytes()[..], &[9; 256]].concat();
+        let data = [digest(b"TPMT_PUBLIC").as_bytes(), &[9; 256]].concat();
         let both = identity(&root, &key_blob(&root, quoting, quoting, &data));
         let pcrs = Pcrs::new(digest(b"S"));
         let name = |kind| {

@@ -1,11 +1,12 @@
 //! What is said of a newer release, signed by whoever signs releases: that it may have the root.
 //!
-//! Bytes: [`MAGIC`], the security version (4, big-endian), PCR 17 after its launch in both banks ([`Digests::to_bytes`]); then, over all
+//! Bytes: [`MAGIC`], the security version (4, big-endian), PCR 17 after its launch in both banks ([`Digests`]); then, over all
 //! of that, an ECDSA signature in DER, with P-256 and SHA-256 (`openssl dgst -sha256 -sign` makes one).
 
 use abi::Digests;
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
+use zerocopy::FromBytes;
 
 /// First bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"TVNEXT\0\x01";
@@ -18,7 +19,7 @@ pub fn verify(manifest: &[u8], key: &[u8; 65]) -> Option<(u32, Digests)> {
     let key = VerifyingKey::from_sec1_bytes(key).ok()?;
     key.verify(signed, &Signature::from_der(signature).ok()?).ok()?;
     let (version, pcr17) = signed.strip_prefix(&MAGIC)?.split_first_chunk()?;
-    Some((u32::from_be_bytes(*version), Digests::from_bytes(pcr17.first_chunk()?)))
+    Some((u32::from_be_bytes(*version), Digests::read_from_bytes(pcr17).ok()?))
 }
 
 #[cfg(test)]
@@ -44,7 +45,7 @@ mod tests {
     fn what_the_key_signed_and_nothing_else() {
         let ((private, public), (_, other)) = (key(1), key(2));
         let pcr17 = digest(b"PCR 17");
-        let body = [&MAGIC[..], &7u32.to_be_bytes(), &pcr17.to_bytes()].concat();
+        let body = [&MAGIC[..], &7u32.to_be_bytes(), &pcr17.sha1, &pcr17.sha256].concat();
         let manifest = signed(&private, &body);
         assert_eq!(verify(&manifest, &public), Some((7, pcr17)));
         assert_eq!(verify(&manifest, &other), None);

@@ -22,6 +22,8 @@
 //! SHA-1 and SHA-256 over [`MEASUREMENT_PREFIX`] followed by the image as it stands: the rules leave one encoding of an image.
 //! The result is the value of micro-PCR 0.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 /// First bytes of an image.
 pub const MAGIC: [u8; 8] = *b"TVPAL\0\0\x01";
 /// What is hashed before the image.
@@ -76,7 +78,7 @@ pub mod arg {
 
 /// The start of an image.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Header {
     /// [`MAGIC`].
     pub magic: [u8; 8],
@@ -94,7 +96,7 @@ pub struct Header {
 
 /// A section of S.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Section {
     /// A [`kind`].
     pub kind: u32,
@@ -110,7 +112,7 @@ pub struct Section {
 
 /// An entry point of S.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Entry {
     /// Its address.
     pub addr: u64,

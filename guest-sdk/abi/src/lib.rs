@@ -36,6 +36,8 @@ pub mod image;
 pub mod quote;
 pub mod seal;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 /// Version of this interface; changes with every incompatible change.
 pub const VERSION: u32 = 1;
 
@@ -119,7 +121,7 @@ pub const TOKEN_BIT: u64 = 1 << 63;
 
 /// Names a registered PAL. Random, never used twice, and a capability: keep it private.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Handle {
     /// R10.
     pub low: u64,
@@ -168,9 +170,9 @@ pub enum Status {
     NotKept = 16,
 }
 
-/// A digest in each of the micro-TPM's banks.
+/// A digest in each of the micro-TPM's banks. As bytes: SHA-1, then SHA-256.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Digests {
     /// SHA-1.
     pub sha1: [u8; 20],
@@ -180,23 +182,7 @@ pub struct Digests {
 
 impl Digests {
     /// Bytes of both.
-    pub const SIZE: usize = 52;
-
-    /// SHA-1, then SHA-256.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
-        let mut bytes = [0; Self::SIZE];
-        bytes[..20].copy_from_slice(&self.sha1);
-        bytes[20..].copy_from_slice(&self.sha256);
-        bytes
-    }
-
-    /// The reverse.
-    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let mut digests = Self { sha1: [0; 20], sha256: [0; 32] };
-        digests.sha1.copy_from_slice(&bytes[..20]);
-        digests.sha256.copy_from_slice(&bytes[20..]);
-        digests
-    }
+    pub const SIZE: usize = size_of::<Self>();
 }
 
 /// What became of the root, on which all that is sealed depends, at this launch.
@@ -293,7 +279,7 @@ pub mod info_flag {
 /// What the hardware TPM's PCRs 17 to 19 were extended with since the launch. Nobody has to trust it: replaying it gives the PCRs, or it
 /// is wrong. PCR 17 and 18 start at zero after a dynamic launch, else at all ones.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Extends {
     /// The TPM's PCR banks: TCG algorithm numbers in the TPM's order, 0 where there are no more. In banks other than SHA-1 and SHA-256
     /// every extend is with bytes [`CAP`] (but for that of the SLB, by the processor, which says the truth in each).
@@ -305,7 +291,7 @@ pub struct Extends {
 /// One of [`Extends`]. What it is of, the PCR and the digest tell: of the SLB and the runtime (17), the security options (18), the
 /// identity keys and the separator (19).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct Extend {
     /// The PCR; 0 in entries that are not in use.
     pub pcr: u32,
@@ -327,7 +313,7 @@ impl Extends {
 
 /// What [`number::INFO`] answers.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, IntoBytes, Immutable)]
 pub struct Info {
     /// [`VERSION`].
     pub version: u32,
@@ -367,7 +353,7 @@ pub struct Info {
 
 /// What [`number::PAL_INFO`] answers.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 pub struct PalInfo {
     /// Identity of the PAL: what its micro-PCR 0 holds.
     pub measurement: Digests,

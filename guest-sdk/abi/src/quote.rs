@@ -19,6 +19,8 @@
 //! | [`entry::PUBLIC`] | in: key blob or nothing; out: TPM2B_PUBLIC of the RSA key (if there is a blob), then of the P-256 key | bytes written, or 0 |
 //! | [`entry::SIGN`] | in: report; in: key blob or nothing; out: TPMT_SIGNATURE | bytes written, or 0 |
 
+use zerocopy::{Immutable, IntoBytes};
+
 /// First byte of a quote's extraData: what follows is the PAL's nonce.
 pub const TAG_QUOTE: u8 = 1;
 /// First byte of a quote's extraData: what follows is the digest of an attested call.
@@ -35,7 +37,8 @@ pub const KEY_BLOB: usize = super::seal::OVERHEAD + size_of::<super::Digests>() 
 /// The report's extraData is [`TAG_CALL`] and SHA-256 of eight fields, each after its length (16 bits, big-endian): version of the ABI
 /// (32 bits, big-endian), entry (16 bits, big-endian), signature of the entry (6 bytes), nonce (32 bytes), `input_hash`, `output_hash`,
 /// `number` (64 bits, big-endian), `chain`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, Immutable)]
 pub struct AttestedCall {
     /// SHA-256 of the six argument registers (8 bytes each, little-endian, unused ones and the addresses of buffers 0), then the contents of
     /// in and in-out buffers.
@@ -49,18 +52,8 @@ pub struct AttestedCall {
 }
 
 impl AttestedCall {
-    /// Bytes, in the order of the fields; `number` little-endian.
-    pub const SIZE: usize = 104;
-
-    /// As bytes.
-    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
-        let mut bytes = [0; Self::SIZE];
-        bytes[..32].copy_from_slice(&self.input_hash);
-        bytes[32..64].copy_from_slice(&self.output_hash);
-        bytes[64..72].copy_from_slice(&self.number.to_le_bytes());
-        bytes[72..].copy_from_slice(&self.chain);
-        bytes
-    }
+    /// Bytes.
+    pub const SIZE: usize = size_of::<Self>();
 }
 
 /// The identity keys, and what they sign.

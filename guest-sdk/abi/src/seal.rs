@@ -1,5 +1,7 @@
 //! Sealed storage, as S asks for it by [`crate::number::SEAL`] and [`crate::number::UNSEAL`].
 
+use zerocopy::{FromBytes, IntoBytes};
+
 /// First bytes of a blob.
 pub const MAGIC: [u8; 8] = *b"TVSEAL\0\x01";
 /// Number of micro-PCRs.
@@ -11,7 +13,7 @@ pub const OVERHEAD: usize = 352;
 
 /// Whom data is sealed for: a PAL with these values in its micro-PCRs (SHA-256 bank) when it unseals.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes)]
 pub struct Policy {
     /// Which PCRs count: bit *i* for PCR *i*. Bit 0 must be set.
     pub select: u32,

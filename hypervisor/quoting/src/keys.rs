@@ -13,6 +13,7 @@ use rsa::{BoxedUint, Pkcs1v15Sign, PrivateKey};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use utpm::quote::{p256_public as p256_structure, rsa_public};
+use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 const BITS: usize = 2048;
@@ -38,7 +39,7 @@ impl Rsa {
     pub fn seal(&self, blob: &mut [u8]) -> Option<usize> {
         let mut data = Zeroizing::new([0; KEY_BLOB - OVERHEAD]);
         let (digests, primes) = data.split_at_mut(Digests::SIZE);
-        digests.copy_from_slice(&utpm::digest(&self.public()).to_bytes());
+        digests.copy_from_slice(utpm::digest(&self.public()).as_bytes());
         for (place, prime) in primes.chunks_mut(PRIME).zip(self.0.primes()) {
             place.copy_from_slice(&Zeroizing::new(prime.to_be_bytes())[..]);
         }

@@ -98,12 +98,12 @@ impl Pals {
         &self,
         caller: &Caller<impl Hardware>,
         what: u64,
-    ) -> Result<([u8; AttestedCall::SIZE], utpm::quote::Report), Status> {
+    ) -> Result<(AttestedCall, utpm::quote::Report), Status> {
         let pal = self.open(caller)?;
         // The micro-PCRs are as they are now: S may not have run since.
         let last = pal.attestation.last.filter(|(call, _)| call.number == pal.calls);
         let (call, digest) = last.ok_or(Status::Unsupported)?;
         let report = self.report(&pal, what, (TAG_CALL, &digest), caller.hardware.now_ms())?;
-        Ok((call.to_bytes(), report))
+        Ok((call, report))
     }
 }

@@ -14,6 +14,7 @@ use abi::{Handle, Status};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::Ordering;
 use utpm::{Hasher, Pcrs};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// A registration under way.
 pub struct Registration {
@@ -40,12 +41,12 @@ impl Pals {
         if owner_page.page_offset() != 0 {
             return Err(Status::BadArgument.into());
         }
-        let mut bytes = self.tpm.quoting.first_chunk().copied().unwrap_or([0; HEADER_SIZE]);
+        let quoting = Header::read_from_prefix(self.tpm.quoting);
+        let mut header = quoting.map_or_else(|_| Header::new_zeroed(), |(header, _)| header);
         if let Some((image, _)) = image {
-            memory.read(image, &mut bytes)?;
+            memory.read(image, header.as_mut_bytes())?;
         }
         let length = image.map_or(self.tpm.quoting.len() as u64, |(_, length)| length);
-        let header = header_from(&bytes);
         header.check(length).map_err(|_| Status::BadImage)?;
         if header.flags & FLAG_FPU != 0 && !self.fpu {
             return Err(Status::Unsupported.into());
@@ -67,7 +68,7 @@ impl Pals {
         pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
         pal.last_used_ms = caller.hardware.now_ms();
         let mut measurement = Hasher::measurement();
-        measurement.update(&bytes);
+        measurement.update(header.as_bytes());
         pal.state = State::Registering(Registration {
             image: image.map(|(start, _)| start),
             next: 0,
@@ -79,7 +80,7 @@ impl Pals {
         if began.is_none() {
             return self.start_wipe(&mut pal, Err(Status::NoMemory.into()));
         }
-        self.mem.copy_to(pal.frames.header, &bytes);
+        self.mem.copy_to(pal.frames.header, header.as_bytes());
         self.continue_registration(caller, &mut pal)
     }
 
@@ -152,8 +153,7 @@ impl Pals {
             return Err(Status::Lost.into());
         };
         let handle = self.new_handle(pal.index);
-        let bytes = (u128::from(handle.high) << 64 | u128::from(handle.low)).to_le_bytes();
-        if let Err(fault) = caller.write(pal.owner.page, &bytes) {
+        if let Err(fault) = caller.write(pal.owner.page, handle.as_bytes()) {
             pal.state = State::Registering(registration);
             return self.registration_fault(pal, fault);
         }
@@ -185,14 +185,8 @@ impl Pals {
 
     /// The PAL's header, as it was checked and measured.
     pub(super) fn header(&self, pal: &Pal) -> Header {
-        let mut bytes = [0; HEADER_SIZE];
-        self.mem.copy_from(pal.frames.header, &mut bytes);
-        header_from(&bytes)
+        let mut header = Header::new_zeroed();
+        self.mem.copy_from(pal.frames.header, header.as_mut_bytes());
+        header
     }
-}
-
-fn header_from(bytes: &[u8; HEADER_SIZE]) -> Header {
-    // SAFETY: `Header` is made of integers without padding (abi asserts its size), so any bytes are a value of it; the
-    // read does not need alignment.
-    unsafe { bytes.as_ptr().cast::<Header>().read_unaligned() }
 }

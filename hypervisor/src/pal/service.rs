@@ -6,11 +6,11 @@ use super::{Hardware, Pal, Pals};
 use crate::addr::{Gva, pieces};
 use crate::hypercall::VMMCALL_LENGTH;
 use abi::quote::{MAX_NONCE, TAG_QUOTE};
-use abi::seal::{MAX_DATA, OVERHEAD, PCRS, Policy};
+use abi::seal::{MAX_DATA, OVERHEAD, Policy};
 use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
-use core::mem::size_of;
 use utpm::quote::{Moment, Report};
 use utpm::seal::{Blob, seal, unseal};
+use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
 type Answer = Result<u64, Status>;
@@ -48,14 +48,13 @@ impl Pals {
 
     fn pcr_read(&self, pal: &Pal) -> Answer {
         let digests = pal.pcrs.read(pal.regs.rdi).ok_or(Status::BadArgument)?;
-        self.write(pal, pal.regs.rsi, &digests.to_bytes())
+        self.write(pal, pal.regs.rsi, digests.as_bytes())
     }
 
     fn pcr_extend(&self, pal: &mut Pal) -> Answer {
-        let mut bytes = [0; Digests::SIZE];
-        self.read(pal, pal.regs.rsi, &mut bytes)?;
-        let index = pal.regs.rdi;
-        pal.pcrs.extend(index, &Digests::from_bytes(&bytes)).map(|()| 0).ok_or(Status::BadArgument)
+        let mut digests = Digests::default();
+        self.read(pal, pal.regs.rsi, digests.as_mut_bytes())?;
+        pal.pcrs.extend(pal.regs.rdi, &digests).map(|()| 0).ok_or(Status::BadArgument)
     }
 
     fn seal(&self, pal: &Pal) -> Answer {
@@ -66,9 +65,8 @@ impl Pals {
         if room < (data.len() + OVERHEAD) as u64 {
             return Err(Status::BadArgument);
         }
-        let mut bytes = [0; size_of::<Policy>()];
-        self.read(pal, policy_at, &mut bytes)?;
-        let policy = policy_from(&bytes);
+        let mut policy = Policy::new_zeroed();
+        self.read(pal, policy_at, policy.as_mut_bytes())?;
         self.read(pal, data_at, data)?;
         let mut iv = [0; 16];
         self.tpm.random.lock().fill(&mut iv);
@@ -158,11 +156,4 @@ impl Pals {
         }
         Ok(0)
     }
-}
-
-fn policy_from(bytes: &[u8; size_of::<Policy>()]) -> Policy {
-    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u32::from_le_bytes(*word));
-    let mut policy = Policy { select: word(0), reserved: word(4), values: [[0; 32]; PCRS] };
-    policy.values.as_flattened_mut().copy_from_slice(&bytes[8..]);
-    policy
 }

@@ -25,7 +25,7 @@ pub(crate) fn entry(hypervisor: &[u8]) -> String {
 /// What is to be signed of the manifest of this hypervisor module.
 pub fn manifest(hypervisor: &[u8], security_version: u32) -> Result<Vec<u8>> {
     let pcr17 = pcr::predict(hypervisor, "")?.pcr17.0;
-    Ok([&utpm::manifest::MAGIC[..], &security_version.to_be_bytes(), &pcr17.to_bytes()].concat())
+    Ok([&utpm::manifest::MAGIC[..], &security_version.to_be_bytes(), &pcr17.sha1, &pcr17.sha256].concat())
 }
 
 fn digests(measured: &[u8]) -> String {

@@ -8,6 +8,7 @@ use crate::addr::PAGE_SIZE;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, Header, SENTINEL, arg, kind};
 use abi::number;
+use zerocopy::IntoBytes;
 
 /// A processor with an S that is a function of the test.
 struct Driver<'a> {
@@ -67,7 +68,7 @@ impl Machine {
         let mem = self.memory.map();
         let mut driver = Driver { mem, s: &mut |_, _| {} };
         let (call, report) = self.pals.call_report(&Caller { cpu: &cpu, hardware: &mut driver }, what)?;
-        Ok((call.to_vec(), report.bytes().to_vec()))
+        Ok((call.as_bytes().to_vec(), report.bytes().to_vec()))
     }
 
     /// Registers an image with these entries.

@@ -37,7 +37,7 @@ fn release(predecessors: &[Digests]) -> Release {
 }
 
 fn manifest(key: &SigningKey, version: u32, pcr17: &Digests) -> Vec<u8> {
-    let body = [&manifest::MAGIC[..], &version.to_be_bytes(), &pcr17.to_bytes()].concat();
+    let body = [&manifest::MAGIC[..], &version.to_be_bytes(), &pcr17.sha1, &pcr17.sha256].concat();
     let signature: Signature = key.sign(&body);
     [&body, signature.to_der().as_bytes()].concat()
 }
