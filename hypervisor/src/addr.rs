@@ -1,4 +1,4 @@
-//! Three kinds of addresses that do not mix: host-physical, guest-physical and guest-virtual.
+//! Two kinds of addresses that do not mix: host-physical and guest-virtual.
 //! The OS's nested tables are an identity, so its guest-physical addresses *name* host-physical ones, but only
 //! [`crate::memory`] may say which of them are the guest's.
 
@@ -36,22 +36,12 @@ macro_rules! address {
                 Self(self.0.wrapping_add(bytes))
             }
         }
-
-        impl core::fmt::LowerHex for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                core::fmt::LowerHex::fmt(&self.0, f)
-            }
-        }
     };
 }
 
 address!(
     /// A host-physical address.
     Hpa
-);
-address!(
-    /// A guest-physical address.
-    Gpa
 );
 address!(
     /// A guest-virtual address.

@@ -29,9 +29,6 @@ static ENTRIES: [Record; 3] = [
 
 /// A buffer that TrustVisor copied into the parameter section for this call.
 pub fn input<'a>(at: u64, length: u64) -> &'a [u8] {
-    if length == 0 {
-        return &[];
-    }
     // SAFETY: the signature above makes TrustVisor pass the address and the length of a buffer of its own in the parameter section,
     // which nobody else reaches while the call lasts; callers keep nothing of it.
     unsafe { core::slice::from_raw_parts(at as *const u8, length as usize) }
@@ -39,9 +36,6 @@ pub fn input<'a>(at: u64, length: u64) -> &'a [u8] {
 
 /// A buffer that TrustVisor will copy out.
 pub fn output<'a>(at: u64, length: u64) -> &'a mut [u8] {
-    if length == 0 {
-        return &mut [];
-    }
     // SAFETY: as in `input`; no two buffers of a call overlap.
     unsafe { core::slice::from_raw_parts_mut(at as *mut u8, length as usize) }
 }

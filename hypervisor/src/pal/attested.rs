@@ -73,10 +73,7 @@ impl Pals {
         let mut pal = self.begin(caller, entry)?;
         let kinds = self.header(&pal).entries[usize::from(entry)].args;
         let args = &caller.cpu.regs;
-        let mut nonce = [0; 32];
-        for (part, word) in nonce.chunks_mut(8).zip([args.r12, args.r13, args.r14, args.r15]) {
-            part.copy_from_slice(&word.to_le_bytes());
-        }
+        let nonce = zerocopy::transmute!([args.r12, args.r13, args.r14, args.r15]);
         let mut hash = Sha256::new();
         for (value, kind) in pal.regs.arguments().into_iter().zip(kinds) {
             let address = matches!(kind, arg::IN | arg::OUT | arg::IN_OUT);
