@@ -11,6 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use machine::{Artifacts, Boot, Machine, say};
 
+use crate::suites::cargo;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What to measure (all by default)
@@ -35,6 +37,10 @@ const ALL: [Bench; 3] = [Bench::Guest, Bench::Pal, Bench::Utpm];
 const LIMIT: Duration = Duration::from_secs(240);
 /// Boots of each kind; a shared machine is noisy.
 const BOOTS: usize = 5;
+
+/// What both `tvtest,bench-speedup` and `tests/benches/utpm.rs` measure, and of how many bytes.
+const NATIVE: [&str; 4] = ["extend", "seal", "unseal", "getrandom"];
+const SIZE: usize = 32;
 
 /// To compare `utpm_*_instructions` with; not measured here.
 const TPM: [(&str, &str); 2] = [("Unseal", "about 900 ms"), ("Quote", "about 973 ms")];
@@ -68,6 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if benches.contains(&Bench::Utpm) {
         println!(
             "utpm_*_speedup: S runs at the emulator's speed here, swtpm (in the place of the hardware TPM) at the host's"
+        );
+        println!(
+            "utpm_*_native_*: the crate alone (no S, no call of TrustVisor) at the host's speed, beside the same hardware_ms, in which the \
+             guest's driver is emulated"
         );
     }
     published(Bench::Utpm, "time of a hardware TPM 1.2 (Flicker, 2008)", &TPM);
@@ -119,6 +129,7 @@ fn utpm(built: &Artifacts, values: &mut Values) -> Result<()> {
     measure(boot("bench-utpm").root(root.clone()).qemu(&ICOUNT).run("tvtest,bench-utpm"), values)?;
     say("bench-utpm: the same work by the hardware TPM (swtpm), by wall clock");
     measure(boot("bench-speedup").root(root.clone()).run("tvtest,bench-speedup"), values)?;
+    native(values)?;
     let (mut opened, mut new) = (Vec::new(), Vec::new());
     for round in 1..=BOOTS {
         say(format_args!("bench-utpm: boots with a saved root and without, {round} of {BOOTS}"));
@@ -131,6 +142,25 @@ fn utpm(built: &Artifacts, values: &mut Values) -> Result<()> {
     values.insert("boot_wall_opened_root_s".into(), round(opened));
     values.insert("boot_wall_new_root_s".into(), round(new));
     values.insert("boot_wall_root_ratio".into(), round(opened / new));
+    Ok(())
+}
+
+/// The crate `utpm` on the host's processor, beside the hardware TPM that was measured before.
+fn native(values: &mut Values) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let only = format!("^({})/utpm/{SIZE}$", NATIVE.join("|"));
+    let home = folder.path().to_str().context("no UTF-8")?.to_owned();
+    let bench = ["bench", "-q", "-p", "trustvisor-tests", "--bench", "utpm", "--", &only];
+    cargo("bench-utpm: the crate on the host", &bench, &[("CRITERION_HOME", home)])?;
+    for name in NATIVE {
+        let file = folder.path().join(format!("{name}/utpm/{SIZE}/new/estimates.json"));
+        let json = std::fs::read(&file).with_context(|| format!("{name} is not measured"))?;
+        let estimates: serde_json::Value = serde_json::from_slice(&json)?;
+        let us = estimates["median"]["point_estimate"].as_f64().context("no median")? / 1000.0;
+        let hardware = values.get(&format!("utpm_{name}_hardware_ms")).context("no hardware TPM")? * 1000.0;
+        values.insert(format!("utpm_{name}_native_us"), round(us));
+        values.insert(format!("utpm_{name}_native_speedup"), round(hardware / us));
+    }
     Ok(())
 }
 

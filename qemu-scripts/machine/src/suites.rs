@@ -143,7 +143,8 @@ fn system(test: &str, environment: &[(&str, String)]) -> Result<()> {
     cargo(&format!("system tests: {test}"), &arguments, environment)
 }
 
-fn cargo(what: &str, arguments: &[&str], environment: &[(&str, String)]) -> Result<()> {
+/// Runs cargo, and shows what it says.
+pub(crate) fn cargo(what: &str, arguments: &[&str], environment: &[(&str, String)]) -> Result<()> {
     say(format_args!("{what}: cargo {}", arguments.join(" ")));
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root()).args(arguments).env("CARGO_TARGET_DIR", target_dir());
