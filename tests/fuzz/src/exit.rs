@@ -295,8 +295,8 @@ impl Processor for Model {
     }
     fn apic_read(&self, at: Hpa) -> u32 {
         let page = if at.page().0 == LAPIC { 0 } else { 0x1_0000 };
-        assert!(page == 0 || at.page().0 == IO_APIC, "{at:#x}");
-        assert!(at.0.is_multiple_of(16), "{at:#x}");
+        assert!(page == 0 || at.page().0 == IO_APIC, "{:#x}", at.0);
+        assert!(at.0.is_multiple_of(16), "{:#x}", at.0);
         self.anything(at.page_offset() as u32 | page)
     }
     fn apic_write(&self, at: Hpa, value: u32) {
@@ -304,7 +304,7 @@ impl Processor for Model {
         match at.page().0 {
             LAPIC => lapic_write(offset, value),
             IO_APIC => io_apic_write(offset, value, self.apic_read(Hpa(IO_APIC))),
-            _ => panic!("{at:#x}"),
+            _ => panic!("{:#x}", at.0),
         }
     }
     fn write_back_caches(&self) {}

@@ -116,7 +116,7 @@ fn start(handover: &Handover) -> Result<Machine, Refusal> {
     // SAFETY: `paging::build` maps physical memory at PHYS_VA up to `top`, without the runtime's own.
     let mem = unsafe { DirectMap::new(PHYS_VA, top.0) };
     let Reserve { base, end, pool } = reserve;
-    log::info!("reserve {base:#x}-{end:#x}, nested tables built, {} ASIDs", features.asids);
+    log::info!("reserve {:#x}-{:#x}, nested tables built, {} ASIDs", base.0, end.0, features.asids);
 
     mem.zero(pool, end.0 - pool.0);
     let frames = Frames::new(mem, pool, end);
