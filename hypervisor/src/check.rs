@@ -24,7 +24,7 @@ pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
 /// Checks the record and returns the OS's memory. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
 /// the processor decodes it ([`TOP_MEM`]; 0 if not known).
 #[inline(never)]
-pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap, &'static str> {
+pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap<'_>, &'static str> {
     let dma_unprotected = options(info)?.dma_unprotected != 0;
     ensure(dma_unprotected, "nothing keeps devices out, and it does not say dma=unprotected")?;
     let (base, size) = (info.reserve_base, info.reserve_size);
@@ -89,7 +89,7 @@ mod tests {
         info
     }
 
-    fn check(info: &LaunchInfo) -> Result<RamMap, &'static str> {
+    fn check(info: &LaunchInfo) -> Result<RamMap<'_>, &'static str> {
         assert_eq!(options(info)?, info.options);
         record(info, BASE, 0x4000_0000)
     }

@@ -91,7 +91,7 @@ impl Cpu {
     }
 
     /// That address space's memory, in long mode.
-    pub fn memory<'a>(&self, mem: DirectMap, ram: &'a RamMap, pkru: u32) -> GuestMemory<'a> {
+    pub fn memory<'a>(&self, mem: DirectMap, ram: RamMap<'a>, pkru: u32) -> GuestMemory<'a> {
         let save = &self.os.save;
         let space = Space::new(save.cr0, save.cr3, save.cr4, save.efer, pkru, self.features.phys_bits);
         GuestMemory::new(mem, ram, space)

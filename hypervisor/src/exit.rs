@@ -190,7 +190,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
     if !cpu.long_mode() {
         return None;
     }
-    let memory = cpu.memory(hv.pals.mem, &hv.pals.ram, 0);
+    let memory = cpu.memory(hv.pals.mem, hv.pals.ram, 0);
     let mut bytes = [0; lapic::MAX_INSTRUCTION];
     let fetched = memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
     let store = lapic::decode(bytes.get(..fetched)?, code)?;

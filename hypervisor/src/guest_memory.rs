@@ -151,13 +151,13 @@ pub enum Peek {
 /// The guest's memory, seen through one address space, during one exit.
 pub struct GuestMemory<'a> {
     mem: DirectMap,
-    ram: &'a RamMap,
+    ram: RamMap<'a>,
     space: Space,
 }
 
 impl<'a> GuestMemory<'a> {
     /// See the module's documentation: not to be kept across a VMRUN.
-    pub fn new(mem: DirectMap, ram: &'a RamMap, space: Space) -> Self {
+    pub fn new(mem: DirectMap, ram: RamMap<'a>, space: Space) -> Self {
         Self { mem, ram, space }
     }
 

@@ -24,7 +24,7 @@ fn in_ram(at: u64) -> bool {
 /// Guest memory with page tables made on demand: tables grow from [`ROOT`] upwards.
 struct Guest {
     memory: TestMemory,
-    ram: RamMap,
+    ram: RamMap<'static>,
     cr0: u64,
     cr4: u64,
     efer: u64,
@@ -38,7 +38,7 @@ impl Guest {
         let runs = [run(0, 0xa_0000), run(0x10_0000, RESERVE.0), run(RESERVE.1, DEVICE)];
         Self {
             memory: TestMemory::new(TEST_END / PAGE_SIZE),
-            ram: RamMap::new(&runs).unwrap(),
+            ram: RamMap::new(runs.to_vec().leak()).unwrap(),
             cr0: CR0_PG | CR0_WP,
             cr4: 0,
             efer: EFER_LMA | EFER_NXE,
@@ -52,7 +52,7 @@ impl Guest {
     }
 
     fn view(&self) -> GuestMemory<'_> {
-        GuestMemory::new(self.memory.map(), &self.ram, self.space())
+        GuestMemory::new(self.memory.map(), self.ram, self.space())
     }
 
     fn levels(&self) -> u32 {
@@ -400,7 +400,7 @@ fn tables_that_are_not_ram_are_not_followed() {
     for root in [RESERVE.0, DEVICE, 0xfee0_0000] {
         let guest = Guest::new();
         let space = Space::new(CR0_PG, root, 0, EFER_LMA, 0, 40);
-        let view = GuestMemory::new(guest.memory.map(), &guest.ram, space);
+        let view = GuestMemory::new(guest.memory.map(), guest.ram, space);
         assert_eq!(view.read(GVA, &mut [0]), Err(Fault::BadAddress { gva: GVA }));
     }
 }

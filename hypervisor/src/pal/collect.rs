@@ -111,7 +111,7 @@ impl Pals {
             return false;
         }
         let mut found = [0; 16];
-        match GuestMemory::new(self.mem, &self.ram, pal.owner.space).peek(pal.owner.page, &mut found) {
+        match GuestMemory::new(self.mem, self.ram, pal.owner.space).peek(pal.owner.page, &mut found) {
             Peek::Away => true,
             Peek::Nothing => false,
             Peek::Read => {

@@ -133,7 +133,7 @@ impl<H: Hardware> Caller<'_, H> {
     pub fn memory<'a>(&self, pals: &'a Pals) -> GuestMemory<'a> {
         let protected = self.cpu.os.save.cr4 & CR4_PKE != 0;
         let pkru = if protected { self.hardware.pkru() } else { 0 };
-        self.cpu.memory(pals.mem, &pals.ram, pkru)
+        self.cpu.memory(pals.mem, pals.ram, pkru)
     }
 }
 
@@ -167,7 +167,7 @@ pub struct MicroTpm {
 /// All PALs and what they are made of.
 pub struct Pals {
     pub mem: DirectMap,
-    pub ram: RamMap,
+    pub ram: RamMap<'static>,
     pub pool: Mutex<Frames>,
     pub tpm: MicroTpm,
     /// Whether an increment is on its way.
@@ -258,7 +258,7 @@ impl Pals {
     /// No PAL yet.
     pub fn new(
         mem: DirectMap,
-        ram: RamMap,
+        ram: RamMap<'static>,
         pool: Frames,
         tpm: MicroTpm,
         maps: Maps,

@@ -38,7 +38,7 @@ fn drive(memory: &Memory, input: &mut Input) {
 fn accesses(memory: &Memory, model: &mut Vec<u8>, registers: &Registers, space: Space, input: &mut Input) {
     let ram = ram_map();
     memory.copy(model);
-    let guest = GuestMemory::new(memory.map(), &ram, space);
+    let guest = GuestMemory::new(memory.map(), ram, space);
     for _ in 0..16 {
         if input.is_empty() {
             break;

@@ -42,12 +42,12 @@ pub fn is_ram(at: u64) -> bool {
 }
 
 /// The same for the hypervisor.
-pub fn ram_map() -> RamMap {
-    let run = |start, end| Run { start: Hpa(start), end: Hpa(end) };
-    match RamMap::new(&[run(0, RESERVE.start), run(RESERVE.end, DEVICE.start)]) {
-        Ok(map) => map,
-        Err(reason) => panic!("the world is wrong: {reason:?}"),
-    }
+pub fn ram_map() -> RamMap<'static> {
+    static RUNS: [Run; 2] = [
+        Run { start: Hpa(0), end: Hpa(RESERVE.start) },
+        Run { start: Hpa(RESERVE.end), end: Hpa(DEVICE.start) },
+    ];
+    RamMap::new(&RUNS).expect("the world is right")
 }
 
 /// Physical memory from address 0. A fuzzer makes thousands a second, so a thread keeps the last one.

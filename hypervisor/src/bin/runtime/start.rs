@@ -95,7 +95,7 @@ struct Machine {
 
 /// Sets everything up but for SVM itself. In a frame of its own, which is wiped.
 #[inline(never)]
-fn start(handover: &Handover) -> Result<Machine, Refusal> {
+fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let info = &handover.info;
     let features = features();
     let (reserve, ram) = check(info, features.phys_bits)?;
@@ -167,7 +167,7 @@ fn info_flags(handover: &Handover) -> u32 {
 }
 
 /// The loader's record again, and the division of the reserve.
-fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap), Refusal> {
+fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap<'_>), Refusal> {
     // The SLB's tables, through which this runs, lie in what the processor started: the record must agree with it.
     let own_base = Cr3::read().0.start_address().as_u64() - SLB_TABLES;
     let ram = check::record(info, own_base, platform::read(check::TOP_MEM))?;
