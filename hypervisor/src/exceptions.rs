@@ -26,7 +26,8 @@ trustvisor_exception_stubs:
     .set vector, vector + 1
     .endr
     // What returns goes on in one of the functions below, whose caller keeps no other register. The stack is aligned at `call`.
-2:  mov rdi, rsp
+2:  cld
+    mov rdi, rsp
     push rdi
     call {exception}
     add rsp, 24

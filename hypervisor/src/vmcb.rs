@@ -197,6 +197,7 @@ const CR0_NE: u64 = 1 << 5;
 pub const CR0_WP: u64 = 1 << 16;
 pub const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_MCE: u64 = 1 << 6;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
 pub const CR4_LA57: u64 = 1 << 12;
@@ -289,6 +290,8 @@ impl Vmcb {
         save.cpl = 3;
         save.cr3 = root.0;
         save.efer |= EFER_NXE;
+        // Else a machine check is no exception, which is intercepted, but a shutdown.
+        save.cr4 |= CR4_MCE;
         save.cr0 |= CR0_MP;
         if fpu {
             save.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
@@ -385,7 +388,10 @@ mod tests {
         for bit in (0..=6).chain([8, 10, 11, 12, 13, 14]) {
             assert_ne!(control.intercepts[4] & 1 << bit, 0, "{bit}");
         }
+        // IRET, which S cannot execute, is none of the way out of a call; what has no instruction stays clear.
+        assert_eq!((control.intercepts[3] & 1 << 20, control.intercepts[4] >> 15), (0, 0));
         assert_eq!(control.intercepts[5], 0x1f);
+        assert_ne!(vmcb.save.cr4 & CR4_MCE, 0);
         assert_ne!(control.v_intr & V_INTR_MASKING, 0);
         assert_eq!((control.nested, vmcb.save.cr3, control.msrpm, control.iopm), (0, 0x5000, 0x2000, 0x4000));
         assert_eq!(

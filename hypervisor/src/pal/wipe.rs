@@ -27,6 +27,8 @@ impl Pals {
         }
         slot.owner_cr3.store(0, Ordering::Release);
         slot.incarnation.store(0, Ordering::Release);
+        // Somebody may have found the handle before, and get the lock after.
+        pal.call.incarnation = 0;
         pal.state = State::Wiping(Wipe { next_frame: 0, result });
         self.continue_wipe(pal)
     }

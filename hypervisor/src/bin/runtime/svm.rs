@@ -12,7 +12,7 @@ use hypervisor::vmcb::Vmcb;
 /// Runs a guest until its next exit; `changed` is the VMCB at `vmcb`.
 ///
 /// # Safety
-/// `vmcb` is the physical address of a VMCB whose nested tables and permission maps keep the guest away from everything that is
+/// `vmcb` is the physical address of a VMCB whose tables (nested ones, or a PAL's own) and permission maps keep the guest away from everything that is
 /// not its own; EFER.SVME is set, VM_HSAVE_PA names this processor's host save area, and GIF is 0.
 #[inline(always)]
 pub unsafe fn enter(vmcb: Hpa, changed: &mut Vmcb, regs: &mut Gprs) {

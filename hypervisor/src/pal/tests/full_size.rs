@@ -12,7 +12,7 @@ const SHAPE: Shape = Shape {
     apps: 200,
     spaces: 8,
     // For about 190 PALs.
-    pool_pages: 5_000,
+    pool_pages: 4_300,
     param_pages: 13,
     processors: &[(16, true), (16, false), (16, true)],
 };

@@ -63,7 +63,7 @@ impl Hardware for Late<'_> {
 #[test]
 fn a_registration_whose_first_frames_are_taken_by_others_leaves_nothing() {
     let length = image_bytes(&header()).len() as u64;
-    for left in 0..5 {
+    for left in 0..7 {
         let m = Machine::new();
         let cpu = program(m.cr3, Handle { low: 0, high: 0 }, &Gprs::default());
         let mut hardware = Late { pals: m.pals, left };
