@@ -53,7 +53,8 @@ fn pals_until(memory: &TestMemory, end: u64) -> Pals {
     let ram = RamMap::new(&[Run { start: Hpa(OS_RAM), end: Hpa(POOL) }]).unwrap();
     let frames = Frames::new(memory.map(), Hpa(POOL), Hpa(end));
     let maps = Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
-    let slots = Box::leak(Box::new(Slots::new()));
+    // SAFETY: a list that is all zero is an empty one. As a value it would go over the stack, which is not large enough for it.
+    let slots = Box::leak(unsafe { Box::<Slots>::new_zeroed().assume_init() });
     let root = Root::new(&[1; Root::SIZE], [0; 32]);
     let identity = Identity::new(&root, &REPORT_KEY, utpm::digest(b"no key blob"), &[]);
     let quoting = machine::image_bytes(&machine::header()).leak();
