@@ -51,7 +51,9 @@ pub enum Error {
     #[error("{AIK} is no attestation key of this TPM and its present owner (remove it, and make a new one)", AIK = crate::AIK)]
     ForeignKey,
     /// A TPM 1.2 whose owner has another secret.
-    #[error("the TPM's owner has another password")]
+    #[error(
+        "the TPM's owner has another password (--owner-password FILE: the file as it is, with a newline at its end if there is one)"
+    )]
     OwnerSecret,
     /// A TPM 1.2 without owner, or whose storage root key has another secret than the well-known.
     #[error("the TPM has no storage root key with the well-known secret (see `trustvisor tpm provision`)")]

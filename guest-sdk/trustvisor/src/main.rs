@@ -197,7 +197,8 @@ fn print_info(info: &Info) {
     println!("PALs: {}, frames free: {} of {}", info.pals, info.frames_free, info.frames_total);
     for (name, digests) in [("PCR 17", &info.pcr17), ("PCR 18", &info.pcr18)] {
         println!("{name} sha1   {}", hex(&digests.sha1));
-        println!("{name} sha256 {}", hex(&digests.sha256));
+        let sha256 = if digests.sha256 == [0; 32] { "none".into() } else { hex(&digests.sha256) };
+        println!("{name} sha256 {sha256}");
     }
 }
 

@@ -46,7 +46,12 @@ pub fn reset(file: &Path) -> anyhow::Result<()> {
     if there {
         fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
     }
-    println!("at the next boot there is a new root");
+    let removed = if there {
+        "counters and saved root are removed"
+    } else {
+        "the counters are removed, but there is no such file"
+    };
+    println!("{}: {removed}; a boot without a saved root makes a new one", file.display());
     Ok(())
 }
 

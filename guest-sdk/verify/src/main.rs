@@ -64,7 +64,7 @@ enum Command {
         /// The endorsement key's public part, a TPM2B_PUBLIC (`tpm2_createek -u`)
         #[arg(long)]
         ek: PathBuf,
-        /// The attestation key's Name in hexadecimal (`tpm2_createak -n`)
+        /// The attestation key's Name in hexadecimal (as `trustvisor tpm aik` prints it, or `tpm2_readpublic -n`)
         #[arg(long, value_parser = bytes)]
         name: Bytes,
         /// A file with the secret: 1 to 32 random bytes

@@ -125,10 +125,12 @@ impl PalFrames {
     }
 }
 
-/// The 2 MiB regions of the window that hold a section.
+/// The 2 MiB regions of the window that hold a section, in ascending order.
 fn regions(header: &Header) -> impl Iterator<Item = u64> {
-    let holds = |region: u64| {
-        header.sections.iter().any(|s| s.addr < region + REGION && region < s.addr + s.mem_size)
-    };
-    (WINDOW_BASE..WINDOW_END).step_by(REGION as usize).filter(move |region| holds(*region))
+    let mut next = 0;
+    header.sections.iter().filter(|s| s.mem_size != 0).flat_map(move |section| {
+        let first = (section.addr & !(REGION - 1)).max(next);
+        next = (section.addr + section.mem_size).next_multiple_of(REGION);
+        (first..next).step_by(REGION as usize)
+    })
 }
