@@ -234,7 +234,8 @@ thread_local! {
 
 impl OwnSlots {
     fn new() -> Self {
-        let mut slots = KEPT.take().unwrap_or_default();
+        // SAFETY: a list that is all zero is an empty one. As a value it would go over the stack, which is not large enough for it.
+        let mut slots = KEPT.take().unwrap_or_else(|| unsafe { Box::<Slots>::new_zeroed().assume_init() });
         slots.clear();
         Self(Box::into_raw(slots))
     }
