@@ -52,7 +52,7 @@ pub enum Error {
     ForeignKey,
     /// A TPM 1.2 whose owner has another secret.
     #[error(
-        "the TPM's owner has another password (--owner-password FILE: the file as it is, with a newline at its end if there is one)"
+        "the TPM's owner has another password (--owner-password FILE; a newline at its end does not count)"
     )]
     OwnerSecret,
     /// A TPM 1.2 without owner, or whose storage root key has another secret than the well-known.

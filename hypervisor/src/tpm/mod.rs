@@ -27,12 +27,12 @@ use core::fmt;
 
 use abi::Digests;
 use utpm::digest;
+use zeroize::Zeroizing;
 
 use crate::pal::Random;
 pub use bank::{Algorithm, Banks};
 use session::{HMAC, Parent, flush_all};
 use v20::code::GET_RANDOM;
-use zeroize::Zeroizing;
 
 /// What a PCR is extended with (its digest) when nothing more is to come: EV_SEPARATOR's data (PC Client Platform Firmware
 /// Profile 1.05, 10.4.1).
@@ -40,6 +40,7 @@ pub const SEPARATOR: [u8; 4] = [0; 4];
 
 /// A PCR that was extended shows something else.
 pub const NOT_EXTENDED: Error = Error::Malformed("a PCR does not hold what was extended into it");
+
 /// Bytes of the longest command and of the longest answer.
 const MESSAGE: usize = 512;
 /// How often a command is sent again when the TPM asks for it, and the time between: two seconds together.

@@ -191,11 +191,11 @@ pub(super) fn load(tpm: &mut impl Transport, parent: &Parent, parts: &Parts<'_>)
 }
 
 /// Succeeds if the ticket shows that this TPM created this object with this creation data.
-fn certify_creation(transport: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Result<(), Error> {
+fn certify_creation(tpm: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Result<(), Error> {
     let mut command = Command::new(SESSIONS, code::CERTIFY_CREATION);
     authorise(command.u32(NULL).u32(object));
     command.u16(0).sized(&Sha256::digest(parts.creation)).u16(ALG_NULL).bytes(parts.ticket);
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+    exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
 }
 
 pub(super) fn unseal<T: Transport>(

@@ -60,6 +60,7 @@ pub(super) struct Parent {
 }
 
 impl Parent {
+    /// Makes it, in a TPM that is emptied first.
     pub fn new(tpm: &mut impl Transport) -> Result<Self, Error> {
         flush_all(tpm)?;
         let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
@@ -71,7 +72,8 @@ impl Parent {
         let handle = body.u32()?;
         let public = body.parameters()?.sized()?;
         let mut fields = Reader::new(public);
-        if fields.take(PARENT.len() - 4)? != &PARENT[..PARENT.len() - 4] {
+        let template = &PARENT[..PARENT.len() - 4];
+        if fields.take(template.len())? != template {
             return Err(Error::Malformed("storage key"));
         }
         let xy: [[u8; 32]; 2] = [fields.sized_array()?, fields.sized_array()?];

@@ -100,6 +100,7 @@ fn secrets(
         Random::seeded(rdrand, more)
             .map_err(|_| "the processor's random number generator (RDRAND) does not work")
     };
+    // The processor's alone keep the TPM's from who listens on the bus.
     let mut random = seeded(&[])?;
     let drawn = tpm.as_mut().map(|tpm| tpm.random(&mut random)).transpose();
     if let Ok(Some(chip)) = &drawn {

@@ -69,6 +69,12 @@ fn take(tpm: &mut SwTpm, saved: &[u8]) -> (RootState, Secret, Blob) {
     (state, secret, blob)
 }
 
+/// What becomes of the root in a TPM that does not behave.
+fn attempt(transport: impl Transport, saved: &[u8]) -> Result<RootState, Error> {
+    let mut tpm = Tpm::open(transport).unwrap();
+    tpm.root(&mut entropy(), &ALONE, saved, &mut NEW.clone(), &mut Blob::new())
+}
+
 /// How many authorisation sessions there are: TPM_GetCapability of TPM_CAP_HANDLE, TPM_RT_AUTH (1.2 part 3, 7.1; part 2, 21.1).
 fn sessions(tpm: &mut SwTpm) -> u16 {
     let mut command = Command::new(REQUEST, 0x65);
@@ -262,13 +268,7 @@ fn a_tpm_that_fails_gives_no_root_rather_than_a_new_one() {
                 tpm.at(1);
                 // Two open it.
                 let failing = Failing { tpm: &mut tpm, fails_in: fails_in + 2, answer, late };
-                let result = Tpm::open(failing).unwrap().root(
-                    &mut entropy(),
-                    &ALONE,
-                    saved,
-                    &mut NEW.clone(),
-                    &mut Blob::new(),
-                );
+                let result = attempt(failing, saved);
                 let left = sessions(&mut tpm);
                 if result.is_ok() {
                     assert_eq!((fails_in, left), (enough, 0));
@@ -330,13 +330,7 @@ fn a_busy_tpm_is_asked_again_but_not_for_ever() {
         for times in [3, usize::MAX] {
             tpm.at(1);
             let busy = Busy(&mut tpm, times);
-            let result = Tpm::open(busy).unwrap().root(
-                &mut entropy(),
-                &ALONE,
-                saved,
-                &mut NEW.clone(),
-                &mut Blob::new(),
-            );
+            let result = attempt(busy, saved);
             assert_eq!(result.err(), (times > 3).then_some(Error::Refused(0x800)));
             assert_eq!(sessions(&mut tpm), 0);
         }
