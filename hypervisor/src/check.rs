@@ -3,9 +3,10 @@
 //! the runtime, so that it relies on nobody.
 
 use crate::addr::{Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::dma::amdvi::REGISTERS;
 use crate::launch::{
-    INFO_MAGIC, LaunchInfo, MAX_RESERVE, MIN_RESERVE, RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC, RUNTIME_OFFSET,
-    RuntimeHeader, START_PAGE_LIMIT, ensure,
+    INFO_MAGIC, Iommu, LaunchInfo, MAX_RESERVE, MIN_RESERVE, RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC,
+    RUNTIME_OFFSET, RuntimeHeader, START_PAGE_LIMIT, ensure,
 };
 use crate::memory::{RamMap, Run};
 use crate::options::Options;
@@ -21,12 +22,16 @@ pub fn options(info: &LaunchInfo) -> Result<Options, &'static str> {
     Ok(info.options)
 }
 
+/// The firmware's list of IOMMUs.
+pub fn iommus(info: &LaunchInfo) -> Result<&[Iommu], &'static str> {
+    info.iommus.get(..info.iommu_count as usize).ok_or("length of the list of IOMMUs")
+}
+
 /// Checks the record and returns the OS's memory. `own_base` is where the SLB runs, `top_of_memory` the end of memory below 4 GiB as
 /// the processor decodes it ([`TOP_MEM`]; 0 if not known).
 #[inline(never)]
 pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<RamMap<'_>, &'static str> {
-    let dma_unprotected = options(info)?.dma_unprotected != 0;
-    ensure(dma_unprotected, "nothing keeps devices out, and it does not say dma=unprotected")?;
+    options(info)?;
     let (base, size) = (info.reserve_base, info.reserve_size);
     ensure(base == own_base, "the reserve is not where the SLB is")?;
     ensure(base.is_multiple_of(LARGE_PAGE) && size.is_multiple_of(LARGE_PAGE), "alignment of the reserve")?;
@@ -37,9 +42,16 @@ pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<Ra
     ensure(start_page.0 != 0 && start_page.0 < START_PAGE_LIMIT, "the start page is not where one can be")?;
 
     let ram = RamMap::new(info.ram.get(..info.ram_count as usize).ok_or("length of the memory map")?)?;
-    for hidden in [Run { start, end: start + size }, Run { start: start_page, end: start_page + PAGE_SIZE }] {
+    let reserve = Run { start, end: start + size };
+    for hidden in [reserve, Run { start: start_page, end: start_page + PAGE_SIZE }] {
         hidden.check()?;
         ensure(!ram.overlaps(&hidden), "the OS has what TrustVisor needs")?;
+    }
+    for Iommu { base, .. } in iommus(info)? {
+        let fits = base.is_multiple_of(REGISTERS) && (top_of_memory..=(1 << 32) - REGISTERS).contains(base);
+        let registers = Run { start: Hpa(*base), end: Hpa(base.saturating_add(REGISTERS)) };
+        let over_ram = registers.overlaps(&reserve) || ram.overlaps(&registers);
+        ensure(fits && !over_ram, "the registers of an IOMMU are where none can be")?;
     }
     Ok(ram)
 }
@@ -60,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::launch::{GuestStart, MAX_RUNS};
+    use crate::launch::{GuestStart, MAX_IOMMUS, MAX_RUNS};
 
     const BASE: u64 = 0x3000_0000;
 
@@ -69,16 +81,17 @@ mod tests {
             magic: INFO_MAGIC,
             reserve_base: BASE,
             reserve_size: 64 << 20,
-            rsdp: 0,
             skinit_missing: 0,
             ram_count: 4,
+            iommu_count: 1,
             start_page: 0x9_e000,
             guest: GuestStart::default(),
             root_len: 0,
             root: [0; crate::launch::MAX_ROOT_BLOB],
             key_blob_len: 0,
             key_blob: [0; crate::launch::KEY_BLOB_ROOM],
-            options: Options { dma_unprotected: 1, ..Options::default() },
+            options: Options::default(),
+            iommus: [Iommu { function: 2, base: 0xfeb8_0000 }; MAX_IOMMUS],
             ram: [Run::default(); MAX_RUNS],
         };
         let run = |start, end| Run { start: Hpa(start), end: Hpa(end) };
@@ -98,14 +111,6 @@ mod tests {
     fn an_honest_record_passes() {
         let info = info();
         assert_eq!(check(&info).unwrap().runs(), &info.ram[..4]);
-    }
-
-    #[test]
-    fn dma_must_be_spoken_about() {
-        let mut info = info();
-        info.options.dma_unprotected = 0;
-        let rule = "nothing keeps devices out, and it does not say dma=unprotected";
-        assert_eq!(check(&info).err(), Some(rule));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::cpu::Cpu;
+use crate::dma::Faults;
 use crate::pal::Pals;
 use crate::tpm::root::Blob;
 use abi::Info;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
 
 /// The hypervisor.
 pub struct Hypervisor {
@@ -20,16 +22,34 @@ pub struct Hypervisor {
     pub key_blob: Blob,
     /// PCI configuration space in memory.
     config_space: Range<u64>,
+    /// What devices have tried.
+    faults: Mutex<Faults>,
     /// What [`Self::info`] answers, but for what changes after the launch.
     facts: Info,
 }
 
 impl Hypervisor {
     /// Everything is set up, the OS not yet started. `facts` is what [`Self::info`] answers, but for what changes from now on.
-    pub fn new(pals: Pals, facts: Info, config_space: Range<u64>, root_blob: Blob, key_blob: Blob) -> Self {
+    pub fn new(
+        pals: Pals,
+        facts: Info,
+        config_space: Range<u64>,
+        faults: Faults,
+        root_blob: Blob,
+        key_blob: Blob,
+    ) -> Self {
         let exits = Default::default();
         let ipis_refused = AtomicU64::new(0);
-        Self { pals, exits, ipis_refused, root_blob, key_blob, config_space, facts }
+        Self {
+            pals,
+            exits,
+            ipis_refused,
+            root_blob,
+            key_blob,
+            config_space,
+            faults: Mutex::new(faults),
+            facts,
+        }
     }
 
     /// One more exit of this [`abi::exit`] kind.
@@ -48,12 +68,16 @@ impl Hypervisor {
         for (shown, counted) in exits.iter_mut().zip(&self.exits) {
             *shown = counted.load(Ordering::Relaxed);
         }
+        let mut faults = self.faults.lock();
+        faults.update(self.pals.mem);
         Info {
             frames_free: self.pals.pool.lock().free_count().into(),
             pals: self.pals.count(),
             exits,
             irq_off_max: cpu.held_max,
             ipis_refused: self.ipis_refused.load(Ordering::Relaxed),
+            dma_faults: faults.count,
+            dma_fault: faults.last,
             ..self.facts
         }
     }

@@ -8,11 +8,14 @@
 //! |---|---|
 //! | 0 | SLB, 64 KiB: `length` measured bytes, then scratch zeroed by the SLB itself |
 //! | [`SLB_TABLES`] | the SLB's page tables (PML4, PDPT, PD) |
+//! | [`SLB_DEVICE_TABLE`] | the first device table of IOMMUs, which closes memory |
+//! | [`SLB_COMMANDS`] | what the SLB tells IOMMUs |
 //! | [`HANDOVER_OFFSET`] | [`Handover`], written by the SLB for the runtime |
 //! | up to 64 KiB | the SLB's stack, growing down from the end |
 //! | [`INFO_OFFSET`] | [`LaunchInfo`], written by the loader |
 //! | [`RUNTIME_OFFSET`] | runtime image ([`RuntimeHeader`] first), its `.bss` and stacks, up to 2 MiB |
-//! | 2 MiB | the runtime's tables, then the PAL pool |
+//! | [`DEVICE_TABLE_OFFSET`] | the whole device table of IOMMUs, 2 MiB |
+//! | [`TABLES_OFFSET`] | the runtime's tables, then the PAL pool |
 //!
 //! The SLB's page tables map the low 4 GiB by identity and the reserve at [`RESERVE_VA`] (2 MiB pages, read-write-execute);
 //! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
@@ -29,8 +32,12 @@ pub const SLB_SIZE: u64 = 0x1_0000;
 pub const SLB_MAX_LENGTH: u64 = 0x9000;
 /// The SLB's page tables.
 pub const SLB_TABLES: u64 = 0x9000;
+/// A page for a device table: too small for all devices, and under SKINIT's protection.
+pub const SLB_DEVICE_TABLE: u64 = 0xc000;
+/// The start of a page, where IOMMUs get their commands from the SLB.
+pub const SLB_COMMANDS: u64 = 0xd000;
 /// Where the SLB leaves its [`Handover`].
-pub const HANDOVER_OFFSET: u64 = 0xc000;
+pub const HANDOVER_OFFSET: u64 = SLB_COMMANDS + crate::dma::amdvi::WORK_SIZE;
 /// Where the loader puts its [`LaunchInfo`].
 pub const INFO_OFFSET: u64 = 0x1_0000;
 /// Where the loader puts the runtime's image.
@@ -38,6 +45,10 @@ pub const RUNTIME_OFFSET: u64 = 0x2_0000;
 /// Image, `.bss` and stacks of the runtime end here at the latest.
 pub const RUNTIME_END: u64 = 0x20_0000;
 
+/// The device table of all devices, or what else keeps them out, from here on.
+pub const DEVICE_TABLE_OFFSET: u64 = RUNTIME_END;
+/// The runtime's tables.
+pub const TABLES_OFFSET: u64 = DEVICE_TABLE_OFFSET + crate::dma::tables::DEVICE_TABLE;
 /// The start page ends here at the latest: a start-up IPI reaches the first MiB, and firmware's data lies above.
 pub const START_PAGE_LIMIT: u64 = 0x9_f000;
 
@@ -72,6 +83,18 @@ pub const RUNTIME_MAGIC: [u8; 8] = *b"TVRUN\0\0\x01";
 
 /// Most runs of RAM that the OS has.
 pub const MAX_RUNS: usize = 128;
+/// Most IOMMUs.
+pub const MAX_IOMMUS: usize = 16;
+/// An IOMMU, as the firmware's list (ACPI's IVRS) has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Iommu {
+    /// Its PCI function: bus, device, function in 8, 5, 3 bits.
+    pub function: u64,
+    /// Where its registers are.
+    pub base: u64,
+}
+
 /// Most bytes of a saved root.
 pub const MAX_ROOT_BLOB: usize = 1024;
 /// Room for a key blob ([`abi::quote::KEY_BLOB`]), a multiple of 8.
@@ -106,12 +129,12 @@ pub struct LaunchInfo {
     pub reserve_base: u64,
     /// Its bytes.
     pub reserve_size: u64,
-    /// ACPI root pointer (RSDP), 0 if none was found.
-    pub rsdp: u64,
     /// 1 if SKINIT was #UD and the loader started the SLB itself. Only for the log: PCR 17 tells the truth.
     pub skinit_missing: u32,
     /// Entries of `ram` in use.
     pub ram_count: u32,
+    /// Entries of `iommus` in use.
+    pub iommu_count: u32,
     /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
     /// late. Reserved in the guest's memory map.
     pub start_page: u32,
@@ -119,6 +142,8 @@ pub struct LaunchInfo {
     pub guest: GuestStart,
     /// What the user chose.
     pub options: Options,
+    /// The firmware's list of IOMMUs.
+    pub iommus: [Iommu; MAX_IOMMUS],
     /// Bytes of `root` in use.
     pub root_len: u64,
     /// The root that was saved, as the hardware TPM sealed it.
@@ -146,6 +171,8 @@ pub const NO_TPM: u32 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Handover {
+    /// What keeps devices out, of [`crate::dma`].
+    pub dma: u32,
     /// A [`crate::tpm::Family`], or [`NO_TPM`].
     pub tpm_family: u32,
     /// 1 if PCR 17 showed a dynamic launch.
@@ -167,8 +194,8 @@ const _: () = {
     assert!(size_of::<Run>() == 16);
     assert!(size_of::<GuestStart>() == 48);
     assert!(size_of::<LaunchInfo>() as u64 <= RUNTIME_OFFSET - INFO_OFFSET);
-    // Two pages for the SLB's stack.
-    assert!(HANDOVER_OFFSET + size_of::<Handover>() as u64 <= SLB_SIZE - 2 * PAGE_SIZE);
-    assert!(SLB_TABLES + 3 * PAGE_SIZE == HANDOVER_OFFSET);
+    // What is left is the SLB's stack; how much of it is used, the suite `launch` looks at.
+    assert!(HANDOVER_OFFSET + size_of::<Handover>() as u64 <= SLB_SIZE - 7 * 1024);
+    assert!(SLB_TABLES + 3 * PAGE_SIZE <= SLB_DEVICE_TABLE && SLB_DEVICE_TABLE + PAGE_SIZE <= SLB_COMMANDS);
     assert!(SLB_MAX_LENGTH <= SLB_TABLES);
 };

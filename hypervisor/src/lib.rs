@@ -8,6 +8,7 @@ pub mod asid;
 pub mod check;
 pub mod cpu;
 pub mod cpuid;
+pub mod dma;
 pub mod exceptions;
 pub mod exit;
 pub mod frames;

@@ -5,6 +5,7 @@
 //! registers of the APICs and of bridges.
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::launch::MAX_IOMMUS;
 use crate::pci::{self, ConfigSpace};
 use crate::tables::{ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, USER, WRITABLE};
 use core::ops::Range;
@@ -28,6 +29,8 @@ pub struct Hidden<'a> {
     pub reserve: (Hpa, Hpa),
     /// The page in which the other processors start.
     pub start_page: Hpa,
+    /// Registers of IOMMUs.
+    pub iommus: &'a [Range<u64>],
     /// Readable, writes are decoded.
     pub config: &'a ConfigSpace,
 }
@@ -47,10 +50,10 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
     let watched = [LAPIC, IO_APIC].map(page_at);
     let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page)];
-    area.fill(root, (0, ROOT_ENTRY), ALL, &|start, size| {
+    area.fill(root, (0, ROOT_ENTRY), &|_| ALL, &|start, size| {
         let touches = |range: &Range<u64>| start < range.end && range.start < start + size;
         let is_watched = watched.iter().any(touches) || hide.config.guards(start, size);
-        let is_hidden = hidden.iter().any(touches);
+        let is_hidden = hidden.iter().chain(hide.iommus).any(touches);
         let is_reserve = touches(&(hide.reserve.0.0..hide.reserve.1.0));
         match size {
             _ if start >= end => Some(0),
@@ -72,8 +75,9 @@ fn page_at(page: Hpa) -> Range<u64> {
 /// Tables that [`build`] takes at most, for sizing the area.
 pub fn tables(phys_bits: u32) -> u64 {
     // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the start page, the reserve (it may
-    // cross a GiB) and the devices; PTs for the start page and the devices.
-    3 + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + 4 + 3 + pci::TABLES
+    // cross a GiB) and the devices; PTs for the start page and the devices; both for each IOMMU.
+    let own = 3 + 4 + 3 + 2 * MAX_IOMMUS as u64;
+    own + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + pci::TABLES
 }
 
 #[cfg(test)]
@@ -108,7 +112,8 @@ mod tests {
             let start_page = Hpa(0x9_e000);
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
-            let hide = Hidden { reserve, start_page, config: &config };
+            let iommus = [0xfeb8_0000..0xfeb8_4000, 0xf800_0000..0xf808_0000];
+            let hide = Hidden { reserve, start_page, iommus: &iommus, config: &config };
             let root = build(&mut area, hide, 40);
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
@@ -117,7 +122,8 @@ mod tests {
                 let hidden = is_reserve(gpa)
                     || (0xfed4_1000..0xfed4_5000).contains(&gpa)
                     || (0xfee0_1000..0xfef0_0000).contains(&gpa)
-                    || (0x9_e000..0x9_f000).contains(&gpa);
+                    || (0x9_e000..0x9_f000).contains(&gpa)
+                    || iommus.iter().any(|registers| registers.contains(&gpa));
                 if hidden {
                     let mut bytes = [0; 8];
                     memory.map().copy_from(Hpa(hpa & !7), &mut bytes);
@@ -134,6 +140,9 @@ mod tests {
                 check(gpa + 4095);
             }
             for gpa in (0..0x40_0000).step_by(PAGE_SIZE as usize) {
+                check(gpa);
+            }
+            for gpa in (0xf7f0_0000..0xf820_0000).step_by(PAGE_SIZE as usize) {
                 check(gpa);
             }
             for gpa in (0xfea0_0000..0xff20_0000).step_by(PAGE_SIZE as usize) {
@@ -157,7 +166,9 @@ mod tests {
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
-            let hide = Hidden { reserve, start_page: Hpa(0x9_e000), config: &config };
+            let iommus: Vec<_> =
+                (0..MAX_IOMMUS as u64).map(|n| (n << 29 | 0x4000)..(n << 29 | 0x8000)).collect();
+            let hide = Hidden { reserve, start_page: Hpa(0x9_e000), iommus: &iommus, config: &config };
             build(&mut area, hide, bits);
         }
     }

@@ -7,7 +7,7 @@
 //! | [`PHYS_VA`] | all RAM and the low 4 GiB | RW, never executable; not the first 2 MiB of the reserve; the table area read-only |
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
-use crate::launch::{HANDOVER_OFFSET, RESERVE_VA, RUNTIME_END, SLB_SIZE};
+use crate::launch::{RESERVE_VA, RUNTIME_END, SLB_COMMANDS, SLB_SIZE};
 use crate::tables::{LARGE, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, WRITABLE};
 
 /// Where physical address 0 is mapped.
@@ -38,9 +38,9 @@ pub struct Reserve {
 /// Builds the address space; returns its root. `top` is where the direct map ends.
 pub fn build(area: &mut TableArea, reserve: Reserve, top: Hpa, parts: &[Part]) -> Hpa {
     let root = area.take(1);
-    let handover = Part { start: RESERVE_VA + HANDOVER_OFFSET, end: RESERVE_VA + SLB_SIZE, usage: READ };
+    let handover = Part { start: RESERVE_VA + SLB_COMMANDS, end: RESERVE_VA + SLB_SIZE, usage: READ };
     // From the lowest canonical address to the highest.
-    area.fill(root, (PHYS_VA, ROOT_ENTRY), PRESENT | WRITABLE, &|start, size| {
+    area.fill(root, (PHYS_VA, ROOT_ENTRY), &|_| PRESENT | WRITABLE, &|start, size| {
         let last = start + (size - 1);
         let part = parts.iter().chain([&handover]).find(|part| start < part.end && part.start <= last);
         match part {
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(at(text + 0x4000), None, "guard page");
         assert_eq!(at(text + 0x6fff), Some((0x3002_6fff, true, false)));
         assert_eq!(at(RESERVE_VA), None, "the SLB's code is done");
-        assert_eq!(at(RESERVE_VA + HANDOVER_OFFSET), Some((0x3000_c000, false, false)));
+        assert_eq!(at(RESERVE_VA + SLB_COMMANDS), Some((0x3000_c000, false, false)));
         assert_eq!(at(PHYS_VA + 0x1234_5678), Some((0x1234_5678, true, false)));
         assert_eq!(at(PHYS_VA + (4 << 30)), Some((4 << 30, true, false)));
         assert_eq!(at(PHYS_VA + (5 << 30)), None);

@@ -1,7 +1,7 @@
 //! PCI configuration space: what decides which address is RAM is not the guest's to change.
 //!
 //! Host and ISA bridges have the registers that say which addresses are RAM, a device's or SMM's, and where configuration space
-//! itself is; on AMD machines the data fabric's functions are host bridges too, and the root complexes have index and data
+//! itself is, IOMMUs say where their own are; on AMD machines the data fabric's functions are host bridges too, and the root complexes have index and data
 //! registers that reach everything else of the chip (SMN). The guest may read all this and change nothing, neither by the ports
 //! ([`drops_write`]) nor in memory ([`ConfigSpace`], whose pages of these functions are read-only in the nested tables).
 //!
@@ -11,6 +11,7 @@
 use crate::addr::PAGE_SIZE;
 use crate::ioports::Ports;
 use crate::launch::ensure;
+use core::iter::successors;
 use core::ops::Range;
 
 /// The ports of configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
@@ -26,18 +27,19 @@ const IDENTITY: u32 = 0x00;
 const CLASS: u32 = 0x08;
 const ABSENT: u32 = u32::MAX;
 const AMD: u32 = 0x1022;
-/// Class and subclass of bridges that route for the machine (PCI Code and ID Assignment 1.11, 1.7).
+/// Class and subclass of bridges that route for the machine, and of IOMMUs (PCI Code and ID Assignment 1.11, 1.7 and 1.9).
 const HOST_BRIDGE: u32 = 0x0600;
 const ISA_BRIDGE: u32 = 0x0601;
+const IOMMU: u32 = 0x0806;
 
 /// Reads a register of the function with this number: bus, device, function in 8, 5, 3 bits.
-fn read(ports: &impl Ports, function: u32, register: u32) -> u32 {
+pub fn read(ports: &impl Ports, function: u32, register: u32) -> u32 {
     ports.write(ADDRESS, 4, ENABLE | function << 8 | register);
     ports.read(DATA.start, 4)
 }
 
 fn is_guarded(ports: &impl Ports, function: u32) -> bool {
-    matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE)
+    matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE | IOMMU)
 }
 
 /// Whether a write to the data ports must not be done. Leaves the address as it was. AMD's root complexes (device 0) have a register
@@ -53,7 +55,27 @@ pub fn drops_write(ports: &impl Ports) -> bool {
     drops
 }
 
-const FUNCTIONS: usize = 1 << 16;
+/// All functions that there can be.
+pub const FUNCTIONS: usize = 1 << 16;
+
+/// The functions of the devices that are there.
+pub fn functions(ports: &impl Ports) -> impl Iterator<Item = u32> {
+    let devices = (0..FUNCTIONS as u32).step_by(8);
+    devices.filter(|device| read(ports, *device, IDENTITY) != ABSENT).flat_map(|device| device..device + 8)
+}
+
+/// The register where a function's capability begins (PCI 3.0, 6.7) whose header is `kind` in the bits of `mask`.
+pub fn capability(ports: &impl Ports, function: u32, (mask, kind): (u32, u32)) -> Option<u32> {
+    const STATUS: u32 = 0x04;
+    const HAS_LIST: u32 = 1 << 20;
+    const FIRST: u32 = 0x34;
+    // As many as have room: a list may be a ring.
+    const MOST: usize = 48;
+    let there = read(ports, function, IDENTITY) != ABSENT && read(ports, function, STATUS) & HAS_LIST != 0;
+    let next = |at: u32| Some(at & 0xfc).filter(|at| there && *at != 0);
+    let list = successors(next(read(ports, function, FIRST)), |at| next(read(ports, function, *at) >> 8));
+    list.take(MOST).find(|at| read(ports, function, *at) & mask == kind)
+}
 
 /// Configuration space in memory: a page a function (PCI Express 5.0, 7.2.2), and which pages are guarded.
 pub struct ConfigSpace {
@@ -75,13 +97,8 @@ impl ConfigSpace {
         };
         // What is at the end of 4 GiB has guards of its own.
         ensure(self.range.start >= 4 << 30 || self.range.end <= DEVICES, MISPLACED)?;
-        for device in (0..FUNCTIONS as u32).step_by(8) {
-            if read(ports, device, IDENTITY) == ABSENT {
-                continue;
-            }
-            for function in device..device + 8 {
-                self.guarded[function as usize] = is_guarded(ports, function);
-            }
+        for function in functions(ports) {
+            self.guarded[function as usize] = is_guarded(ports, function);
         }
         Ok(())
     }

@@ -48,13 +48,13 @@ impl TableArea {
     }
 
     /// Fills a zero table whose entries are for `size` bytes each, from address `base` upwards: each entry is what `mapping` says for
-    /// its first address and `size` (0: nothing is mapped there), or, where it says None, a table of its own, linked with `flags` and
-    /// filled in the same way.
+    /// its first address and `size` (0: nothing is mapped there), or, where it says None, a table of its own, linked with `flags` (of
+    /// `size`) and filled in the same way.
     pub fn fill(
         &mut self,
         table: Hpa,
         (base, size): (u64, u64),
-        flags: u64,
+        flags: &impl Fn(u64) -> u64,
         mapping: &impl Fn(u64, u64) -> Option<u64>,
     ) {
         for number in 0..512 {
@@ -62,7 +62,7 @@ impl TableArea {
             let entry = mapping(start, size).unwrap_or_else(|| {
                 let next = self.take(1);
                 self.fill(next, (start, size / 512), flags, mapping);
-                next.0 | flags
+                next.0 | flags(size)
             });
             self.mem.write_u64(table + start / size % 512 * 8, entry);
         }

@@ -45,11 +45,7 @@ pub struct Layout<'a> {
 /// The command line, if its options can be used.
 pub fn options(line: &Line<MAX_CMDLINE>) -> Result<CommandLine, Refusal<'_>> {
     let text = str::from_utf8(line.as_bytes()).map_err(|_| Refusal::NotText)?;
-    let parsed = CommandLine::parse(text).map_err(Refusal::Options)?;
-    if parsed.options.dma_unprotected == 0 {
-        return Err(Refusal::Dma);
-    }
-    Ok(parsed)
+    CommandLine::parse(text).map_err(Refusal::Options)
 }
 
 /// Where to say so if they cannot.
@@ -247,10 +243,7 @@ mod tests {
     fn options_are_judged() {
         assert!(options(&line("dma=unprotected console=com2")).is_ok());
         assert_eq!(refused("dma=unprotected foo"), "unknown option foo");
-        assert_eq!(
-            refused("console=com2"),
-            "DMA protection is not built yet: say dma=unprotected to do without"
-        );
+        assert!(options(&line("")).is_ok());
         assert_eq!(options(&Line::new(b"\xff").unwrap()), Err(Refusal::NotText));
     }
 

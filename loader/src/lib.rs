@@ -14,6 +14,7 @@ pub mod bytes;
 pub mod bzimage;
 pub mod guest;
 pub mod image;
+pub mod ivrs;
 pub mod layout;
 pub mod line;
 pub mod map;

@@ -21,9 +21,9 @@ pub enum Refusal<'a> {
     /// An option that is not understood.
     #[error("{0}")]
     Options(OptionsError<'a>),
-    /// Nothing keeps devices out of the reserve, and nobody has said that this is understood.
-    #[error("DMA protection is not built yet: say dma=unprotected to do without")]
-    Dma,
+    /// The firmware's list of IOMMUs.
+    #[error("the firmware's list of IOMMUs (ACPI's IVRS) is broken or too long")]
+    Iommus,
     /// See [`Lack`].
     #[error("{0}")]
     Machine(Lack),

@@ -6,7 +6,7 @@ use hypervisor::launch::{INFO_OFFSET, SLB_SIZE};
 use machine::{Boot, Family, Machine, Multiboot, Pcr, predict};
 use trustvisor_tests::{SOON, built, expect_refusal, pcr_in_guest};
 
-const OPTIONS: &str = "dma=unprotected console=com1";
+const OPTIONS: &str = "console=com1";
 
 /// The line in which the SLB says what it has read back.
 fn pcr_line(register: u32, pcr: &Pcr) -> String {

@@ -349,6 +349,10 @@ pub struct Info {
     pub counters: u32,
     /// What these PCRs, and PCR 19, were extended with.
     pub extends: Extends,
+    /// What devices tried and IOMMUs stopped, as far as these have logged it.
+    pub dma_faults: u64,
+    /// The last of it, as the IOMMU writes it (AMD I/O Virtualization Technology Specification 3.08, 2.5).
+    pub dma_fault: [u64; 2],
 }
 
 /// What [`number::PAL_INFO`] answers.
@@ -369,6 +373,6 @@ const _: () = {
     assert!(size_of::<Handle>() == 16);
     assert!(size_of::<Digests>() == 52);
     assert!(size_of::<Extends>() == 8 * 2 + 12 * 56);
-    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>());
+    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>() + 24);
     assert!(size_of::<PalInfo>() == 72);
 };

@@ -13,12 +13,14 @@ use core::panic::PanicInfo;
 
 use abi::Digests;
 use hypervisor::check;
+use hypervisor::dma;
 use hypervisor::exceptions::{self, try_rdmsr};
+use hypervisor::ioports::RealPorts;
 use hypervisor::launch::{
     HANDOVER_OFFSET, Handover, INFO_OFFSET, LaunchInfo, RESERVE_VA, RUNTIME_OFFSET, RuntimeHeader,
     SLB_MAX_LENGTH, SLB_SIZE, SLB_TABLES,
 };
-use hypervisor::memory::copy_bytes;
+use hypervisor::memory::{DirectMap, copy_bytes};
 use hypervisor::options::Options;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
 use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
@@ -52,8 +54,19 @@ extern "C" fn slb_main(base: u64) -> ! {
     if let Err(rule) = check::record(&handover.info, base, try_rdmsr(check::TOP_MEM).unwrap_or(0)) {
         refuse(format_args!("the loader's record is wrong ({rule})"));
     }
+    // SAFETY: only PCI functions' addresses are written.
+    let ports = unsafe { RealPorts::new() };
+    // SAFETY: the low 4 GiB are mapped by identity. Written are IOMMUs' registers (the record was checked) and, of the reserve, a page that nothing else
+    // uses, what follows the runtime, and the handover's place for commands, which nobody has a reference to.
+    let mem = unsafe { DirectMap::new(0, 4 << 30) };
+    // From here on nobody but this processor can change the runtime.
+    handover.dma = dma::close(&ports, mem, &handover.info).unwrap_or_else(|rule| refuse(rule));
+    if handover.dma == dma::UNPROTECTED {
+        say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
+    } else {
+        line(Info, format_args!("no device reaches memory any more"));
+    }
     let header = runtime_header();
-    say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
     if handover.info.skinit_missing != 0 {
         line(Warn, format_args!("the loader found no SKINIT on this processor"));
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::Hpa;
+use crate::dma::Faults;
 use crate::gprs::Gprs;
 use crate::memory::TestMemory;
 use crate::pal::Runnable;
@@ -104,7 +105,14 @@ impl Guest {
         mem.write_u64(Hpa(OS_RAM), 0x10_1067);
         mem.write_u64(Hpa(0x10_1000), 0x10_2067);
         mem.write_u64(Hpa(0x10_2000), 0xe7);
-        let hv = Hypervisor::new(pals(&memory), facts(), CONFIG_SPACE, Blob::new(), Blob::new());
+        let hv = Hypervisor::new(
+            pals(&memory),
+            facts(),
+            CONFIG_SPACE,
+            Faults::default(),
+            Blob::new(),
+            Blob::new(),
+        );
         let mut cpu = Box::new(Cpu::new(FEATURES, 1));
         let maps = vmcb::Maps { nested_cr3: Hpa(0), msrpm: Hpa(0), iopm: Hpa(0) };
         let start = crate::launch::GuestStart { rip: CODE, cr3: OS_RAM, ..Default::default() };

@@ -59,6 +59,7 @@ pub struct Boot {
     processors: u32,
     memory_mib: u32,
     reboots: bool,
+    iommu: bool,
     qemu: Vec<String>,
     echo: Echo,
     limit: Duration,
@@ -95,6 +96,7 @@ impl Boot {
             processors: 1,
             memory_mib: 1024,
             reboots: false,
+            iommu: true,
             qemu: Vec::new(),
             echo: Echo::Nothing,
             limit: LIMIT,
@@ -102,7 +104,7 @@ impl Boot {
         boot.run("serve")
     }
 
-    /// The loader's command line (it replaces the default, which is `dma=unprotected console=com1`).
+    /// The loader's command line (it replaces the default, which is `console=com1`).
     #[must_use]
     pub fn options(mut self, options: &str) -> Self {
         self.options = options.into();
@@ -227,6 +229,13 @@ impl Boot {
     #[must_use]
     pub fn reboots(mut self, again: bool) -> Self {
         self.reboots = again;
+        self
+    }
+
+    /// Whether there is an IOMMU (on the bare machine there is none).
+    #[must_use]
+    pub fn iommu(mut self, there: bool) -> Self {
+        self.iommu = there;
         self
     }
 

@@ -28,7 +28,7 @@ const CARGO_LIMIT: Duration = Duration::from_secs(15 * 60);
 const BARE_TARGET: &str = "x86_64-trustvisor";
 const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The command line of the menu entry, and of a boot that names none.
-pub(crate) const DEFAULT_OPTIONS: &str = "dma=unprotected console=com1";
+pub(crate) const DEFAULT_OPTIONS: &str = "console=com1";
 
 /// What was built.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Multiboot::Two)]
     multiboot: Multiboot,
     /// The loader's command line
-    #[arg(long, default_value = "dma=unprotected console=com1")]
+    #[arg(long, default_value = "console=com1")]
     options: String,
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::{Handle, Info, Status, TOKEN_BIT};
 use hypervisor::addr::Hpa;
 use hypervisor::cpu::{Cpu, Features};
+use hypervisor::dma::Faults;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypercall;
@@ -56,7 +57,14 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
         let forever = unsafe { &mut *slots.0 };
         f(&mut Machine {
             memory,
-            hv: Hypervisor::new(pals(memory, forever), facts(), 0..0, Blob::new(), Blob::new()),
+            hv: Hypervisor::new(
+                pals(memory, forever),
+                facts(),
+                0..0,
+                Faults::default(),
+                Blob::new(),
+                Blob::new(),
+            ),
             cpu: processor(),
             now: 5_000,
             _slots: slots,

@@ -1,7 +1,7 @@
 //! What the machine must be like before the runtime relies on it. SKINIT keeps most registers as whoever ran before left them, and
 //! PCR 17 does not tell of them: each that could undercut the nested tables is looked at here, or set.
 
-use crate::processor::{RealPorts, cpuid};
+use crate::processor::{PORTS, cpuid};
 use core::ops::RangeInclusive;
 use hypervisor::addr::Hpa;
 use hypervisor::asid;
@@ -86,7 +86,7 @@ pub fn check(
     for (msr, bits, value, broken) in RULES {
         ensure(read(msr) & bits == value, broken)?;
     }
-    config.find(&RealPorts, read(MMIO_CFG_BASE))?;
+    config.find(&PORTS, read(MMIO_CFG_BASE))?;
     // The OS's RAM is where hypercalls write for it.
     let space = Run { start: Hpa(config.range.start), end: Hpa(config.range.end) };
     let over_ram = space.overlaps(&Run { start: reserve.base, end: reserve.end }) || ram.overlaps(&space);
@@ -140,7 +140,7 @@ fn switch_a20_on() {
     const INPUT_FULL: u32 = 1 << 1;
     const PATIENCE: u32 = 100_000;
     for (port, value) in [(COMMAND, WRITE_OUTPUT_PORT), (DATA, A20_ON)] {
-        let _ = (0..PATIENCE).find(|_| RealPorts.read(COMMAND, 1) & INPUT_FULL == 0);
-        RealPorts.write(port, 1, value.into());
+        let _ = (0..PATIENCE).find(|_| PORTS.read(COMMAND, 1) & INPUT_FULL == 0);
+        PORTS.write(port, 1, value.into());
     }
 }

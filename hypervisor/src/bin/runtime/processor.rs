@@ -12,19 +12,22 @@ use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
 use hypervisor::exit::{self, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
-use hypervisor::ioports::Ports;
+use hypervisor::ioports::{Ports, RealPorts};
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::profiling::Profiling;
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
-use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 /// The processor's own answer.
 pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
     __cpuid_count(leaf, subleaf)
 }
+
+/// The machine's ports.
+// SAFETY: written are the guest's own accesses, judged by `ioports` and `pci`; the address of a PCI function; what switches A20 on.
+pub static PORTS: RealPorts = unsafe { RealPorts::new() };
 
 /// The processor that the OS runs on.
 struct ThisProcessor<'a> {
@@ -147,37 +150,9 @@ impl Hardware for ThisProcessor<'_> {
     }
 }
 
-/// The machine's ports.
-pub struct RealPorts;
-
-impl Ports for RealPorts {
-    fn read(&self, port: u16, size: u8) -> u32 {
-        // SAFETY: guarded ports and PCI configuration: neither has an effect on memory when read.
-        unsafe {
-            match size {
-                1 => Port::<u8>::new(port).read().into(),
-                2 => Port::<u16>::new(port).read().into(),
-                _ => Port::<u32>::new(port).read(),
-            }
-        }
-    }
-
-    fn write(&self, port: u16, size: u8, value: u32) {
-        // SAFETY: the guest's own access, judged by `ioports` and `pci`: neither A20 nor a reset, nor a bridge's register; or
-        // the address of a PCI function; or what switches A20 on.
-        unsafe {
-            match size {
-                1 => Port::new(port).write(value as u8),
-                2 => Port::new(port).write(value as u16),
-                _ => Port::new(port).write(value),
-            }
-        }
-    }
-}
-
 impl Processor for ThisProcessor<'_> {
     fn ports(&self) -> &impl Ports {
-        &RealPorts
+        &PORTS
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> Registers {

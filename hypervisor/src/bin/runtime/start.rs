@@ -12,10 +12,13 @@ use core::mem::MaybeUninit;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::NOTHING;
+use hypervisor::dma::tables::Reach;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
-use hypervisor::launch::{Handover, LaunchInfo, NO_TPM, RESERVE_VA, RUNTIME_END, SLB_TABLES, ensure};
+use hypervisor::launch::{
+    Handover, LaunchInfo, MAX_IOMMUS, NO_TPM, RESERVE_VA, SLB_TABLES, TABLES_OFFSET, ensure,
+};
 use hypervisor::memory::{DirectMap, RamMap};
 use hypervisor::npt::{self, Hidden};
 use hypervisor::paging::{self, PHYS_VA, Reserve};
@@ -25,7 +28,7 @@ use hypervisor::tables::TableArea;
 use hypervisor::tpm::Family;
 use hypervisor::tpm::clock::TscClock;
 use hypervisor::vmcb::Maps;
-use hypervisor::{check, exceptions, ioports, msr, serial};
+use hypervisor::{check, dma, exceptions, ioports, msr, serial};
 use log::LevelFilter;
 use spin::{Mutex, MutexGuard, Once};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr4, Cr4Flags, Efer, EferFlags};
@@ -34,6 +37,8 @@ use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, instructions::port::Port};
 
 const VM_HSAVE_PA: u32 = 0xc001_0117;
+/// As [`check::TOP_MEM`], for memory above 4 GiB.
+const TOP_MEM2: u32 = 0xc001_001d;
 
 static OS_FPU: Mutex<Area> = Mutex::new(Area([0; PAGE_SIZE as usize]));
 static CONFIG_SPACE: Mutex<ConfigSpace> = Mutex::new(ConfigSpace::none());
@@ -103,11 +108,16 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let config = MutexGuard::leak(CONFIG_SPACE.lock());
     platform::check(reserve, &ram, &features, config)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
-    // start, and only the table area, `RUNTIME_END` and up, is touched through this map.
+    // start, and only what lies above `RUNTIME_END`, and registers of IOMMUs, are touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
-    let mut area = TableArea::new(early, reserve.base + RUNTIME_END, reserve.pool);
+    let mut area = TableArea::new(early, reserve.base + TABLES_OFFSET, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
-    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, config };
+    let iommus = dma::registers(early, info)?;
+    let range = reserve.base.0..reserve.end.0;
+    let tops = [check::TOP_MEM, TOP_MEM2].map(platform::read);
+    let reach = Reach::new(ram, range, config.range.clone(), &iommus, tops, features.phys_bits);
+    let faults = dma::open(early, &mut area, handover, &reach)?;
+    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, iommus: &iommus, config };
     let nested_cr3 = npt::build(&mut area, hide, features.phys_bits);
     let (cpu, pal_maps) = boot_cpu(&mut area, handover, features, nested_cr3);
     let (host_save, os_state) = (area.take(1), area.take(1));
@@ -147,7 +157,8 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
         let slots = MutexGuard::leak(SLOTS.lock());
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, slots);
         let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
-        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, config.range.clone(), blobs.root, blobs.key));
+        HYPERVISOR
+            .call_once(|| Hypervisor::new(pals, facts, config.range.clone(), faults, blobs.root, blobs.key));
     })?;
     log::info!("{} free frames for PALs; starting the guest at {:#x}", facts.frames_total, info.guest.rip);
     if info.options.level() < LevelFilter::Debug {
@@ -175,8 +186,9 @@ fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap<'_>), Ref
     // Tables: nested ones, permission maps and the runtime's image, its direct map.
     const OWN: u64 = 32;
     let direct = 2 * ram.end().0.div_ceil(512 * HUGE_PAGE) + 4;
-    let pages = npt::tables(phys_bits) + OWN + direct;
-    let pool = RUNTIME_END + (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE);
+    let dma = dma::tables::tables(phys_bits, ram.runs().len()) + 2 + MAX_IOMMUS as u64;
+    let pages = npt::tables(phys_bits) + dma + OWN + direct;
+    let pool = TABLES_OFFSET + (pages * PAGE_SIZE).next_multiple_of(LARGE_PAGE);
     ensure(size >= pool + LARGE_PAGE, "the table area is too small for this machine")?;
     Ok((Reserve { base, end: base + size, pool: base + pool }, ram))
 }

@@ -17,14 +17,15 @@ mod tpm;
 use core::convert::Infallible;
 
 use hypervisor::launch::{
-    GuestStart, INFO_MAGIC, INFO_OFFSET, KEY_BLOB_ROOM, LaunchInfo, MAX_ROOT_BLOB, MAX_RUNS, RUNTIME_END,
-    RUNTIME_OFFSET,
+    GuestStart, INFO_MAGIC, INFO_OFFSET, Iommu, KEY_BLOB_ROOM, LaunchInfo, MAX_IOMMUS, MAX_ROOT_BLOB,
+    MAX_RUNS, RUNTIME_END, RUNTIME_OFFSET,
 };
 use hypervisor::memory::Run;
 use hypervisor::options::{COM1, Options};
 use hypervisor::serial;
 use loader::acpi::find_rsdp;
 use loader::guest::{BootArea, Contents};
+use loader::ivrs;
 use loader::layout::{self, Layout};
 use loader::multiboot::BootInfo;
 use loader::options::CommandLine;
@@ -73,8 +74,12 @@ fn launch(info: &BootInfo) -> Result<Infallible, Refusal<'_>> {
     if rsdp == 0 {
         warn!("no ACPI root pointer found (under UEFI only multiboot2 tells where it is)");
     }
+    let iommus = ivrs::iommus(&Identity, ivrs::find(&Identity, rsdp)).ok_or(Refusal::Iommus)?;
     let start = prepare_guest(info, &layout, rsdp);
-    fill_reserve(&layout, options, rsdp, start);
+    fill_reserve(&layout, options, iommus, start);
+    if options.dma_unprotected == 0 {
+        ivrs::find(&Identity, rsdp).for_each(hide);
+    }
     quiesce(&options);
     info!(
         "reserve {} ({} MiB), SLB of {} bytes at {:#x}: SKINIT follows",
@@ -106,7 +111,12 @@ fn prepare_guest(info: &BootInfo, layout: &Layout<'_>, rsdp: u64) -> GuestStart 
 }
 
 /// SLB, launch record and runtime, where `launch.rs` says.
-fn fill_reserve(layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestStart) {
+fn fill_reserve(
+    layout: &Layout<'_>,
+    options: Options,
+    (iommus, iommu_count): ([Iommu; MAX_IOMMUS], u32),
+    guest: GuestStart,
+) {
     let reserve = layout.plan.reserve;
     let front = Range { start: reserve.start, end: reserve.start + RUNTIME_END };
     // SAFETY: the planner keeps the reserve apart from everything that is read here; the slice ends with the statement.
@@ -118,12 +128,13 @@ fn fill_reserve(layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestSt
         magic: INFO_MAGIC,
         reserve_base: reserve.start,
         reserve_size: reserve.len(),
-        rsdp,
         skinit_missing: 0,
         ram_count: 0,
+        iommu_count,
         start_page: layout.start_page as u32,
         guest,
         options,
+        iommus,
         root_len: layout.root.len() as u64,
         root: [0; MAX_ROOT_BLOB],
         key_blob_len: layout.key_blob.len() as u64,
@@ -141,6 +152,12 @@ fn fill_reserve(layout: &Layout<'_>, options: Options, rsdp: u64, guest: GuestSt
     }
     // SAFETY: inside the reserve, aligned (2 MiB plus 64 KiB), and no slice of it is alive.
     unsafe { ((reserve.start + INFO_OFFSET) as *mut LaunchInfo).write(record) };
+}
+
+/// The guest does not find the table at this address: it is under another name.
+fn hide(table: u64) {
+    // SAFETY: the firmware's memory, mapped by identity (the table was read there); nothing refers to it.
+    unsafe { (table as *mut [u8; 4]).write(ivrs::HIDDEN) }
 }
 
 /// SKINIT wants the other processors in INIT and the TPM with no active locality.

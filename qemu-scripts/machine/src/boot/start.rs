@@ -132,6 +132,9 @@ impl Boot {
         if !self.reboots {
             command.arg("-no-reboot");
         }
+        if self.iommu && self.hypervisor {
+            command.args(["-device", "amd-iommu"]);
+        }
         command.arg("-cdrom").arg(iso).args(["-boot", "d"]).args(&self.qemu);
         command
     }
