@@ -1,9 +1,10 @@
 //! One processor: the OS's VMCB and registers, its ASIDs, and how long it holds interrupts off.
 
 use crate::addr::{Gva, Hpa};
+use crate::exit::{End, Next};
 use crate::gprs::Gprs;
 use crate::guest_memory::{GuestMemory, Space};
-use crate::ioports::Keyboard;
+use crate::ioports::Guard;
 use crate::memory::{DirectMap, RamMap};
 use crate::tables::ADDRESS;
 use crate::vmcb::{
@@ -43,8 +44,8 @@ pub struct Cpu {
     pub tsc_per_ms: u64,
     /// A machine check came while S ran: the OS gets it.
     pub machine_check: Cell<bool>,
-    /// What the keyboard controller expects of the guest next.
-    pub keyboard: Keyboard,
+    /// Judges what the guest writes to ports.
+    pub ports: Guard,
     /// Where the last fault was that a hypercall raised, and how often, one after another: a guest that does not mend it is told so.
     fault: Spot,
     repeated: u8,
@@ -73,7 +74,7 @@ impl Cpu {
             held_max: 0,
             tsc_per_ms,
             machine_check: Cell::new(false),
-            keyboard: Keyboard::default(),
+            ports: Guard::default(),
             fault: Spot::default(),
             repeated: 0,
         }
@@ -104,12 +105,14 @@ impl Cpu {
 
     /// Raises #GP(0), or what the processor makes of it while another exception is being delivered (APM vol. 2, 8.2.9). An error:
     /// there is nothing left to raise, the OS shuts down.
-    pub fn raise_gp(&mut self) -> Result<(), &'static str> {
+    pub fn raise_gp(&mut self) -> Next {
         use Vector::*;
         let pending = self.os.control.exit_int_info;
         let exception = pending & EVENT_VALID != 0 && pending & EVENT_TYPE == EVENT_EXCEPTION;
         let vector = match Vector::try_from(pending as u8).ok().filter(|_| exception) {
-            Some(Double) => return Err("the guest shut down (fault while a double fault was delivered)"),
+            Some(Double) => {
+                return Err(End::Reset("the guest shut down (fault while a double fault was delivered)"));
+            }
             Some(Division | InvalidTss | SegmentNotPresent | Stack | GeneralProtection | Page) => Double,
             _ => GeneralProtection,
         };

@@ -15,7 +15,6 @@ use crate::lapic::{self, Code, Source, Verdict};
 use crate::msr::{self, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
-use crate::pci;
 use crate::profiling;
 use crate::vmcb::{ATTR_LONG, EFER_LMA, Vector, exit_code};
 use abi::exit;
@@ -39,8 +38,19 @@ pub trait Processor: Hardware {
     fn start_profiling(&mut self);
 }
 
-/// What comes after an exit: the OS goes on, or it has come to its end, as by a triple fault, and why.
-pub type Next = Result<(), &'static str>;
+/// How the OS has come to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine is reset, for this reason.
+    Reset(&'static str),
+    /// The same, instead of a sleep that keeps memory.
+    Sleep,
+    /// It goes off, by writing this value, so many bytes, to this port.
+    Off(u16, u8, u32),
+}
+
+/// What comes after an exit: the OS goes on, or it has come to its end.
+pub type Next = Result<(), End>;
 
 /// Answers an exit of the OS.
 pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
@@ -76,9 +86,9 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
         | exit_code::INVLPGB
         | exit_code::INVLPGB_ILLEGAL
         | exit_code::TLBSYNC => cpu.os.inject(Vector::InvalidOpcode, None),
-        exit_code::SHUTDOWN => return Err("the guest shut down (triple fault)"),
-        exit_code::INVALID => return Err("the guest left an impossible processor state"),
-        _ => return Err("the guest left for a reason that was not asked for"),
+        exit_code::SHUTDOWN => return Err(End::Reset("the guest shut down (triple fault)")),
+        exit_code::INVALID => return Err(End::Reset("the guest left an impossible processor state")),
+        _ => return Err(End::Reset("the guest left for a reason that was not asked for")),
     }
     cpu.redeliver();
     Ok(())
@@ -141,7 +151,7 @@ fn access_msr(cpu: &mut Cpu, processor: &mut impl Processor) -> Next {
 /// An access to a guarded port.
 fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Next {
     let access = Access::new(cpu.os.control.exit_info_1);
-    if !access.is_plain() {
+    if access.string {
         return cpu.raise_gp();
     }
     let (port, size, rax) = (access.port, access.size, cpu.os.save.rax);
@@ -151,15 +161,14 @@ fn access_port(cpu: &mut Cpu, processor: &impl Processor) -> Next {
         // As every 32-bit result, it clears the upper half.
         let kept = if size == 4 { 0 } else { !read };
         cpu.os.save.rax = rax & kept | u64::from(ports.read(port, size)) & read;
-    } else if access.is_config() {
-        if !pci::drops_write(ports) {
-            ports.write(port, size, rax as u32);
-        }
     } else {
-        match cpu.keyboard.write(port, rax as u8) {
-            Write::Byte(value) => ports.write(port, 1, value.into()),
+        match cpu.ports.write(ports, access, rax as u32) {
+            Write::Value(value) => ports.write(port, size, value),
             Write::Drop => {}
-            Write::Reset => return Err("the guest resets the machine"),
+            Write::Fault => return cpu.raise_gp(),
+            Write::Reset => return Err(End::Reset("the guest resets the machine")),
+            Write::Sleep => return Err(End::Sleep),
+            Write::Off => return Err(End::Off(port, size, rax as u32)),
         }
     }
     // For port accesses the exit names the next instruction (EXITINFO2), whatever the processor.
@@ -174,14 +183,14 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
     const TABLE_WALK: u64 = 1 << 33;
     let info = cpu.os.control.exit_info_1;
     let gpa = cpu.os.control.exit_info_2;
-    let watched = [npt::LAPIC, npt::IO_APIC].contains(&Hpa(gpa).page()) || hv.is_config_space(gpa);
+    let watched = [npt::LAPIC, npt::IO_APIC].contains(&Hpa(gpa).page()) || hv.drops_store(gpa);
     if info & WRITE == 0 || info & TABLE_WALK != 0 || !watched {
         return cpu.raise_gp();
     }
     watched_write(hv, cpu, processor, gpa).map_or_else(|| cpu.raise_gp(), Ok)
 }
 
-/// Does a write to an APIC that the filter lets pass; drops one to the configuration of a bridge. None: the instruction is none that
+/// Does a write to an APIC that the filter lets pass; drops one to the configuration of a bridge or to the chipset. None: the instruction is none that
 /// Linux or anybody sane uses there.
 fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u64) -> Option<()> {
     let save = &cpu.os.save;
@@ -198,7 +207,7 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         Source::Register(number) => *register(cpu, number) as u32,
         Source::Immediate(value) => value,
     };
-    if hv.is_config_space(gpa) {
+    if hv.drops_store(gpa) {
         cpu.skip(store.len as u64);
         return Some(());
     }

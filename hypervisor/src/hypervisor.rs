@@ -20,8 +20,8 @@ pub struct Hypervisor {
     pub root_blob: Blob,
     /// The quoting PAL's RSA key, as the loader handed it in.
     pub key_blob: Blob,
-    /// PCI configuration space in memory.
-    config_space: Range<u64>,
+    /// Where stores that fault do nothing: PCI configuration space in memory, and the chipset's registers.
+    dropped: [Range<u64>; 2],
     /// What devices have tried.
     faults: Mutex<Faults>,
     /// What [`Self::info`] answers, but for what changes after the launch.
@@ -33,23 +33,14 @@ impl Hypervisor {
     pub fn new(
         pals: Pals,
         facts: Info,
-        config_space: Range<u64>,
+        dropped: [Range<u64>; 2],
         faults: Faults,
         root_blob: Blob,
         key_blob: Blob,
     ) -> Self {
         let exits = Default::default();
         let ipis_refused = AtomicU64::new(0);
-        Self {
-            pals,
-            exits,
-            ipis_refused,
-            root_blob,
-            key_blob,
-            config_space,
-            faults: Mutex::new(faults),
-            facts,
-        }
+        Self { pals, exits, ipis_refused, root_blob, key_blob, dropped, faults: Mutex::new(faults), facts }
     }
 
     /// One more exit of this [`abi::exit`] kind.
@@ -57,9 +48,9 @@ impl Hypervisor {
         self.exits[kind].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether an address is one of PCI configuration space.
-    pub fn is_config_space(&self, gpa: u64) -> bool {
-        self.config_space.contains(&gpa)
+    /// Whether a store to this address that faults does nothing.
+    pub fn drops_store(&self, gpa: u64) -> bool {
+        self.dropped.iter().any(|range| range.contains(&gpa))
     }
 
     /// What `INFO` answers.

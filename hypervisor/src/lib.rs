@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod asid;
 pub mod check;
+pub mod chipset;
 pub mod cpu;
 pub mod cpuid;
 pub mod dma;

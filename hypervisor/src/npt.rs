@@ -5,6 +5,7 @@
 //! registers of the APICs and of bridges.
 
 use crate::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::chipset::Chipset;
 use crate::launch::MAX_IOMMUS;
 use crate::pci::{self, ConfigSpace};
 use crate::tables::{ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, ROOT_ENTRY, TableArea, USER, WRITABLE};
@@ -31,6 +32,8 @@ pub struct Hidden<'a> {
     pub start_page: Hpa,
     /// Registers of IOMMUs.
     pub iommus: &'a [Range<u64>],
+    /// Its registers are readable, its watchdog is not.
+    pub chipset: &'a Chipset,
     /// Readable, writes are decoded.
     pub config: &'a ConfigSpace,
 }
@@ -48,8 +51,8 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
     let ones = area.hold(&[0xff; PAGE_SIZE as usize]);
     let reserve = area.hold([(ones.0 | CONSTANT).to_le_bytes(); 512].as_flattened());
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
-    let watched = [LAPIC, IO_APIC].map(page_at);
-    let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page)];
+    let watched = [page_at(LAPIC), page_at(IO_APIC), hide.chipset.registers.clone()];
+    let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page), hide.chipset.watchdog.clone()];
     area.fill(root, (0, ROOT_ENTRY), &|_| ALL, &|start, size| {
         let touches = |range: &Range<u64>| start < range.end && range.start < start + size;
         let is_watched = watched.iter().any(touches) || hide.config.guards(start, size);
@@ -57,8 +60,8 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
         let is_reserve = touches(&(hide.reserve.0.0..hide.reserve.1.0));
         match size {
             _ if start >= end => Some(0),
-            PAGE_SIZE if is_watched => Some(start | CONSTANT),
             PAGE_SIZE if is_hidden => Some(ones.0 | CONSTANT),
+            PAGE_SIZE if is_watched => Some(start | CONSTANT),
             PAGE_SIZE => Some(start | ALL),
             LARGE_PAGE if is_reserve => Some(reserve.0 | ALL),
             LARGE_PAGE | HUGE_PAGE if !is_watched && !is_hidden && !is_reserve => Some(start | ALL | LARGE),
@@ -83,6 +86,7 @@ pub fn tables(phys_bits: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chipset;
     use crate::memory::TestMemory;
 
     fn look_up(memory: &TestMemory, root: Hpa, gpa: u64) -> Option<(u64, bool)> {
@@ -113,7 +117,8 @@ mod tests {
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let iommus = [0xfeb8_0000..0xfeb8_4000, 0xf800_0000..0xf808_0000];
-            let hide = Hidden { reserve, start_page, iommus: &iommus, config: &config };
+            let chipset = chipset::tests::FCH;
+            let hide = Hidden { reserve, start_page, iommus: &iommus, chipset: &chipset, config: &config };
             let root = build(&mut area, hide, 40);
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
@@ -123,6 +128,7 @@ mod tests {
                     || (0xfed4_1000..0xfed4_5000).contains(&gpa)
                     || (0xfee0_1000..0xfef0_0000).contains(&gpa)
                     || (0x9_e000..0x9_f000).contains(&gpa)
+                    || (0xfeb0_0000..0xfeb0_1000).contains(&gpa)
                     || iommus.iter().any(|registers| registers.contains(&gpa));
                 if hidden {
                     let mut bytes = [0; 8];
@@ -131,7 +137,7 @@ mod tests {
                 } else {
                     let bridge =
                         [0xe000_0000, 0xe00a_3000, 0xe00c_0000, 0xe00c_7000].contains(&(gpa & !0xfff));
-                    let watched = bridge || [0xfee0_0000, 0xfec0_0000].contains(&(gpa & !0xfff));
+                    let watched = bridge || [0xfee0_0000, 0xfec0_0000, 0xfed8_0000].contains(&(gpa & !0xfff));
                     assert_eq!((hpa, writable), (gpa, !watched), "{gpa:#x}");
                 }
             };
@@ -166,9 +172,16 @@ mod tests {
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::full_machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
+            let chipset = chipset::tests::FCH;
             let iommus: Vec<_> =
                 (0..MAX_IOMMUS as u64).map(|n| (n << 29 | 0x4000)..(n << 29 | 0x8000)).collect();
-            let hide = Hidden { reserve, start_page: Hpa(0x9_e000), iommus: &iommus, config: &config };
+            let hide = Hidden {
+                reserve,
+                start_page: Hpa(0x9_e000),
+                iommus: &iommus,
+                chipset: &chipset,
+                config: &config,
+            };
             build(&mut area, hide, bits);
         }
     }

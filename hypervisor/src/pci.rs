@@ -15,7 +15,7 @@ use core::iter::successors;
 use core::ops::Range;
 
 /// The ports of configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
-const ADDRESS: u16 = 0xcf8;
+pub const ADDRESS: u16 = 0xcf8;
 /// See [`ADDRESS`].
 pub const DATA: Range<u16> = 0xcfc..0xd00;
 const ENABLE: u32 = 1 << 31;

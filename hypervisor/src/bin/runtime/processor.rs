@@ -9,7 +9,7 @@ use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
-use hypervisor::exit::{self, Processor};
+use hypervisor::exit::{self, End, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::{Ports, RealPorts};
@@ -26,7 +26,8 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
 }
 
 /// The machine's ports.
-// SAFETY: written are the guest's own accesses, judged by `ioports` and `pci`; the address of a PCI function; what switches A20 on.
+// SAFETY: written are the guest's own accesses, judged by `ioports` and `pci`; addresses of PCI functions and of a chipset's registers; what
+// switches A20 on; and what switches the machine off, when all is wiped.
 pub static PORTS: RealPorts = unsafe { RealPorts::new() };
 
 /// The processor that the OS runs on.
@@ -186,8 +187,8 @@ impl Processor for ThisProcessor<'_> {
     }
 }
 
-/// Runs the OS until it comes to its end; says why it did. `os_state` is a page that nothing else uses.
-pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut Area) -> &'static str {
+/// Runs the OS until it comes to its end; says how. `os_state` is a page that nothing else uses.
+pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut Area) -> End {
     let speculation = Speculation::new();
     let mut processor = ThisProcessor {
         hv,
@@ -211,8 +212,8 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         unsafe { svm::enter(cpu.os_hpa, &mut cpu.os, &mut cpu.regs) };
         processor.held_since = tsc();
         cpu.os.control.tlb_control = tlb::KEEP;
-        if let Err(reason) = exit::handle(hv, cpu, &mut processor) {
-            return reason;
+        if let Err(end) = exit::handle(hv, cpu, &mut processor) {
+            return end;
         }
         processor.let_in();
         cpu.held_max = processor.held_max;

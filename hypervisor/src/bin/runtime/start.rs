@@ -4,18 +4,21 @@
 
 use crate::entry::{CODE, parts};
 use crate::fpu::Area;
-use crate::processor::{self, cpuid};
+use crate::processor::{self, PORTS, cpuid};
 use crate::{platform, smp, svm, tpm};
 use abi::{Info, info_flag};
 use core::fmt;
 use core::mem::MaybeUninit;
 use hypervisor::addr::{HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
+use hypervisor::chipset::Chipset;
 use hypervisor::cpu::{Cpu, Features};
 use hypervisor::cpuid::NOTHING;
 use hypervisor::dma::tables::Reach;
+use hypervisor::exit::End;
 use hypervisor::frames::Frames;
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
+use hypervisor::ioports::Ports;
 use hypervisor::launch::{
     Handover, LaunchInfo, MAX_IOMMUS, NO_TPM, RESERVE_VA, SLB_TABLES, TABLES_OFFSET, ensure,
 };
@@ -57,9 +60,8 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
             enable_svm(machine.host_save);
             // Known by their addresses, which makes the code of calls shorter.
             let hv = HYPERVISOR.get().expect("published by `start`");
-            let reason = processor::run(hv, machine.cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
-            log::error!("{reason}: wiping and resetting the machine");
-            reset_machine()
+            let end = processor::run(hv, machine.cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
+            leave(hv.pals.mem, handover, end)
         }
         Err(reason) => {
             serial::say(format_args!("refused: {reason}"));
@@ -107,6 +109,7 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let start_page = Hpa(info.start_page.into());
     let config = MutexGuard::leak(CONFIG_SPACE.lock());
     platform::check(reserve, &ram, &features, config)?;
+    let chipset = Chipset::find(&PORTS)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
     // start, and only what lies above `RUNTIME_END`, and registers of IOMMUs, are touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
@@ -117,9 +120,16 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let tops = [check::TOP_MEM, TOP_MEM2].map(platform::read);
     let reach = Reach::new(ram, range, config.range.clone(), &iommus, tops, features.phys_bits);
     let faults = dma::open(early, &mut area, handover, &reach)?;
-    let hide = Hidden { reserve: (reserve.base, reserve.end), start_page, iommus: &iommus, config };
+    let hide = Hidden {
+        reserve: (reserve.base, reserve.end),
+        start_page,
+        iommus: &iommus,
+        chipset: &chipset,
+        config,
+    };
     let nested_cr3 = npt::build(&mut area, hide, features.phys_bits);
-    let (cpu, pal_maps) = boot_cpu(&mut area, handover, features, nested_cr3);
+    let dropped = [config.range.clone(), chipset.registers.clone()];
+    let (cpu, pal_maps) = boot_cpu(&mut area, handover, features, nested_cr3, chipset);
     let (host_save, os_state) = (area.take(1), area.take(1));
     let root = paging::build(&mut area, reserve, top, &parts());
     enter_address_space(root, &features);
@@ -157,8 +167,7 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
         let slots = MutexGuard::leak(SLOTS.lock());
         let pals = Pals::new(mem, ram, frames, secrets, pal_maps, features.fpu, slots);
         let facts = Info { root: root as u32, counters: counters as u32, extends, ..facts };
-        HYPERVISOR
-            .call_once(|| Hypervisor::new(pals, facts, config.range.clone(), faults, blobs.root, blobs.key));
+        HYPERVISOR.call_once(|| Hypervisor::new(pals, facts, dropped, faults, blobs.root, blobs.key));
     })?;
     log::info!("{} free frames for PALs; starting the guest at {:#x}", facts.frames_total, info.guest.rip);
     if info.options.level() < LevelFilter::Debug {
@@ -245,6 +254,7 @@ fn boot_cpu(
     handover: &Handover,
     features: Features,
     nested_cr3: Hpa,
+    chipset: Chipset,
 ) -> (&'static mut Cpu, Maps) {
     let info = &handover.info;
     let cpu = MutexGuard::leak(CPU.lock()).write(Cpu::new(features, handover.tsc_per_ms));
@@ -252,7 +262,8 @@ fn boot_cpu(
     cpu.regs = Gprs { rsi: info.guest.rsi, ..Gprs::default() };
     let msrpm = area.hold(&msr::permission_map(false));
     cpu.profiling_msrpm = area.hold(&msr::permission_map(true));
-    let iopm = area.hold(&ioports::permission_map());
+    let iopm = area.hold(&ioports::permission_map(&chipset));
+    cpu.ports.chipset = chipset;
     cpu.os.init_os(Maps { nested_cr3, msrpm, iopm }, &info.guest);
     let ones = area.hold(&[0xff; ioports::MAP_SIZE]);
     // A PAL's page tables are all there are.
@@ -270,9 +281,20 @@ fn enable_svm(host_save: Hpa) {
     }
 }
 
-/// The OS came to its end, or the hypervisor did.
-fn reset_machine() -> ! {
+/// The OS came to its end.
+fn leave(mem: DirectMap, handover: &Handover, end: End) -> ! {
+    /// Writes to a port that does nothing, a microsecond each, until the machine should be off.
+    const PATIENCE: u32 = 5_000_000;
+    match end {
+        End::Reset(reason) => log::error!("{reason}: wiping and resetting the machine"),
+        End::Sleep => tpm::cap(mem, TscClock { tsc_per_ms: handover.tsc_per_ms }),
+        End::Off(..) => {}
+    }
     forget();
+    if let End::Off(port, size, value) = end {
+        PORTS.write(port, size, value);
+        (0..PATIENCE).for_each(|_| PORTS.write(0x80, 1, 0));
+    }
     // SAFETY: nothing of this machine's state is needed any more: by the reset control register (CF9), the keyboard controller, a
     // triple fault.
     unsafe {
