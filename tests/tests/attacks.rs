@@ -421,14 +421,8 @@ fn end_of_s(machine: &Machine, name: &str) -> Result<Found> {
 
 /// The kernel panics; the crash kernel looks at its memory.
 fn crash_image(boot: Boot) -> Result<Found> {
-    let guest = &built()?.guest;
     let mut disk = NamedTempFile::new()?;
-    for length in [guest.kernel.len(), guest.initrd.len()] {
-        disk.write_all(&(length as u64).to_le_bytes())?;
-    }
-    disk.write_all(&guest.kernel)?;
-    disk.write_all(&guest.initrd)?;
-    disk.as_file().set_len(disk.as_file().metadata()?.len().next_multiple_of(512))?;
+    disk.write_all(&built()?.guest.disk())?;
     let options = format!("{KERNEL_OPTIONS} crashkernel=128M");
     let boot = boot.processors(1).memory_mib(MEMORY_MIB + 128).kernel_options(&options).run("serve");
     let machine = boot.disk(disk.path()).start()?;

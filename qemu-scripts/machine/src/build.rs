@@ -2,6 +2,7 @@
 //! machine's /boot; and what others have to know of this release.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -16,7 +17,7 @@ use hypervisor::launch::{
 use hypervisor::release::RELEASE;
 
 use crate::files;
-use crate::flatten::flatten;
+use crate::flatten::{flatten, static_};
 use crate::guest::{self, Guest};
 use crate::mutation;
 use crate::paths::{build_dir, root, target_dir};
@@ -74,13 +75,28 @@ pub(crate) fn quoting_pal() -> Result<PathBuf> {
 /// The hypervisor module with one of the [`crate::mutations`], or with several (`a+b`): what a system test attacks to show that the
 /// attack is real.
 pub fn mutated_hypervisor(name: &str) -> Result<Vec<u8>> {
+    mutated(name, Sources::hypervisor)
+}
+
+/// The same, and where a static of its runtime is, in bytes from the reserve's start.
+pub fn mutated_hypervisor_and_static(name: &str, of: &str) -> Result<(Vec<u8>, Range<u64>)> {
+    mutated(name, |sources| Ok((sources.hypervisor()?, sources.runtime_static(of)?)))
+}
+
+fn mutated<T>(name: &str, build: impl FnOnce(&Sources) -> Result<T>) -> Result<T> {
     let mutations = name.split('+').map(mutation::named).collect::<Result<Vec<_>>>()?;
     let folder = target_dir().join("mutated");
     let _lock = files::lock(&folder)?;
     say(format_args!("building the hypervisor without {}", name.replace('+', ", ")));
     let sources = Sources { root: folder.join("sources"), target: folder.join("target") };
     mutation::mirror(&sources.root, &mutations)?;
-    sources.hypervisor()
+    build(&sources)
+}
+
+/// Where a static of the runtime that was built is, in bytes from the reserve's start.
+pub fn runtime_static(name: &str) -> Result<Range<u64>> {
+    let _lock = files::lock(&build_dir())?;
+    Sources::here().runtime_static(name)
 }
 
 /// The hypervisor module of a release that says this of itself, in `hypervisor/src/release.rs`.
@@ -141,6 +157,11 @@ impl Sources {
         let runtime = files::read(&self.binary("release", "runtime"))?;
         let runtime = flatten(&runtime, RESERVE_VA + RUNTIME_OFFSET, room).context("runtime")?;
         hypervisor_module(slb, runtime)
+    }
+
+    fn runtime_static(&self, name: &str) -> Result<Range<u64>> {
+        let there = static_(&files::read(&self.binary("release", "runtime"))?, name)?;
+        Ok(there.start - RESERVE_VA..there.end - RESERVE_VA)
     }
 
     /// A PAL's ELF, for the guest.

@@ -37,3 +37,13 @@ pub(crate) fn symbol(elf: &[u8], name: &str) -> Result<u64> {
         file.symbols().find(|s| s.name() == Ok(name)).with_context(|| format!("no symbol {name}"))?;
     Ok(symbol.address())
 }
+
+/// Where one of the crate's own statics is, by its name alone: a compiler's symbol has it with its length before it.
+pub(crate) fn static_(elf: &[u8], name: &str) -> Result<std::ops::Range<u64>> {
+    let mangled = format!("{}{name}", name.len());
+    let file = object::File::parse(elf)?;
+    let mut symbols = file.symbols().filter(|s| s.name().is_ok_and(|n| n.contains(&mangled)) && s.size() > 0);
+    let symbol = symbols.next().with_context(|| format!("no static {name}"))?;
+    ensure!(symbols.next().is_none(), "two statics {name}");
+    Ok(symbol.address()..symbol.address() + symbol.size())
+}

@@ -122,6 +122,11 @@ impl Gdb {
     /// Runs until a stop; `None` if the machine ends first.
     pub(crate) fn go_on(&mut self) -> Result<Option<String>> {
         self.send("c")?;
+        self.next_stop()
+    }
+
+    /// Waits for a stop; `None` if the machine ends first.
+    pub(crate) fn next_stop(&mut self) -> Result<Option<String>> {
         self.stream.set_read_timeout(None)?;
         let stop = self.receive();
         self.stream.set_read_timeout(Some(LIMIT))?;

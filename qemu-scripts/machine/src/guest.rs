@@ -38,6 +38,17 @@ pub struct Guest {
     pub initrd: Vec<u8>,
 }
 
+impl Guest {
+    /// A disk with the lengths of kernel and initrd, 8 bytes each, and then both: for a guest that starts the same kernel again (kexec).
+    pub fn disk(&self) -> Vec<u8> {
+        const SECTOR: usize = 512;
+        let lengths = [&self.kernel, &self.initrd].map(|part| (part.len() as u64).to_le_bytes());
+        let mut disk = [lengths.as_flattened(), &self.kernel, &self.initrd].concat();
+        disk.resize(disk.len().next_multiple_of(SECTOR), 0);
+        disk
+    }
+}
+
 pub(crate) fn build() -> Result<Guest> {
     let debian = Debian::fetch()?;
     let mut initrd = Initrd::default();

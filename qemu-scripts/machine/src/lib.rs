@@ -33,7 +33,8 @@ mod tpm_tools;
 
 pub use boot::{Accel, Boot, Module, Multiboot};
 pub use build::{
-    Artifacts, another_release, artifacts, hypervisor_elsewhere, mutated_hypervisor, source_files,
+    Artifacts, another_release, artifacts, hypervisor_elsewhere, mutated_hypervisor,
+    mutated_hypervisor_and_static, runtime_static, source_files,
 };
 pub use console::Line;
 pub use faulty_tpm::{Fault, Misbehaviour};

@@ -1,5 +1,7 @@
 //! A running machine. Dropping it switches it off.
 
+mod end;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +45,7 @@ pub struct Machine {
     // Dropped in this order, after QEMU was killed.
     _watchdog: mpsc::Sender<()>,
     _debugger: Option<Closer>,
-    _tpm: Option<Tpm>,
+    tpm: Option<Tpm>,
     folder: TempDir,
 }
 
@@ -76,7 +78,7 @@ impl Machine {
             qemu,
             _watchdog: watchdog,
             _debugger: parts.debugger,
-            _tpm: parts.tpm,
+            tpm: parts.tpm,
             folder: parts.folder,
         }
     }

@@ -26,6 +26,9 @@ const CLGI: [u8; 3] = [0x0f, 0x01, 0xdd];
 /// A step of QEMU's ends before its instruction if an interrupt controller's request came to be looked at: so often at most.
 const STEPS: usize = 20;
 
+/// How the stub speaks of a breakpoint: signal 5.
+const TRAP: &str = "T05";
+
 const SLB_SIZE: u64 = 0x1_0000;
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;
@@ -74,7 +77,13 @@ impl StandIn {
     }
 
     fn run(&mut self, console: &Console) -> Result<()> {
-        while let Some(stop) = self.gdb.go_on()? {
+        let mut next = self.gdb.go_on()?;
+        while let Some(stop) = next {
+            // Stopped by the monitor, or at its end: whoever stopped it says when it goes on.
+            if !stop.starts_with(TRAP) {
+                next = self.gdb.next_stop()?;
+                continue;
+            }
             self.gdb.select(&stop)?;
             if self.at_the_instruction()? {
                 self.skinit(console)?;
@@ -82,6 +91,7 @@ impl StandIn {
                 // Some other program's code at the same address.
                 self.step_over()?;
             }
+            next = self.gdb.go_on()?;
         }
         Ok(())
     }

@@ -78,13 +78,33 @@ impl Tpm {
         Ok(Self { control, _process: process })
     }
 
+    /// What it loses without power, PCRs among it, as it keeps them (swtpm's CMD_GET_STATEBLOB). Only while the machine is stopped; and
+    /// swtpm takes this state up again at the machine's next reset.
+    pub(crate) fn volatile_state(&self) -> Result<Vec<u8>> {
+        const GET_STATE: u32 = 12;
+        const VOLATILE: u32 = 2;
+        // Flags: none; from its beginning.
+        let request = [GET_STATE, 0, VOLATILE, 0].map(u32::to_be_bytes);
+        let mut channel = Locality4(self.share()?);
+        channel.0.write_all(request.as_flattened())?;
+        // Result, flags, length of all, length of this.
+        let mut header = [0; 16];
+        channel.read(&mut header)?;
+        let [result, _, _, length]: [u32; 4] =
+            std::array::from_fn(|at| u32::from_be_bytes(header.as_chunks().0[at]));
+        ensure!(result == 0, "swtpm answers {result:#x}");
+        let mut state = vec![0; length as usize];
+        channel.read(&mut state)?;
+        Ok(state)
+    }
+
     /// QEMU's copy of the control channel's end, which is also ours.
     pub(crate) fn share(&self) -> Result<UnixStream> {
         Ok(self.control.try_clone()?)
     }
 }
 
-/// The locality 4 commands of swtpm's control channel. Only while the machine is stopped: QEMU uses the channel too.
+/// The locality 4 commands of swtpm's control channel (and what goes the same way). Only while the machine is stopped: QEMU uses the channel too.
 pub(crate) struct Locality4(UnixStream);
 
 const HASH_START: u32 = 6;
@@ -109,14 +129,16 @@ impl Locality4 {
 
     fn command(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.write_all(bytes)?;
-        let answer = self.answer()?;
+        let mut answer = [0; 4];
+        self.read(&mut answer)?;
+        let answer = u32::from_be_bytes(answer);
         ensure!(answer == 0, "swtpm answers {answer:#x}");
         Ok(())
     }
 
     /// QEMU has made the shared end non-blocking.
-    fn answer(&mut self) -> Result<u32> {
-        let (mut answer, mut filled) = ([0; 4], 0);
+    fn read(&mut self, answer: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
         let deadline = Instant::now() + ANSWER_LIMIT;
         while filled < answer.len() {
             match self.0.read(&mut answer[filled..]) {
@@ -128,7 +150,7 @@ impl Locality4 {
                 Err(e) => return Err(e).context("swtpm does not answer"),
             }
         }
-        Ok(u32::from_be_bytes(answer))
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The guest's side of the system tests: `tvtest NAME...` carries out the named tests in order, says `tvtest: ok NAME` after
 //! each, and ends with one line and exit status 1 at the first that fails. `tvtest list` names them all. `tvtest attack NAME...`: see
-//! [`attacks`].
+//! [`attacks`]; `tvtest lose-control NAME`: [`attacks::control`].
 
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ mod counters;
 mod cycles;
 mod deaths;
 mod entered;
+mod everywhere;
 mod fpu;
 mod frozen;
 mod hold;
@@ -151,6 +152,7 @@ const TESTS: &[(&str, Test)] = &[
     ("unseal-later", sealed::later),
     ("no-longer", sealed::no_longer),
     ("vmcore", attacks::crash::vmcore),
+    ("everywhere", everywhere::run),
     ("hold", hold::run),
     ("pool", hold::pool),
 ];
@@ -162,6 +164,9 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == attacks::ATTACK).is_some() {
         return attacks::run(arguments);
+    }
+    if arguments.next_if(|first| first == attacks::control::LOSE).is_some() {
+        return attacks::control::lose(arguments);
     }
     for name in arguments {
         if name == "list" {

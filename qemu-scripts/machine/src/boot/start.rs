@@ -81,7 +81,8 @@ impl Boot {
         self.hypervisor && self.skinit
     }
 
-    fn iso(&self, folder: &Path) -> Result<PathBuf> {
+    /// Makes the medium that it boots from.
+    pub(crate) fn iso(&self, folder: &Path) -> Result<PathBuf> {
         let start = if self.hypervisor {
             let (version, loader, options) = (self.multiboot, &self.loader[..], &self.options[..]);
             Start::Kernel { version, loader, options, modules: &self.modules }

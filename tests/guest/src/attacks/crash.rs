@@ -3,6 +3,7 @@
 
 use super::ends::tell;
 use super::victim::Victim;
+use crate::everywhere::parse;
 use crate::hold::wait;
 use crate::secrecy::Needles;
 use crate::support::{system, tell_kernel};
@@ -20,7 +21,14 @@ const NEEDLES: &str = "tv.needles=";
 /// Loads the crash kernel, and crashes.
 pub fn crash() -> anyhow::Result<()> {
     let victim = Victim::start()?;
-    load(&victim.needles)?;
+    let Needles { mask, words } = &victim.needles;
+    let words: String = words.iter().map(|word| format!(",{word:x}")).collect();
+    // Linux, include/uapi/linux/kexec.h.
+    const KEXEC_FILE_ON_CRASH: u64 = 2;
+    load(
+        KEXEC_FILE_ON_CRASH,
+        &format!("console=ttyS0 panic=-1 tv.run=tvtest,vmcore {NEEDLES}{mask:x}{words}"),
+    )?;
     tell(&victim.needles);
     wait()?;
     tell_kernel("/proc/sysrq-trigger", "c")?;
@@ -28,19 +36,15 @@ pub fn crash() -> anyhow::Result<()> {
     bail!("the machine goes on")
 }
 
-/// The disk has the lengths of a kernel and an initrd, and then both.
-fn load(needles: &Needles) -> anyhow::Result<()> {
+/// Loads another kernel: the disk has the lengths of a kernel and an initrd, and then both.
+pub fn load(flags: u64, options: &str) -> anyhow::Result<()> {
     let mut disk = File::open("/dev/vda")?;
     let mut lengths = [[0; 8]; 2];
     lengths.iter_mut().try_for_each(|length| disk.read_exact(length))?;
     let [kernel, initrd] = lengths.map(u64::from_le_bytes);
     let (kernel, initrd) = (in_memory(&mut disk, kernel)?, in_memory(&mut disk, initrd)?);
-    let words: String = needles.words.iter().map(|word| format!(",{word:x}")).collect();
-    let options = format!("console=ttyS0 panic=-1 tv.run=tvtest,vmcore {NEEDLES}{:x}{words}", needles.mask);
     let options = CString::new(options)?;
-    // Linux, include/uapi/linux/kexec.h.
-    const KEXEC_FILE_ON_CRASH: u64 = 2;
-    // SAFETY: loads a kernel where the running one set memory aside for it; the options are of the length given.
+    // SAFETY: loads a kernel, for a crash where the running one set memory aside for it; the options are of the length given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,
@@ -48,7 +52,7 @@ fn load(needles: &Needles) -> anyhow::Result<()> {
             initrd.as_raw_fd(),
             options.as_bytes_with_nul().len(),
             options.as_ptr(),
-            KEXEC_FILE_ON_CRASH,
+            flags,
         )
     };
     system("kexec_file_load", result).map(drop)
@@ -69,9 +73,8 @@ fn in_memory(from: &mut File, length: u64) -> anyhow::Result<File> {
 pub fn vmcore() -> anyhow::Result<()> {
     let options = fs::read_to_string("/proc/cmdline")?;
     let list = options.split_whitespace().find_map(|word| word.strip_prefix(NEEDLES)).context(NEEDLES)?;
-    let numbers = list.split(',').map(|word| u64::from_str_radix(word, 16)).collect::<Result<Vec<_>, _>>()?;
-    let (mask, words) = numbers.split_first().context("no mask")?;
-    let needles = Needles { mask: *mask, words: words.try_into()? };
+    let (mask, words) = parse(list)?;
+    let needles = Needles { mask, words };
     let mut core = File::open("/proc/vmcore")?;
     let (mut found, mut read) = ([false; crate::attack::NEEDLES], 0);
     let mut piece = vec![0; 1 << 20];

@@ -6,6 +6,7 @@
 
 mod calls;
 mod chipset;
+pub mod control;
 pub mod crash;
 mod ends;
 mod hardware;
