@@ -39,6 +39,8 @@ enum Suite {
     Pal,
     /// A hostile kernel, root and programs against TrustVisor
     Attacks,
+    /// Devices against TrustVisor, and at ordinary work
+    Dma,
     /// PALs that live and die at random while the guest swaps
     Soak,
     /// The trusted code with one check removed: some test must notice
@@ -102,6 +104,7 @@ impl Suite {
             Self::Guest => system("guest", &[]),
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
+            Self::Dma => system("dma", &[]),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
             Self::Model => mutants::run(arguments.all_mutations),
             Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),
