@@ -60,9 +60,8 @@ pub enum By {
 
 /// Where the loader puts the reserve of such a machine.
 pub fn reserve() -> Result<Range<u64>> {
-    let sata = Disk::new(SECTOR)?;
-    let machine = boot("dma-reserve", KERNEL_OPTIONS)?;
-    let machine = with_devices(machine, [&sata, &sata, &sata]).start()?;
+    let disks = [Disk::new(SECTOR)?, Disk::new(SECTOR)?, Disk::new(SECTOR)?];
+    let machine = with_devices(boot("dma-reserve", KERNEL_OPTIONS)?, disks.each_ref()).start()?;
     let line = machine.wait_for("loader: reserve 0x", SOON)?.text;
     let range = line.split_whitespace().nth(2).and_then(|range| range.split_once('-')).context("no range")?;
     let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x").trim_end_matches(','), 16);
