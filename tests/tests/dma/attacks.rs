@@ -28,9 +28,9 @@ pub fn all(places: &[Place]) -> Vec<Attack> {
         all.push(attack(format!("edu writes {name}"), move |trial| edu_writes(trial, write)));
     }
     let s = places[0].write & !(SECTOR - 1);
-    for by in [By::Ahci, By::Virtio] {
-        all.push(attack(format!("{by:?} reads S's memory"), move |trial| disk_reads(trial, by, s)));
-        all.push(attack(format!("{by:?} writes S's memory"), move |trial| disk_writes(trial, by, s)));
+    for (name, by) in [("AHCI", By::Ahci), ("virtio", By::Virtio)] {
+        all.push(attack(format!("{name} reads S's memory"), move |trial| disk_reads(trial, by, s)));
+        all.push(attack(format!("{name} writes S's memory"), move |trial| disk_writes(trial, by, s)));
     }
     all.push(attack("AHCI reads every page of the reserve", sweep_out));
     all.push(attack("edu reads the IOMMU's registers", |trial| edu_reads_registers(trial, IOMMU + 0x30, 8)));
@@ -41,10 +41,11 @@ pub fn all(places: &[Place]) -> Vec<Attack> {
     all.push(attack("edu opens SMM's memory by configuration space", configuration));
     all.push(attack("edu writes INIT into the I/O APIC", |trial| io_apic(trial, 5)));
     all.push(attack("edu writes SMI into the I/O APIC", |trial| io_apic(trial, 2)));
-    all.push(attack("edu writes an NMI message", nmi));
-    all.push(attack("edu writes an SMI message", smi));
-    all.push(attack("edu starts the second processor by messages", |trial| start_up(trial, "write")));
-    all.push(attack("edu starts it by interrupts of its own", |trial| start_up(trial, "capability")));
+    for (name, how) in MESSAGES {
+        all.push(attack(format!("edu sends NMI {name}"), move |trial| nmi(trial, how)));
+        all.push(attack(format!("edu sends SMI {name}"), move |trial| smi(trial, how)));
+    }
+    all.push(attack("edu resets the second processor", reset_second));
     all.push(attack("AHCI writes every page of the reserve", sweep_in));
     all
 }
@@ -145,10 +146,24 @@ const LAST_ENTRY: u8 = 0x10 + 2 * 23;
 const MASKED: u32 = 1 << 16;
 /// PCI 3.0, 6.8; AMD APM vol. 2, 16.5: a message to the first processor, and its type.
 const FIRST: u64 = 0xfee0_0000;
+const SECOND: u64 = 0xfee0_1000;
 const SMI: u32 = 2 << 8;
 const NMI: u32 = 4 << 8;
 const INIT: u32 = 5 << 8;
 const ASSERT: u32 = 1 << 14;
+
+/// How the guest's program is asked to have a message sent: as a transfer, or as the device's interrupt.
+pub type How = fn(u64, u32) -> String;
+pub const MESSAGES: [(&str, How); 2] = [("by a write", by_write), ("by its interrupt", by_interrupt)];
+
+fn by_write(address: u64, kind: u32) -> String {
+    let data: String = (kind | ASSERT).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("edu write {address:#x} {data}")
+}
+
+fn by_interrupt(address: u64, kind: u32) -> String {
+    format!("edu message {address:#x} {:#x}", kind | ASSERT)
+}
 
 fn edu_reads_registers(trial: &Trial, address: u64, length: usize) -> Result<Outcome> {
     judge_read(&trial.dump(address, length as u64)?, &trial.edu_read(address, length)?)
@@ -198,21 +213,21 @@ fn io_apic(trial: &Trial, kind: u32) -> Result<Outcome> {
     Ok(Done)
 }
 
-fn nmi(trial: &Trial) -> Result<Outcome> {
+fn nmi(trial: &Trial, how: How) -> Result<Outcome> {
     let count =
         || Ok::<_, anyhow::Error>(trial.machine.succeed("grep NMI: /proc/interrupts", SOON)?.concat());
     let before = count()?;
-    trial.edu_write(FIRST, &(NMI | ASSERT).to_le_bytes())?;
+    trial.ask(&how(FIRST, NMI))?;
     Ok(if count()? == before { Blocked } else { Done })
 }
 
 /// The firmware's handler does nothing that could be seen: QEMU logs whether it is entered.
-fn smi(trial: &Trial) -> Result<Outcome> {
+fn smi(trial: &Trial, how: How) -> Result<Outcome> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("int");
     trial.monitor(&format!("logfile {}", log.display()))?;
     trial.monitor("log int")?;
-    let sent = trial.edu_write(FIRST, &(SMI | ASSERT).to_le_bytes());
+    let sent = trial.ask(&how(FIRST, SMI));
     trial.monitor("log none")?;
     sent?;
     let log = fs::read(&log).context("QEMU logs nothing")?;
@@ -221,26 +236,33 @@ fn smi(trial: &Trial) -> Result<Outcome> {
     Ok(if entered { Done } else { Blocked })
 }
 
-fn start_up(trial: &Trial, how: &str) -> Result<Outcome> {
-    let lines = trial.ask(&format!("start-up {how}"))?;
-    let said = |line: &str| lines.iter().any(|l| l.ends_with(line));
-    ensure!(said("was started") || said("stays"), "{lines:?}");
-    Ok(if said("was started") { Done } else { Blocked })
+/// After INIT a processor stands at its reset vector, until somebody starts it.
+fn reset_second(trial: &Trial) -> Result<Outcome> {
+    let was_reset = || {
+        let registers = trial.machine.registers()?;
+        let (_, second) = registers.split_once("CPU#1").context("there is no second processor")?;
+        Ok::<_, anyhow::Error>(second.contains("EIP=0000fff0"))
+    };
+    ensure!(!was_reset()?, "the second processor stands at its reset vector");
+    trial.ask(&by_write(SECOND, INIT))?;
+    Ok(if was_reset()? { Done } else { Blocked })
 }
 
 /// INIT for the processor that the guest runs on. Where nothing prevents it, the firmware starts again.
-pub fn init(trial: &Trial) -> Result<Outcome> {
+pub fn init(trial: &Trial, how: How) -> Result<Outcome> {
     let machine = &trial.machine;
     let (resets, lines) = (machine.resets()?, machine.lines().len());
-    let data = (INIT | ASSERT).to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
-    machine.send(&format!("tvtest dma edu write {FIRST:#x} {data}; sleep 1; echo dma: goes on"))?;
+    machine.send(&format!("tvtest dma {}; sleep 1; echo dma: goes on", how(FIRST, INIT)))?;
     let deadline = std::time::Instant::now() + SOON;
     loop {
         let goes_on = machine.lines()[lines..].iter().any(|line| line == "dma: goes on");
         let again = machine.lines()[lines..].iter().any(|line| line == "guest: ready");
         match (goes_on, again || machine.resets()? > resets) {
             (true, false) => return Ok(Blocked),
-            (_, true) => return Ok(Done),
+            (_, true) => {
+                machine.wait_until_ready()?;
+                return Ok(Done);
+            }
             _ => ensure!(
                 std::time::Instant::now() < deadline,
                 "neither goes the guest on, nor is it ready again"

@@ -50,7 +50,7 @@ impl Disk {
 }
 
 /// Which disk a transfer is by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum By {
     Ahci,
     Virtio,
@@ -81,7 +81,8 @@ fn with_devices(boot: Boot, [sata, virtio, direct]: [&Disk; 3]) -> Boot {
 }
 
 impl Trial {
-    pub fn start(name: &str, protected: bool, reserve: &Range<u64>) -> Result<Self> {
+    /// Where it would be reset, the machine stops, or boots again.
+    pub fn start(name: &str, protected: bool, reserve: &Range<u64>, reboots: bool) -> Result<Self> {
         let size = reserve.end - reserve.start;
         let (sata, virtio, direct) = (Disk::new(size)?, Disk::new(size)?, Disk::new(size)?);
         // Nobody uses the reserve's addresses on the bare machine, either, and nobody the pages beside it.
@@ -90,7 +91,9 @@ impl Trial {
             false => [(reserve.start - BESIDE, size + 2 * BESIDE)].to_vec(),
         };
         let kept: String = kept.iter().map(|(base, size)| format!(" memmap={size:#x}${base:#x}")).collect();
-        let boot = boot(name, &format!("{KERNEL_OPTIONS}{kept}"))?.with_hypervisor(protected).reboots(true);
+        let boot =
+            boot(name, &format!("{KERNEL_OPTIONS}{kept}"))?.with_hypervisor(protected).reboots(reboots);
+        let boot = boot.qemu(if reboots { &[] } else { &["-no-shutdown"] });
         let machine = with_devices(boot, [&sata, &virtio, &direct]).start()?;
         let trial = Self { machine, reserve: reserve.clone(), sata, virtio, direct };
         trial.machine.wait_until_ready()?;

@@ -42,8 +42,6 @@ fn carry_out(words: &[&str]) -> anyhow::Result<()> {
         }
         ["edu", "write", address, bytes] => edu::Edu::open()?.write(number(address)?, &self::bytes(bytes)?),
         ["edu", "message", address, data] => message::by_capability(number(address)?, number(data)? as u32),
-        ["start-up", "write"] => message::start_up(message::by_write),
-        ["start-up", "capability"] => message::start_up(message::by_capability),
         ["ahci", "out", base, pages, sector] => {
             ahci::Disk::open()?.from_memory(number(base)?, number(pages)?, number(sector)?)
         }
