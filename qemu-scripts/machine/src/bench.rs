@@ -2,7 +2,10 @@
 //!
 //! `guest` compares boots with and without it in one run, by wall clock, and counts the exits of a guest that is up.
 //! `pal` and `utpm` count instructions: under `-icount shift=0` the guest's TSC advances by one an instruction, so its values are exact.
+//! `dma` counts exits for what devices carry, and compares a disk's throughput with the bare machine's.
 //! The guest's program `tvtest` measures inside the guest and prints `bench NAME VALUE`.
+
+mod dma;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,9 +34,11 @@ enum Bench {
     Pal,
     /// The cost of the micro-TPM
     Utpm,
+    /// The cost to the OS's devices
+    Dma,
 }
 
-const ALL: [Bench; 3] = [Bench::Guest, Bench::Pal, Bench::Utpm];
+const ALL: [Bench; 4] = [Bench::Guest, Bench::Pal, Bench::Utpm, Bench::Dma];
 const LIMIT: Duration = Duration::from_secs(240);
 /// Boots of each kind; a shared machine is noisy.
 const BOOTS: usize = 5;
@@ -59,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Bench::Guest => guest(&built, &mut values)?,
             Bench::Pal => count("bench-pal", &built, &mut values)?,
             Bench::Utpm => utpm(&built, &mut values)?,
+            Bench::Dma => dma::run(&built, &mut values)?,
         }
     }
     let width = values.keys().map(String::len).max().unwrap_or(0);

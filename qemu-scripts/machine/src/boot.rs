@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::build::{Artifacts, DEFAULT_OPTIONS};
 use crate::console::Echo;
 use crate::faulty_tpm::Fault;
+use crate::guest::Guest;
 use crate::skinit::Tampering;
 use crate::tpm::Family;
 
@@ -58,8 +59,9 @@ pub struct Boot {
     cpu: String,
     processors: u32,
     memory_mib: u32,
-    reboots: bool,
     iommu: bool,
+    disks: usize,
+    reboots: bool,
     qemu: Vec<String>,
     echo: Echo,
     limit: Duration,
@@ -67,6 +69,8 @@ pub struct Boot {
 
 const KERNEL: usize = 1;
 const INITRD: usize = 2;
+/// Without these properties QEMU's virtio devices reach memory past the IOMMU (VIRTIO 1.1, 6.1: VIRTIO_F_ACCESS_PLATFORM not offered).
+pub const VIRTIO_BY_IOMMU: &str = "iommu_platform=on,disable-legacy=on";
 /// The whole of the guest kernel's command line but for what it runs.
 const KERNEL_OPTIONS: &str = "console=ttyS0 earlyprintk=ttyS0 loglevel=4 panic=-1";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -95,8 +99,9 @@ impl Boot {
             cpu: "EPYC".into(),
             processors: 1,
             memory_mib: 1024,
-            reboots: false,
             iommu: true,
+            disks: 0,
+            reboots: false,
             qemu: Vec::new(),
             echo: Echo::Nothing,
             limit: LIMIT,
@@ -124,6 +129,14 @@ impl Boot {
         let kept = self.modules[KERNEL].options.split_whitespace().filter(|w| !w.starts_with("tv.run="));
         let kept: Vec<_> = kept.map(str::to_owned).collect();
         self.modules[KERNEL].options = format!("{} tv.run={what}", kept.join(" "));
+        self
+    }
+
+    /// Another guest. Before [`Boot::modules`].
+    #[must_use]
+    pub fn guest(mut self, guest: &Guest) -> Self {
+        self.modules[KERNEL].bytes.clone_from(&guest.kernel);
+        self.modules[INITRD].bytes.clone_from(&guest.initrd);
         self
     }
 
@@ -232,7 +245,7 @@ impl Boot {
         self
     }
 
-    /// Whether there is an IOMMU (on the bare machine there is none).
+    /// Whether there is an IOMMU.
     #[must_use]
     pub fn iommu(mut self, there: bool) -> Self {
         self.iommu = there;
@@ -241,10 +254,17 @@ impl Boot {
 
     /// A virtio disk (`/dev/vda` is the first), raw.
     #[must_use]
-    pub fn disk(mut self, image: &Path) -> Self {
-        let drive = format!("file={},format=raw,if=virtio,cache=unsafe", image.display());
-        self.qemu.extend(["-drive".into(), drive]);
-        self
+    pub fn disk(self, image: &Path) -> Self {
+        self.device_with_disk(image, &format!("virtio-blk-pci,{VIRTIO_BY_IOMMU}"))
+    }
+
+    /// A device of QEMU's (`NAME[,PROPERTY...]`) with a disk, raw.
+    #[must_use]
+    pub fn device_with_disk(mut self, image: &Path, device: &str) -> Self {
+        let id = format!("disk{}", self.disks);
+        self.disks += 1;
+        let drive = format!("file={},format=raw,if=none,id={id},cache=unsafe", image.display());
+        self.qemu(&["-drive", &drive, "-device", &format!("{device},drive={id}")])
     }
 
     /// More arguments for QEMU.

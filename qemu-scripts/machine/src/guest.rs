@@ -1,6 +1,9 @@
 //! The guest: Debian's unmodified cloud kernel, and an initrd of busybox, our programs, Debian's virtio modules and the
 //! attack modules of the tests. Nothing of it is installed on this machine but the kernel's headers, which the attack
 //! modules are built with; the kernel is of the same version.
+//!
+//! Another guest, for what the cloud kernel has no drivers for (AHCI, e1000, the IOMMU): Debian's generic kernel of that version, without
+//! attack modules.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +19,37 @@ use crate::paths::{build_dir, root};
 use crate::process::{self, run, say};
 
 const HEADERS: &str = "linux-headers-cloud-amd64";
-/// In the order in which they need one another.
-const VIRTIO: [&str; 6] = [
+/// Drivers, in the order in which they need one another.
+const VIRTIO: &[&str] = &[
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
+];
+/// What the generic kernel has as modules besides.
+const MORE: &[&str] = &[
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
+    "drivers/net/ethernet/intel/e1000/e1000.ko",
+    "drivers/net/ethernet/intel/e1000e/e1000e.ko",
+    "crypto/crct10dif_common.ko",
+    "crypto/crct10dif_generic.ko",
+    "lib/crc-t10dif.ko",
+    "lib/crc64.ko",
+    "crypto/crc64_rocksoft_generic.ko",
+    "lib/crc64-rocksoft.ko",
+    "block/t10-pi.ko",
+    "drivers/scsi/scsi_common.ko",
+    "drivers/scsi/scsi_mod.ko",
+    "drivers/scsi/sd_mod.ko",
+    "drivers/ata/libata.ko",
+    "drivers/ata/libahci.ko",
+    "drivers/ata/ahci.ko",
+    "drivers/nvme/host/nvme-core.ko",
+    "drivers/nvme/host/nvme.ko",
 ];
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -50,32 +76,15 @@ impl Guest {
 }
 
 pub(crate) fn build() -> Result<Guest> {
-    let debian = Debian::fetch()?;
-    let mut initrd = Initrd::default();
-    for folder in ["bin", "dev", "proc", "sys", "lib", "lib/virtio", "modules"] {
-        initrd.folder(folder);
-    }
-    initrd.console();
-    initrd.program("init", include_bytes!("init.sh"));
-    initrd.program("bin/busybox", &files::read(Path::new("/bin/busybox"))?);
-    initrd.link("bin/sh", "busybox");
-    let mut order = String::new();
-    for module in VIRTIO {
-        let name = module.rsplit('/').next().unwrap_or(module);
-        initrd.program(&format!("lib/virtio/{name}"), &files::read(&debian.modules().join(module))?);
-        order += &format!("{name}\n");
-    }
-    initrd.program("lib/virtio/order", order.as_bytes());
-    say("building the guest's programs and PALs");
-    for program in programs()? {
-        let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
-        initrd.program(&format!("bin/{name}"), &files::read(&program)?);
-    }
-    for module in attack_modules(&debian.release)? {
-        let name = module.file_name().context("a module has a name")?.to_string_lossy().into_owned();
-        initrd.program(&format!("modules/{name}"), &files::read(&module)?);
-    }
-    Ok(Guest { kernel: files::read(&debian.kernel())?, initrd: initrd.finish(), release: debian.release })
+    let debian = Debian::cloud()?;
+    let attacks = attack_modules(&debian.release)?;
+    debian.guest(VIRTIO, &attacks)
+}
+
+/// The guest with Debian's generic kernel, fetched and built when somebody needs it.
+pub fn generic_guest() -> Result<Guest> {
+    let _lock = files::lock(&build_dir())?;
+    Debian::generic()?.guest(&[VIRTIO, MORE].concat(), &[])
 }
 
 /// The SDK's command, the example and the tests' program, each with its PAL inside.
@@ -135,21 +144,57 @@ fn modules_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(modules)
 }
 
-/// Debian's kernel package, unpacked below `build/`.
+/// A kernel package of Debian's, unpacked below `build/`.
 struct Debian {
     release: String,
     folder: PathBuf,
 }
 
 impl Debian {
-    fn fetch() -> Result<Self> {
+    fn cloud() -> Result<Self> {
         let (release, version) = installed_headers()?;
+        Self::fetch(release, &version)
+    }
+
+    fn generic() -> Result<Self> {
+        let (release, version) = installed_headers()?;
+        Self::fetch(release.replace("-cloud", ""), &version)
+    }
+
+    fn fetch(release: String, version: &str) -> Result<Self> {
         let folder = build_dir().join("kernel").join(format!("{release}_{version}"));
         let debian = Self { release, folder };
         if !debian.kernel().exists() {
-            debian.download(&version)?;
+            debian.download(version)?;
         }
         Ok(debian)
+    }
+
+    fn guest(&self, drivers: &[&str], attacks: &[PathBuf]) -> Result<Guest> {
+        let mut initrd = Initrd::default();
+        for folder in ["bin", "dev", "proc", "sys", "lib", "lib/drivers", "modules"] {
+            initrd.folder(folder);
+        }
+        initrd.console();
+        initrd.program("init", include_bytes!("init.sh"));
+        initrd.program("bin/busybox", &files::read(Path::new("/bin/busybox"))?);
+        initrd.link("bin/sh", "busybox");
+        let mut order = String::new();
+        for driver in drivers {
+            let name = driver.rsplit('/').next().unwrap_or(driver);
+            initrd.program(&format!("lib/drivers/{name}"), &files::read(&self.modules().join(driver))?);
+            order += &format!("{name}\n");
+        }
+        initrd.program("lib/drivers/order", order.as_bytes());
+        say("building the guest's programs and PALs");
+        for (folder, paths) in [("bin", &programs()?[..]), ("modules", attacks)] {
+            for path in paths {
+                let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+                initrd.program(&format!("{folder}/{name}"), &files::read(path)?);
+            }
+        }
+        let (kernel, release) = (files::read(&self.kernel())?, self.release.clone());
+        Ok(Guest { release, kernel, initrd: initrd.finish() })
     }
 
     fn download(&self, version: &str) -> Result<()> {

@@ -11,7 +11,7 @@ mkdir -p /dev/pts /dev/shm /tmp /root
 mount -t tmpfs tmp /tmp
 mount -t tmpfs shm /dev/shm
 export PATH=/bin HOME=/root TERM=linux
-while read -r module; do insmod "/lib/virtio/$module"; done </lib/virtio/order
+while read -r module; do insmod "/lib/drivers/$module"; done </lib/drivers/order
 ifconfig lo 127.0.0.1 up
 echo "guest: userland, Linux $(uname -r)"
 

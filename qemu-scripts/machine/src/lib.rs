@@ -19,6 +19,7 @@ mod gdb;
 mod guest;
 mod initrd;
 mod iso;
+pub mod load;
 mod machine;
 mod mutation;
 mod paths;
@@ -31,14 +32,14 @@ mod srk;
 mod tpm;
 mod tpm_tools;
 
-pub use boot::{Accel, Boot, Module, Multiboot};
+pub use boot::{Accel, Boot, Module, Multiboot, VIRTIO_BY_IOMMU};
 pub use build::{
     Artifacts, another_release, artifacts, hypervisor_elsewhere, mutated_hypervisor,
     mutated_hypervisor_and_static, runtime_static, source_files,
 };
 pub use console::Line;
 pub use faulty_tpm::{Fault, Misbehaviour};
-pub use guest::{Guest, pal_images};
+pub use guest::{Guest, generic_guest, pal_images};
 pub use machine::{Machine, Output};
 pub use mutation::{Mutation, Trial, Verdict, mutations};
 pub use paths::{build_dir, root, target_dir};

@@ -41,6 +41,8 @@ enum Suite {
     Attacks,
     /// What is left in memory when TrustVisor loses control of the machine
     Reset,
+    /// Devices against TrustVisor, and at ordinary work
+    Dma,
     /// PALs that live and die at random while the guest swaps
     Soak,
     /// The trusted code with one check removed: some test must notice
@@ -105,6 +107,7 @@ impl Suite {
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
             Self::Reset => system("reset", &[]),
+            Self::Dma => system("dma", &[]),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
             Self::Model => mutants::run(arguments.all_mutations),
             Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),

@@ -23,7 +23,7 @@ fn report(name: &str, value: u64) {
 }
 
 /// Exits of the OS but for CPUID's and the local APIC's, which are counted apart, and our own calls.
-fn other_exits(info: &Info) -> u64 {
+pub fn other_exits(info: &Info) -> u64 {
     [exit::MSR, exit::NPF, exit::IO, exit::OTHER].iter().map(|kind| info.exits[*kind]).sum()
 }
 

@@ -1,6 +1,6 @@
 //! The guest's side of the system tests: `tvtest NAME...` carries out the named tests in order, says `tvtest: ok NAME` after
 //! each, and ends with one line and exit status 1 at the first that fails. `tvtest list` names them all. `tvtest attack NAME...`: see
-//! [`attacks`]; `tvtest lose-control NAME`: [`attacks::control`].
+//! [`attacks`]; `tvtest lose-control NAME`: [`attacks::control`]; `tvtest dma ...`: [`dma`].
 
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ mod calls;
 mod counters;
 mod cycles;
 mod deaths;
+mod dma;
 mod entered;
 mod everywhere;
 mod fpu;
@@ -167,6 +168,9 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == attacks::control::LOSE).is_some() {
         return attacks::control::lose(arguments);
+    }
+    if arguments.next_if(|first| first == dma::DMA).is_some() {
+        return dma::run(arguments);
     }
     for name in arguments {
         if name == "list" {

@@ -122,7 +122,8 @@ impl Boot {
     fn qemu_command(&self, iso: &Path) -> Command {
         let accel = match self.accel {
             Accel::Tcg => "tcg",
-            Accel::Kvm => "kvm",
+            // The kernel's I/O APIC would send its interrupts past the IOMMU.
+            Accel::Kvm => "kvm,kernel-irqchip=split",
         };
         let mut command = Command::new("qemu-system-x86_64");
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
@@ -130,11 +131,12 @@ impl Boot {
         command.arg("-cpu").arg(&self.cpu);
         command.arg("-smp").arg(self.processors.to_string());
         command.arg("-m").arg(self.memory_mib.to_string());
+        if self.iommu {
+            // Before the devices: each asks for its IOMMU when it is made.
+            command.args(["-device", "amd-iommu,intremap=on"]);
+        }
         if !self.reboots {
             command.arg("-no-reboot");
-        }
-        if self.iommu && self.hypervisor {
-            command.args(["-device", "amd-iommu"]);
         }
         command.arg("-cdrom").arg(iso).args(["-boot", "d"]).args(&self.qemu);
         command
