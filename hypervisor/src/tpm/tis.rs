@@ -43,11 +43,10 @@ mod sts {
     pub const EXPECT: u32 = 0x08;
 }
 
-/// Time-outs in milliseconds (TIS 1.3, table 8), the longest of what the specifications' versions allow.
-const TIMEOUT_A: u64 = 750;
+/// Time-outs in milliseconds (TIS 1.3, table 8), the longest of what the specifications' versions allow;
+/// `TIMEOUT` is A, C and D.
+const TIMEOUT: u64 = 750;
 const TIMEOUT_B: u64 = 2000;
-const TIMEOUT_C: u64 = 750;
-const TIMEOUT_D: u64 = 750;
 /// No command that TrustVisor sends generates keys; the longest starts a self test.
 const DURATION: u64 = 20_000;
 
@@ -75,13 +74,13 @@ impl<R: Registers, C: Clock> Tis<R, C> {
             let crb = tis.registers.read32(register::INTERFACE_ID) & 0xf == INTERFACE_CRB;
             return Err(if crb { Error::CommandBuffer } else { Error::Absent });
         }
-        tis.wait(TIMEOUT_A, "access", |t| t.access() & access::VALID != 0)?;
+        tis.wait(TIMEOUT, "access", |t| t.access() & access::VALID != 0)?;
         for ask in [access::REQUEST, access::SEIZE] {
             if tis.held() {
                 break;
             }
             tis.registers.write8(tis.page | register::ACCESS, ask);
-            let _ = tis.wait(TIMEOUT_A, "locality", Self::held);
+            let _ = tis.wait(TIMEOUT, "locality", Self::held);
         }
         if tis.held() { Ok(tis) } else { Err(Error::Locality(locality)) }
     }
@@ -138,7 +137,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     /// How many bytes the FIFO takes or gives at once; at least 1.
     fn burst(&mut self) -> Done<usize> {
         let burst = |status: u32| (status >> 8 & 0xffff) as usize;
-        self.wait(TIMEOUT_D, "burst", |t| burst(t.status()) != 0)?;
+        self.wait(TIMEOUT, "burst", |t| burst(t.status()) != 0)?;
         Ok(burst(self.status()).max(1))
     }
 
@@ -168,9 +167,9 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     pub fn send(&mut self, command: &[u8]) -> Done {
         let (last, first) = command.split_last().ok_or(Error::Malformed("empty command"))?;
         self.write(first)?;
-        self.wait_status(TIMEOUT_C, "expect", sts::EXPECT, sts::EXPECT)?;
+        self.wait_status(TIMEOUT, "expect", sts::EXPECT, sts::EXPECT)?;
         self.write(&[*last])?;
-        self.wait_status(TIMEOUT_C, "accept", sts::EXPECT, 0)?;
+        self.wait_status(TIMEOUT, "accept", sts::EXPECT, 0)?;
         self.set_status(sts::GO);
         Ok(())
     }
@@ -183,7 +182,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     fn read(&mut self, bytes: &mut [u8]) -> Done {
         let mut rest = bytes;
         while !rest.is_empty() {
-            self.wait_status(TIMEOUT_C, "data", sts::DATA, sts::DATA)?;
+            self.wait_status(TIMEOUT, "data", sts::DATA, sts::DATA)?;
             let burst = self.burst()?.min(rest.len());
             let (now, later) = rest.split_at_mut(burst);
             now.iter_mut().for_each(|byte| *byte = self.registers.read8(self.page | register::DATA_FIFO));
@@ -198,7 +197,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         self.read(header)?;
         let size = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
         self.read(answer.get_mut(HEADER..size).ok_or(Error::Malformed("size"))?)?;
-        self.wait_status(TIMEOUT_C, "end of the answer", sts::DATA, 0)?;
+        self.wait_status(TIMEOUT, "end of the answer", sts::DATA, 0)?;
         Ok(size)
     }
 }
@@ -222,6 +221,6 @@ impl<R: Registers, C: Clock> Transport for Tis<R, C> {
     /// A command under way is ended.
     fn close(&mut self) -> Done {
         self.registers.write8(self.page | register::ACCESS, access::ACTIVE);
-        self.wait(TIMEOUT_A, "relinquish", |t| t.access() & access::ACTIVE == 0)
+        self.wait(TIMEOUT, "relinquish", |t| t.access() & access::ACTIVE == 0)
     }
 }

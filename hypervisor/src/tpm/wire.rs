@@ -5,9 +5,8 @@ use super::{Done, Error, Transport};
 
 /// Bytes of the header of commands and answers.
 pub const HEADER: usize = 10;
-/// Bytes of the longest command and of the longest answer.
+/// Bytes of the longest command; an answer is twice as long at most.
 pub const MESSAGE: usize = 512;
-pub const ANSWER: usize = 2 * MESSAGE;
 
 /// Codes of TPMs that want to be asked again: of TPM 1.2 (part 2, 16) if it is busy or at its self test; of TPM 2.0 (part 2, 6.6.3) if it was
 /// suspended, is testing, spares its memory, or just says so.
@@ -20,13 +19,13 @@ const RETRY_MS: u64 = 10;
 pub struct Command {
     bytes: [u8; MESSAGE],
     used: usize,
-    answer: [u8; ANSWER],
+    answer: [u8; 2 * MESSAGE],
 }
 
 impl Command {
     /// A command without parameters yet.
     pub fn new(tag: u16, code: u32) -> Self {
-        let mut command = Self { bytes: [0; MESSAGE], used: 0, answer: [0; ANSWER] };
+        let mut command = Self { bytes: [0; MESSAGE], used: 0, answer: [0; 2 * MESSAGE] };
         command.u16(tag).u32(0).u32(code);
         command
     }
