@@ -26,7 +26,7 @@ pub(crate) mod tests;
 use core::fmt;
 
 use abi::Digests;
-use utpm::digest;
+pub use utpm::extended;
 use zeroize::Zeroizing;
 
 use crate::pal::Random;
@@ -195,11 +195,4 @@ impl<T: Transport> Tpm<T> {
         }
         self.transport.close()
     }
-}
-
-/// What extending makes of a PCR.
-pub fn extended(old: &Digests, new: &Digests) -> Digests {
-    let sha1 = digest([old.sha1, new.sha1].as_flattened()).sha1;
-    let sha256 = digest([old.sha256, new.sha256].as_flattened()).sha256;
-    Digests { sha1, sha256 }
 }

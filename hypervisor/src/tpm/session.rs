@@ -6,7 +6,7 @@
 use aes::Aes128;
 use cfb_mode::cipher::KeyIvInit;
 use cfb_mode::{Decryptor, Encryptor};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use p256::ecdh::diffie_hellman;
 use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::{PublicKey, SecretKey};
@@ -159,7 +159,7 @@ impl<T: Transport> Session<'_, T> {
     /// What proves a command or an answer (part 1, 19.6.4).
     fn mac(&self, parts: &[&[u8]], newer: &Nonce, older: &Nonce, attributes: u8) -> Hmac<Sha256> {
         let digest = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
-        keyed(&*self.key, &[&digest, newer, older, &[attributes]])
+        utpm::mac(&*self.key, &[&digest, newer, older, &[attributes]])
     }
 
     /// For a parameter (part 1, 21.3).
@@ -171,13 +171,8 @@ impl<T: Transport> Session<'_, T> {
 
 /// KDFa to 256 bits (part 1, 11.4.10.2).
 fn derive(key: &[u8], label: &[u8], newer: &Nonce, older: &Nonce) -> Zeroizing<Nonce> {
-    let mac = keyed(key, &[&1u32.to_be_bytes(), label, newer, older, &256u32.to_be_bytes()]);
+    let mac = utpm::mac(key, &[&1u32.to_be_bytes(), label, newer, older, &256u32.to_be_bytes()]);
     Zeroizing::new(mac.finalize().into_bytes().into())
-}
-
-fn keyed(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
-    let mac = Hmac::new_from_slice(key).expect("HMAC takes any key");
-    parts.iter().fold(mac, |mac, part| mac.chain_update(part))
 }
 
 /// Empties the TPM's few places for objects and sessions, whoever left something there.
