@@ -13,8 +13,8 @@ pub const LARGE_PAGE: u64 = 2 << 20;
 pub const HUGE_PAGE: u64 = 1 << 30;
 
 macro_rules! address {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
+    ($name:ident, $doc:literal) => {
+        #[doc = $doc]
         #[repr(transparent)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(pub u64);
@@ -39,14 +39,8 @@ macro_rules! address {
     };
 }
 
-address!(
-    /// A host-physical address.
-    Hpa
-);
-address!(
-    /// A guest-virtual address.
-    Gva
-);
+address!(Hpa, "A host-physical address.");
+address!(Gva, "A guest-virtual address.");
 
 /// The parts of `length` bytes at `start` that lie in one page each: where, and which of the bytes they are.
 pub fn pieces(start: Gva, length: usize) -> impl Iterator<Item = (Gva, Range<usize>)> {

@@ -8,10 +8,10 @@
 //! Nested tables are the identity on the OS's RAM, so a guest-physical address that [`RamMap`] contains is the host-physical
 //! address; that is the only way from one to the other.
 //!
-//! What hardware would answer by #PF is [`Fault::Page`] with the error code hardware would give. In one case it is stricter
+//! What hardware would answer by #PF is a [`Fault`] with the error code hardware would give. In one case it is stricter
 //! than hardware: writing to a page that is writable but not *dirty* is a fault as well, because hardware would set the D
 //! bit and the hypervisor does not write guest tables; the OS sets it when it handles the fault. What no #PF could
-//! mend is [`Fault::BadAddress`].
+//! mend is one without.
 
 use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE, pieces};
 use crate::memory::{DirectMap, RamMap};
@@ -31,19 +31,12 @@ pub enum Access {
 
 /// Why an access is not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// To be raised as #PF with this CR2 and error code.
-    Page {
-        /// The first byte that could not be accessed.
-        gva: Gva,
-        /// [`error`] bits.
-        error_code: u32,
-    },
-    /// No #PF could mend this: non-canonical, a supervisor page asked for as a user, or not the OS's RAM.
-    BadAddress {
-        /// The first byte that could not be accessed.
-        gva: Gva,
-    },
+pub struct Fault {
+    /// The first byte that could not be accessed: CR2 of the #PF to be raised.
+    pub gva: Gva,
+    /// Its error code, [`error`] bits. None: no #PF could mend this: non-canonical, a supervisor page asked for as a user, or not the
+    /// OS's RAM.
+    pub error_code: Option<u32>,
 }
 
 /// Bits of the page-fault error code (APM vol. 2, 8.4.2).
@@ -234,18 +227,19 @@ impl<'a> GuestMemory<'a> {
     /// Where this address lies, if the access is allowed. SMEP and SMAP are not modelled: supervisor accesses are made only to
     /// fetch again what the processor has just executed.
     pub fn translate(&self, gva: Gva, access: Access, user: bool) -> Result<Hpa, Fault> {
+        let bad_address = Err(Fault { gva, error_code: None });
+        let fault = |bits: u32| Err(Fault { gva, error_code: Some(bits | self.error_of(access, user)) });
         if !self.space.allows(gva, user) {
-            return Err(Fault::BadAddress { gva });
+            return bad_address;
         }
-        let fault = |bits: u32| Err(Fault::Page { gva, error_code: bits | self.error_of(access, user) });
         let leaf = match self.walk(gva) {
             Ok(leaf) => leaf,
             Err(Miss::Absent { .. }) => return fault(0),
             Err(Miss::Reserved) => return fault(error::PRESENT | error::RESERVED),
-            Err(Miss::NotRam) => return Err(Fault::BadAddress { gva }),
+            Err(Miss::NotRam) => return bad_address,
         };
         if user && !leaf.user {
-            return Err(Fault::BadAddress { gva });
+            return bad_address;
         }
         let allowed = match access {
             Access::Read => true,
@@ -259,7 +253,7 @@ impl<'a> GuestMemory<'a> {
             return fault(error::PRESENT | if key_forbids { error::KEY } else { 0 });
         }
         if !self.ram.contains(leaf.at) {
-            return Err(Fault::BadAddress { gva });
+            return bad_address;
         }
         Ok(leaf.at)
     }

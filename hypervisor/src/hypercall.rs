@@ -8,6 +8,7 @@ use crate::pal::{Caller, Hardware, Outcome, Stop};
 use crate::vmcb::{ATTR_LONG, RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Status, TOKEN_BIT, number};
+use arrayvec::ArrayVec;
 use core::sync::atomic::Ordering;
 use zerocopy::IntoBytes;
 
@@ -63,11 +64,9 @@ fn dispatch_others(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outco
         number::ROOT_SAVE => give_blob(&memory, hv.root_blob.as_slice(), Gva(regs.rdi), regs.rsi),
         number::CALL_REPORT => {
             let (call, report) = hv.pals.call_report(caller, regs.rdi)?;
-            let mut bytes = [0; AttestedCall::SIZE + MAX_REPORT];
-            let end = AttestedCall::SIZE + report.bytes().len();
-            bytes[..AttestedCall::SIZE].copy_from_slice(call.as_bytes());
-            bytes[AttestedCall::SIZE..end].copy_from_slice(report.bytes());
-            give_blob(&memory, &bytes[..end], Gva(regs.rsi), regs.rdx)
+            let bytes = call.as_bytes().iter().chain(report.bytes()).copied();
+            let bytes = ArrayVec::<u8, { size_of::<AttestedCall>() + MAX_REPORT }>::from_iter(bytes);
+            give_blob(&memory, &bytes, Gva(regs.rsi), regs.rdx)
         }
         number::KEY_BLOB => give_blob(&memory, hv.key_blob.as_slice(), Gva(regs.rdi), regs.rsi),
         number::PAL_INFO => give(&memory, hv.pals.pal_info(caller)?.as_bytes(), Gva(regs.rdi), regs.rsi),

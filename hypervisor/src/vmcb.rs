@@ -99,29 +99,19 @@ pub struct Vmcb {
     pub save: Save,
 }
 
+/// Asserts where fields lie in their structure.
+macro_rules! offsets {
+    ($structure:ty: $($field:ident $offset:literal),*) => {
+        $(assert!(core::mem::offset_of!($structure, $field) == $offset);)*
+    };
+}
 const _: () = {
-    use core::mem::offset_of;
     assert!(size_of::<Vmcb>() == 4096);
-    assert!(offset_of!(Vmcb, save) == 0x400);
-    assert!(offset_of!(Control, iopm) == 0x40);
-    assert!(offset_of!(Control, asid) == 0x58);
-    assert!(offset_of!(Control, v_intr) == 0x60);
-    assert!(offset_of!(Control, exit_code) == 0x70);
-    assert!(offset_of!(Control, exit_int_info) == 0x88);
-    assert!(offset_of!(Control, nested) == 0x90);
-    assert!(offset_of!(Control, event_inject) == 0xa8);
-    assert!(offset_of!(Control, nested_cr3) == 0xb0);
-    assert!(offset_of!(Control, next_rip) == 0xc8);
-    assert!(offset_of!(Save, tr) == 0x90);
-    assert!(offset_of!(Save, cpl) == 0xcb);
-    assert!(offset_of!(Save, efer) == 0xd0);
-    assert!(offset_of!(Save, cr4) == 0x148);
-    assert!(offset_of!(Save, rip) == 0x178);
-    assert!(offset_of!(Save, rsp) == 0x1d8);
-    assert!(offset_of!(Save, rax) == 0x1f8);
-    assert!(offset_of!(Save, cr2) == 0x240);
-    assert!(offset_of!(Save, g_pat) == 0x268);
-    assert!(offset_of!(Save, spec_ctrl) == 0x2e0);
+    offsets!(Vmcb: save 0x400);
+    offsets!(Control: iopm 0x40, asid 0x58, v_intr 0x60, exit_code 0x70, exit_int_info 0x88, nested 0x90);
+    offsets!(Control: event_inject 0xa8, nested_cr3 0xb0, next_rip 0xc8);
+    offsets!(Save: tr 0x90, cpl 0xcb, efer 0xd0, cr4 0x148, rip 0x178, rsp 0x1d8, rax 0x1f8, cr2 0x240);
+    offsets!(Save: g_pat 0x268, spec_ctrl 0x2e0);
 };
 
 /// Exit codes (appendix C). Below C0h each has its intercept. `VMEXIT_INVALID` is compared in its low 32 bits: QEMU does not

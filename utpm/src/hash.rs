@@ -2,6 +2,7 @@
 //! interrupts.
 
 use abi::{Digests, image::MEASUREMENT_PREFIX};
+use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -32,11 +33,24 @@ impl Hasher {
     }
 }
 
+/// HMAC with SHA-256 over these parts.
+pub fn mac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mac = Hmac::new_from_slice(key).expect("HMAC takes any key");
+    parts.iter().fold(mac, |mac, part| mac.chain_update(part))
+}
+
 /// The digests of `bytes`.
 pub fn digest(bytes: &[u8]) -> Digests {
     let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.finish()
+}
+
+/// What extending makes of a PCR.
+pub fn extended(old: &Digests, new: &Digests) -> Digests {
+    let sha1 = Sha1::new().chain_update(old.sha1).chain_update(new.sha1).finalize().into();
+    let sha256 = Sha256::new().chain_update(old.sha256).chain_update(new.sha256).finalize().into();
+    Digests { sha1, sha256 }
 }
 
 #[cfg(test)]

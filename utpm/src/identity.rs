@@ -10,7 +10,7 @@ use p256::elliptic_curve::sec1::ToSec1Point;
 use zerocopy::FromBytes;
 use zeroize::Zeroizing;
 
-use crate::quote::{BadQuote, Moment, Report, ReportKey, p256_public};
+use crate::quote::{Report, ReportKey, Subject, p256_public};
 use crate::seal::unseal;
 use crate::{Pcrs, Root, digest};
 
@@ -51,19 +51,10 @@ impl Identity {
         &self.keys
     }
 
-    /// A report for the key of this kind; the tag says what `data` is.
-    pub fn report(
-        &self,
-        kind: u8,
-        pcrs: &Pcrs,
-        select: u8,
-        (tag, data): (u8, &[u8]),
-        moment: Moment,
-    ) -> Result<Report, BadQuote> {
+    /// A report for the key of this kind.
+    pub fn report(&self, kind: u8, subject: &Subject<'_>) -> Option<Report> {
         let digests = if kind == key::P256 { Some(&self.p256) } else { self.rsa.as_ref() };
-        let name = &digests.ok_or(BadQuote)?.sha256;
-        let report_key = self.keys.first_chunk().ok_or(BadQuote)?;
-        Report::new(report_key, (kind, name), pcrs, select, (tag, data), moment)
+        Report::new(self.keys.first_chunk()?, kind, &digests?.sha256, subject)
     }
 }
 
@@ -71,7 +62,7 @@ impl Identity {
 fn rsa_digests(root: &Root, quoting: Digests, key_blob: &[u8]) -> Option<Digests> {
     let mut blob = Zeroizing::new([0; KEY_BLOB]);
     *blob = key_blob.try_into().ok()?;
-    let (creator, data) = unseal(root, &Pcrs::new(quoting), &mut *blob).ok()?;
+    let (creator, data) = unseal(root, &Pcrs::new(quoting), &mut *blob)?;
     let ours = creator.pcrs[0] == quoting.sha256;
     Some(Digests::read_from_prefix(data).ok()?.0).filter(|_| ours)
 }
@@ -79,6 +70,7 @@ fn rsa_digests(root: &Root, quoting: Digests, key_blob: &[u8]) -> Option<Digests
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quote::Moment;
     use abi::quote::TAG_QUOTE;
     use abi::seal::{MAX_DATA, OVERHEAD, Policy};
     use p256::PublicKey;
@@ -154,17 +146,18 @@ mod tests {
         let data = [digest(b"TPMT_PUBLIC").as_bytes(), &[9; 256]].concat();
         let both = identity(&root, &key_blob(&root, quoting, quoting, &data));
         let pcrs = Pcrs::new(digest(b"S"));
+        let subject = Subject { pcrs: &pcrs, select: 1, tag: TAG_QUOTE, data: b"", moment: MOMENT };
         let name = |kind| {
-            let report = both.report(kind, &pcrs, 1, (TAG_QUOTE, b""), MOMENT).unwrap();
+            let report = both.report(kind, &subject).unwrap();
             report.bytes()[43..75].to_vec()
         };
         assert_eq!(name(key::RSA), digest(b"TPMT_PUBLIC").sha256);
         assert_eq!(name(key::P256), digests(&both)[1].sha256);
-        assert!(both.report(key::RSA_SHA1, &pcrs, 1, (TAG_QUOTE, b""), MOMENT).is_ok());
+        assert!(both.report(key::RSA_SHA1, &subject).is_some());
         let one = identity(&root, &[]);
         for kind in [key::RSA, key::RSA_SHA1, 3, 255] {
-            assert!(one.report(kind, &pcrs, 1, (TAG_QUOTE, b""), MOMENT).is_err());
+            assert!(one.report(kind, &subject).is_none());
         }
-        assert!(one.report(key::P256, &pcrs, 1, (TAG_QUOTE, b""), MOMENT).is_ok());
+        assert!(one.report(key::P256, &subject).is_some());
     }
 }

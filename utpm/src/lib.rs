@@ -21,7 +21,7 @@ mod root;
 pub mod seal;
 
 pub use counters::{Counters, Increment};
-pub use hash::{Hasher, digest};
+pub use hash::{Hasher, digest, extended, mac};
 pub use identity::{Identity, QuotingKeys};
 pub use pcrs::Pcrs;
 pub use root::Root;

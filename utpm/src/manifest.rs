@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 /// First bytes of a manifest.
 pub const MAGIC: [u8; 8] = *b"TVNEXT\0\x01";
 /// Bytes that are signed.
-pub const SIGNED: usize = MAGIC.len() + 4 + Digests::SIZE;
+pub const SIGNED: usize = MAGIC.len() + 4 + size_of::<Digests>();
 
 /// Security version and PCR 17 of the release, if the key (an uncompressed point, SEC 1, 2.3.3) has signed it.
 pub fn verify(manifest: &[u8], key: &[u8; 65]) -> Option<(u32, Digests)> {

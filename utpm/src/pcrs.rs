@@ -1,8 +1,9 @@
 //! The platform configuration registers of one PAL.
 
 use abi::Digests;
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
+
+use crate::extended;
 
 /// Eight registers in a SHA-1 and a SHA-256 bank. Register 0 is the PAL's measurement; 1 to 7 start at zero and belong to
 /// the PAL.
@@ -39,12 +40,15 @@ impl Pcrs {
     pub fn extend(&mut self, index: u64, digests: &Digests) -> Option<()> {
         let index = usize::try_from(index).ok().filter(|index| *index != 0)?;
         let pcr = self.0.get_mut(index)?;
-        *pcr = Digests {
-            sha1: Sha1::new().chain_update(pcr.sha1).chain_update(digests.sha1).finalize().into(),
-            sha256: Sha256::new().chain_update(pcr.sha256).chain_update(digests.sha256).finalize().into(),
-        };
+        *pcr = extended(pcr, digests);
         Some(())
     }
+}
+
+/// SHA-256 over those of these values that are selected: bit *i* for value *i*.
+pub(crate) fn composite<'a>(values: impl IntoIterator<Item = &'a [u8; 32]>, select: u32) -> [u8; 32] {
+    let selected = values.into_iter().enumerate().filter(|(i, _)| select >> i & 1 != 0);
+    selected.fold(Sha256::new(), |hash, (_, value)| hash.chain_update(value)).finalize().into()
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! [`genuine`] and nothing else. So an identity key signs only structures that the runtime has built. The report is public.
 
 use abi::quote::{AttestedCall, MAX_NONCE, MAX_REPORT, key};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Mac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use crate::Pcrs;
+use crate::pcrs::composite;
+use crate::{Pcrs, mac};
 
 /// Authenticates reports.
 pub type ReportKey = [u8; 32];
@@ -26,9 +27,20 @@ pub struct Moment {
     pub release: u64,
 }
 
-/// What cannot be quoted: PCR 0 is not among the PCRs or there is no such PCR, the nonce is too long, or there is no such key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadQuote;
+/// What is quoted of a PAL: the selected PCRs, and with `tag` and `data` what the verifier wants to find.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// All of the PAL's.
+    pub pcrs: &'a Pcrs,
+    /// Bit *i* for PCR *i*.
+    pub select: u8,
+    /// Says what the data is.
+    pub tag: u8,
+    /// A nonce, or the digest of an attested call.
+    pub data: &'a [u8],
+    /// When it is quoted.
+    pub moment: Moment,
+}
 
 /// A report.
 pub struct Report {
@@ -37,30 +49,22 @@ pub struct Report {
 }
 
 impl Report {
-    /// Quotes the selected PCRs, with `tag` and `data` as what the verifier wants to find; `name` is SHA-256 of the signing key's
-    /// TPMT_PUBLIC.
-    pub fn new(
-        report_key: &ReportKey,
-        signer: (u8, &[u8; 32]),
-        pcrs: &Pcrs,
-        select: u8,
-        (tag, data): (u8, &[u8]),
-        moment: Moment,
-    ) -> Result<Self, BadQuote> {
-        let (kind, name) = signer;
-        if select & 1 == 0 || data.len() > MAX_NONCE {
-            return Err(BadQuote);
+    /// For a signing key of this kind; `name` is SHA-256 of its TPMT_PUBLIC. None: PCR 0 is not selected, the data is too long, or
+    /// there is no such kind of key.
+    pub fn new(report_key: &ReportKey, kind: u8, name: &[u8; 32], subject: &Subject<'_>) -> Option<Self> {
+        if subject.select & 1 == 0 || subject.data.len() > MAX_NONCE {
+            return None;
         }
         let mut report = Self { bytes: [0; MAX_REPORT], used: TAG };
         report.put(&[kind]);
         match kind {
-            key::RSA | key::P256 => report.attest(name, pcrs, select, (tag, data), moment),
-            key::RSA_SHA1 => report.quote_info(pcrs, select, (tag, data)),
-            _ => return Err(BadQuote),
+            key::RSA | key::P256 => report.attest(name, subject),
+            key::RSA_SHA1 => report.quote_info(subject),
+            _ => return None,
         }
-        let tag = mac(report_key, &report.bytes[TAG..report.used]).finalize().into_bytes();
+        let tag = mac(report_key, &[&report.bytes[TAG..report.used]]).finalize().into_bytes();
         report.bytes[..TAG].copy_from_slice(&tag);
-        Ok(report)
+        Some(report)
     }
 
     /// Its bytes.
@@ -69,9 +73,9 @@ impl Report {
     }
 
     /// TPMS_ATTEST with a TPMS_QUOTE_INFO (TPM 2.0 part 2, 10.12.12 and 10.12.4).
-    fn attest(&mut self, name: &[u8; 32], pcrs: &Pcrs, select: u8, (tag, data): (u8, &[u8]), moment: Moment) {
-        let selected = (0..8).filter(|i| select >> i & 1 != 0).map(|i| pcrs.sha256()[i]);
-        let digest = selected.fold(Sha256::new(), |hash, value| hash.chain_update(value)).finalize();
+    fn attest(&mut self, name: &[u8; 32], subject: &Subject<'_>) {
+        let Subject { pcrs, select, tag, data, moment } = *subject;
+        let digest = composite(pcrs.sha256(), select.into());
         // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE; the signer's name.
         self.put(b"\xffTCG\x80\x18").put(&[0, 34, 0, 0x0b]).put(name);
         self.put(&[0, data.len() as u8 + 1, tag]).put(data);
@@ -82,7 +86,8 @@ impl Report {
     }
 
     /// TPM_QUOTE_INFO (TPM 1.2 part 2, 11.3) with the digest of a TPM_PCR_COMPOSITE (5.4.1).
-    fn quote_info(&mut self, pcrs: &Pcrs, select: u8, (tag, data): (u8, &[u8])) {
+    fn quote_info(&mut self, subject: &Subject<'_>) {
+        let Subject { pcrs, select, tag, data, .. } = *subject;
         let count = select.count_ones() as u8;
         let head = Sha1::new().chain_update([0, 3, select, 0, 0]).chain_update([0, 0, 0, 20 * count]);
         let selected = (0..8).filter(|i| select >> i & 1 != 0).filter_map(|i| pcrs.read(i));
@@ -102,7 +107,7 @@ impl Report {
 /// The key that is to sign, and the structure, if the runtime wrote this report at this launch.
 pub fn genuine<'a>(report_key: &ReportKey, report: &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (tag, content) = report.split_at_checked(TAG)?;
-    mac(report_key, content).verify_slice(tag).ok()?;
+    mac(report_key, &[content]).verify_slice(tag).ok()?;
     content.split_first().map(|(key, structure)| (*key, structure))
 }
 
@@ -115,10 +120,6 @@ pub fn call_digest(entry: u16, signature: &[u8; 6], nonce: &[u8; 32], call: &Att
         hash.chain_update((field.len() as u16).to_be_bytes()).chain_update(field)
     };
     fields.iter().fold(Sha256::new(), add).finalize().into()
-}
-
-fn mac(key: &ReportKey, content: &[u8]) -> Hmac<Sha256> {
-    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key").chain_update(content)
 }
 
 /// TPMT_PUBLIC of an identity key, up to the key itself: SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
@@ -165,8 +166,9 @@ mod tests {
         pcrs
     }
 
-    fn report(kind: u8, select: u8, tag: u8, data: &[u8]) -> Result<Vec<u8>, BadQuote> {
-        Report::new(&KEY, (kind, &NAME), &pcrs(), select, (tag, data), MOMENT).map(|r| r.bytes().to_vec())
+    fn report(kind: u8, select: u8, tag: u8, data: &[u8]) -> Option<Vec<u8>> {
+        let subject = Subject { pcrs: &pcrs(), select, tag, data, moment: MOMENT };
+        Report::new(&KEY, kind, &NAME, &subject).map(|report| report.bytes().to_vec())
     }
 
     /// TPM 2.0 part 2: 10.12.12 (TPMS_ATTEST), 10.11.1 (TPMS_CLOCK_INFO), 10.12.4 (TPMS_QUOTE_INFO), 10.9.7 (TPML_PCR_SELECTION).
@@ -199,7 +201,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(hex(&report[32..]), expected);
-        assert_eq!(hex(&report[..32]), hex(&mac(&KEY, &report[32..]).finalize().into_bytes()));
+        assert_eq!(hex(&report[..32]), hex(&mac(&KEY, &[&report[32..]]).finalize().into_bytes()));
     }
 
     /// TPM 1.2 part 2: 11.3 (TPM_QUOTE_INFO), 5.4.1 (TPM_PCR_COMPOSITE), 8.1 (TPM_PCR_SELECTION).
@@ -218,10 +220,10 @@ mod tests {
 
     #[test]
     fn what_is_no_quote() {
-        assert!(report(key::RSA, 0xff, TAG_CALL, &[1; MAX_NONCE]).is_ok());
-        assert_eq!(report(key::RSA, 0xff, TAG_CALL, &[1; MAX_NONCE + 1]), Err(BadQuote));
-        assert_eq!(report(key::RSA, 0xfe, TAG_CALL, &[]), Err(BadQuote));
-        assert_eq!(report(3, 1, TAG_QUOTE, &[]), Err(BadQuote));
+        assert!(report(key::RSA, 0xff, TAG_CALL, &[1; MAX_NONCE]).is_some());
+        assert_eq!(report(key::RSA, 0xff, TAG_CALL, &[1; MAX_NONCE + 1]), None);
+        assert_eq!(report(key::RSA, 0xfe, TAG_CALL, &[]), None);
+        assert_eq!(report(3, 1, TAG_QUOTE, &[]), None);
     }
 
     proptest! {

@@ -15,10 +15,6 @@ pub struct Random<S> {
     requests: u32,
 }
 
-/// Why there is no generator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoEntropy;
-
 /// Bytes of seed from the source: 256 bits of entropy and 128 of nonce (SP 800-90A, 10.1.2 and 8.6.7).
 const SEED: usize = 48;
 /// Requests between two reseedings; SP 800-90A allows 2^48.
@@ -27,11 +23,12 @@ const RESEED_INTERVAL: u32 = 4096;
 const REQUEST: usize = 1 << 16;
 
 impl<S: FnMut() -> Option<u64>> Random<S> {
-    /// Seeds from the source and whatever else is at hand (the hardware TPM's numbers), which need not be secret.
-    pub fn seeded(mut source: S, more: &[u8]) -> Result<Self, NoEntropy> {
+    /// Seeds from the source and whatever else is at hand (the hardware TPM's numbers), which need not be secret. None: the source
+    /// is no good.
+    pub fn seeded(mut source: S, more: &[u8]) -> Option<Self> {
         let seed = seed(&mut source)?;
         let (entropy, nonce) = seed.split_at(32);
-        Ok(Self { drbg: HmacDrbg::new(entropy, nonce, more), source, requests: 0 })
+        Some(Self { drbg: HmacDrbg::new(entropy, nonce, more), source, requests: 0 })
     }
 
     /// Fills `bytes`.
@@ -65,18 +62,18 @@ impl<S: FnMut() -> Option<u64>> Random<S> {
 }
 
 /// A source that repeats itself (known-bad processors answer all ones, or the same value again) is refused.
-fn seed(source: &mut impl FnMut() -> Option<u64>) -> Result<Zeroizing<[u8; SEED]>, NoEntropy> {
+fn seed(source: &mut impl FnMut() -> Option<u64>) -> Option<Zeroizing<[u8; SEED]>> {
     let mut seed = Zeroizing::new([0; SEED]);
     let mut last = u64::MAX;
     for part in seed.as_chunks_mut::<8>().0 {
-        let value = (0..10).find_map(|_| source()).ok_or(NoEntropy)?;
+        let value = (0..10).find_map(|_| source())?;
         if value == last || value == 0 || value == u64::MAX {
-            return Err(NoEntropy);
+            return None;
         }
         last = value;
         *part = value.to_le_bytes();
     }
-    Ok(seed)
+    Some(seed)
 }
 
 #[cfg(test)]
@@ -123,18 +120,18 @@ mod tests {
 
     #[test]
     fn a_stuck_source_is_refused() {
-        assert_eq!(Random::seeded(|| Some(5), &[]).err(), Some(NoEntropy));
-        assert_eq!(Random::seeded(|| None, &[]).err(), Some(NoEntropy));
-        assert_eq!(Random::seeded(|| Some(u64::MAX), &[]).err(), Some(NoEntropy));
-        assert_eq!(Random::seeded(|| Some(0), &[]).err(), Some(NoEntropy));
+        assert!(Random::seeded(|| Some(5), &[]).is_none());
+        assert!(Random::seeded(|| None, &[]).is_none());
+        assert!(Random::seeded(|| Some(u64::MAX), &[]).is_none());
+        assert!(Random::seeded(|| Some(0), &[]).is_none());
         let mut n = 0;
         let mut failing_now_and_then = || {
             n += 1;
             (n % 10 == 0).then_some(n)
         };
-        assert!(Random::seeded(&mut failing_now_and_then, &[]).is_ok());
+        assert!(Random::seeded(&mut failing_now_and_then, &[]).is_some());
         let short = source(vec![7; 40].into_iter().zip(0..).map(|(a, b): (u8, u8)| a ^ b).collect());
-        assert_eq!(Random::seeded(short, &[]).err(), Some(NoEntropy), "40 bytes are not 48");
+        assert!(Random::seeded(short, &[]).is_none(), "40 bytes are not 48");
     }
 
     fn counting() -> impl FnMut() -> Option<u64> {

@@ -22,32 +22,33 @@ use abi::seal::{Creator, MAGIC, MAX_DATA, OVERHEAD, Policy};
 use aes::Aes256;
 use aes::cipher::{KeyIvInit, StreamCipher};
 use ctr::Ctr128BE;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+use hmac::Mac;
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{Pcrs, Root};
+use crate::pcrs::composite;
+use crate::{Pcrs, Root, mac};
 
-const SELECT: usize = 8;
-const LENGTH: usize = 12;
-const DIGEST: usize = 16;
-const IV: usize = 48;
-const CREATOR: usize = 64;
-const DATA: usize = 320;
+/// What a blob begins with.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct Head {
+    magic: [u8; 8],
+    select: U32,
+    length: U32,
+    pcrs: [u8; 32],
+    iv: [u8; 16],
+    creator: [[u8; 32]; Pcrs::COUNT],
+}
+
+const DATA: usize = size_of::<Head>();
 const TAG: usize = 32;
-const _: () = assert!(DATA + TAG == OVERHEAD && CREATOR + size_of::<Creator>() == DATA);
+const _: () = assert!(DATA == 320 && DATA + TAG == OVERHEAD);
 
 /// A blob, as long as the longest.
 pub type Blob = [u8; OVERHEAD + MAX_DATA];
 
-/// What is asked for cannot be sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadPolicy;
-
-/// The blob does not open here and now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DoesNotOpen;
-
-/// Seals `data` for who has the PCRs that the policy names; returns the blob's length.
+/// Seals `data` for who has the PCRs that the policy names; returns the blob's length. None: this cannot be sealed.
 pub fn seal(
     root: &Root,
     sealer: &Pcrs,
@@ -55,71 +56,53 @@ pub fn seal(
     iv: [u8; 16],
     data: &[u8],
     blob: &mut Blob,
-) -> Result<usize, BadPolicy> {
+) -> Option<usize> {
     let known = (1 << Pcrs::COUNT) - 1;
     if policy.select & 1 == 0 || policy.select & !known != 0 || policy.reserved != 0 || data.len() > MAX_DATA
     {
-        return Err(BadPolicy);
+        return None;
     }
-    let selected = policy.values.iter().enumerate().filter(|(i, _)| policy.select >> i & 1 != 0);
-    blob[..SELECT].copy_from_slice(&MAGIC);
-    blob[SELECT..LENGTH].copy_from_slice(&policy.select.to_le_bytes());
-    blob[LENGTH..DIGEST].copy_from_slice(&(data.len() as u32).to_le_bytes());
-    blob[DIGEST..IV].copy_from_slice(&digest(selected.map(|(_, value)| value)));
-    blob[IV..CREATOR].copy_from_slice(&iv);
-    for (to, value) in blob[CREATOR..DATA].as_chunks_mut::<32>().0.iter_mut().zip(sealer.sha256()) {
-        *to = *value;
-    }
+    let head = Head {
+        magic: MAGIC,
+        select: policy.select.into(),
+        length: (data.len() as u32).into(),
+        pcrs: composite(&policy.values, policy.select),
+        iv,
+        creator: sealer.sha256().map(|value| *value),
+    };
+    blob[..DATA].copy_from_slice(head.as_bytes());
     let end = DATA + data.len();
     blob[DATA..end].copy_from_slice(data);
     let keys = root.storage_keys(&policy.values[0]);
     let (encryption, authentication) = keys.split_at(32);
     cipher(encryption, &iv).apply_keystream(&mut blob[DATA..end]);
-    let tag = mac(authentication, &blob[..end]).finalize().into_bytes();
+    let tag = mac(authentication, &[&blob[..end]]).finalize().into_bytes();
     blob[end..end + TAG].copy_from_slice(&tag);
-    Ok(end + TAG)
+    Some(end + TAG)
 }
 
-/// Opens a blob for who has these PCRs: who sealed it, and the data, which lies in `blob`.
-pub fn unseal<'a>(
-    root: &Root,
-    unsealer: &Pcrs,
-    blob: &'a mut [u8],
-) -> Result<(Creator, &'a [u8]), DoesNotOpen> {
-    let end = blob.len().checked_sub(TAG).filter(|end| *end >= DATA).ok_or(DoesNotOpen)?;
+/// Opens a blob for who has these PCRs: who sealed it, and the data, which lies in `blob`. None: it does not open here and now.
+pub fn unseal<'a>(root: &Root, unsealer: &Pcrs, blob: &'a mut [u8]) -> Option<(Creator, &'a [u8])> {
+    let end = blob.len().checked_sub(TAG).filter(|end| *end >= DATA)?;
     let (content, tag) = blob.split_at_mut(end);
     let [identity, ..] = unsealer.sha256();
     let keys = root.storage_keys(identity);
     let (encryption, authentication) = keys.split_at(32);
-    mac(authentication, content).verify_slice(tag).map_err(|_| DoesNotOpen)?;
+    mac(authentication, &[content]).verify_slice(tag).ok()?;
     // From here on all of it is as some PAL's micro-TPM wrote it, under this root and for this PAL.
-    let word = |at: usize| content[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    let select = word(SELECT);
-    let selected = unsealer.sha256().into_iter().enumerate().filter(|(i, _)| select >> i & 1 != 0);
-    let now = digest(selected.map(|(_, value)| value));
-    let well_formed = content[..SELECT] == MAGIC && word(LENGTH) as usize == end - DATA;
-    if !well_formed || content[DIGEST..IV] != now {
-        return Err(DoesNotOpen);
+    let (head, data) = content.split_at_mut(DATA);
+    let head = Head::read_from_bytes(head).ok()?;
+    let now = composite(unsealer.sha256(), head.select.get());
+    let well_formed = head.magic == MAGIC && head.length.get() as usize == data.len();
+    if !well_formed || head.pcrs != now {
+        return None;
     }
-    let mut creator = Creator { pcrs: [[0; 32]; Pcrs::COUNT] };
-    creator.pcrs.copy_from_slice(content[CREATOR..DATA].as_chunks::<32>().0);
-    let iv = content[IV..].first_chunk().ok_or(DoesNotOpen)?;
-    let mut cipher = cipher(encryption, iv);
-    let data = &mut content[DATA..];
-    cipher.apply_keystream(data);
-    Ok((creator, data))
-}
-
-fn digest<'a>(values: impl Iterator<Item = &'a [u8; 32]>) -> [u8; 32] {
-    values.fold(Sha256::new(), |hash, value| hash.chain_update(value)).finalize().into()
+    cipher(encryption, &head.iv).apply_keystream(data);
+    Some((Creator { pcrs: head.creator }, data))
 }
 
 fn cipher(key: &[u8], iv: &[u8; 16]) -> Ctr128BE<Aes256> {
     Ctr128BE::new_from_slices(key, iv).expect("32 bytes and 16")
-}
-
-fn mac(key: &[u8], content: &[u8]) -> Hmac<Sha256> {
-    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key").chain_update(content)
 }
 
 #[cfg(test)]
@@ -130,6 +113,7 @@ mod tests {
     use crate::digest as digests;
     use crate::tests::{bytes, hex};
     use abi::seal::PCRS;
+    use sha2::{Digest, Sha256};
 
     /// NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt.
     #[test]
@@ -163,7 +147,7 @@ mod tests {
                 "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
             ),
         ] {
-            assert_eq!(hex(&mac(&key, data).finalize().into_bytes()), tag);
+            assert_eq!(hex(&mac(&key, &[data]).finalize().into_bytes()), tag);
         }
     }
 
@@ -193,7 +177,7 @@ mod tests {
         blob[..length].to_vec()
     }
 
-    fn opened(unsealer: &Pcrs, blob: &[u8]) -> Result<(Creator, Vec<u8>), DoesNotOpen> {
+    fn opened(unsealer: &Pcrs, blob: &[u8]) -> Option<(Creator, Vec<u8>)> {
         let mut blob = blob.to_vec();
         unseal(&root(), unsealer, &mut blob).map(|(creator, data)| (creator, data.to_vec()))
     }
@@ -223,27 +207,27 @@ mod tests {
         assert_eq!(data, b"for S2");
         assert_eq!(creator.pcrs, s1.sha256().map(|value| *value));
         // PCRs that do not count may be anything.
-        assert!(opened(&pal(b"S2", b"any"), &blob).is_ok());
+        assert!(opened(&pal(b"S2", b"any"), &blob).is_some());
         // Not even the sealer opens it.
-        assert_eq!(opened(&s1, &blob), Err(DoesNotOpen));
-        assert_eq!(opened(&pal(b"S2'", b""), &blob), Err(DoesNotOpen));
+        assert_eq!(opened(&s1, &blob), None);
+        assert_eq!(opened(&pal(b"S2'", b""), &blob), None);
         let mut copy = blob.clone();
-        assert!(unseal(&Root::new(&[8; Root::SIZE], [0; 32]), &s2, &mut copy).is_err(), "another root");
+        assert!(unseal(&Root::new(&[8; Root::SIZE], [0; 32]), &s2, &mut copy).is_none(), "another root");
     }
 
     #[test]
     fn selected_pcrs_count() {
         let then = pal(b"S", b"ready");
         let blob = sealed(&then, &policy(&then, 0b11), b"secret");
-        assert!(opened(&then, &blob).is_ok());
+        assert!(opened(&then, &blob).is_some());
         for now in [pal(b"S", b""), pal(b"S", b"steady")] {
-            assert_eq!(opened(&now, &blob), Err(DoesNotOpen));
+            assert_eq!(opened(&now, &blob), None);
         }
         let mut further = then.clone();
         further.extend(2, &digests(b"more")).unwrap();
-        assert!(opened(&further, &blob).is_ok());
+        assert!(opened(&further, &blob).is_some());
         further.extend(1, &digests(b"more")).unwrap();
-        assert_eq!(opened(&further, &blob), Err(DoesNotOpen));
+        assert_eq!(opened(&further, &blob), None);
     }
 
     #[test]
@@ -252,11 +236,11 @@ mod tests {
         let mut blob = [0; OVERHEAD + MAX_DATA];
         for select in [0, 2, 0xfe, 0x101, 1 << 31 | 1] {
             let result = seal(&root(), &s, &policy(&s, select), IV_, b"x", &mut blob);
-            assert_eq!(result, Err(BadPolicy), "{select:#x}");
+            assert_eq!(result, None, "{select:#x}");
         }
-        assert!(seal(&root(), &s, &policy(&s, 0xff), IV_, b"x", &mut blob).is_ok());
+        assert!(seal(&root(), &s, &policy(&s, 0xff), IV_, b"x", &mut blob).is_some());
         let long = seal(&root(), &s, &policy(&s, 1), IV_, &[0; MAX_DATA + 1], &mut blob);
-        assert_eq!(long, Err(BadPolicy));
+        assert_eq!(long, None);
     }
 
     #[test]
@@ -266,12 +250,12 @@ mod tests {
         for bit in 0..blob.len() * 8 {
             let mut changed = blob.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(opened(&s, &changed), Err(DoesNotOpen), "bit {bit}");
+            assert_eq!(opened(&s, &changed), None, "bit {bit}");
         }
         for length in 0..blob.len() {
-            assert_eq!(opened(&s, &blob[..length]), Err(DoesNotOpen), "{length} bytes");
+            assert_eq!(opened(&s, &blob[..length]), None, "{length} bytes");
         }
-        assert_eq!(opened(&s, &[&blob[..], &[0]].concat()), Err(DoesNotOpen));
+        assert_eq!(opened(&s, &[&blob[..], &[0]].concat()), None);
     }
 
     proptest! {
@@ -296,7 +280,7 @@ mod tests {
 
         #[test]
         fn garbage_does_not_open(mut blob: Vec<u8>) {
-            prop_assert!(unseal(&root(), &pal(b"S", b""), &mut blob).is_err());
+            prop_assert!(unseal(&root(), &pal(b"S", b""), &mut blob).is_none());
         }
     }
 }

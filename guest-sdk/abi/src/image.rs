@@ -145,7 +145,6 @@ impl Header {
         ensure(self.sections[sections.len()..].iter().all(|s| *s == Section::default()), "unused section")?;
         ensure(self.entries[entries.len()..].iter().all(|e| *e == Entry::default()), "unused entry")?;
 
-        let (mut stacks, mut params, mut pages) = (0, 0, 0u64);
         let mut free_from = WINDOW_BASE;
         let mut length = HEADER_SIZE as u64;
         for section in sections {
@@ -160,20 +159,16 @@ impl Header {
                 "outside the window",
             )?;
             ensure(section.addr >= free_from + guard, "order, overlap or guard page")?;
-            match section.kind {
-                kind::CODE | kind::DATA => {}
-                kind::STACK => stacks += 1,
-                kind::PARAM => params += 1,
-                _ => return Err(Malformed("section kind")),
-            }
+            ensure((kind::CODE..=kind::PARAM).contains(&section.kind), "section kind")?;
             let bare = matches!(section.kind, kind::STACK | kind::PARAM);
             ensure(!bare || section.file_size == 0, "contents in stack or parameters")?;
             free_from = section.addr + section.mem_size;
-            pages += section.mem_size / PAGE_SIZE;
             length += section.file_size;
         }
+        let count = |kind| sections.iter().filter(|s| s.kind == kind).count();
+        let (stacks, params) = (count(kind::STACK), count(kind::PARAM));
         ensure(stacks == 1 && params <= 1, "number of stacks or parameter sections")?;
-        ensure(pages <= MAX_PAGES, "too many pages")?;
+        ensure(self.pages() <= MAX_PAGES, "too many pages")?;
         ensure(length == image_len, "length")?;
 
         for entry in entries {

@@ -180,11 +180,6 @@ pub struct Digests {
     pub sha256: [u8; 32],
 }
 
-impl Digests {
-    /// Bytes of both.
-    pub const SIZE: usize = size_of::<Self>();
-}
-
 /// What became of the root, on which all that is sealed depends, at this launch.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,11 +51,6 @@ pub struct AttestedCall {
     pub chain: [u8; 32],
 }
 
-impl AttestedCall {
-    /// Bytes.
-    pub const SIZE: usize = size_of::<Self>();
-}
-
 /// The identity keys, and what they sign.
 pub mod key {
     /// RSA-2048, RSASSA-PKCS1-v1_5 with SHA-256: TPM 2.0.

@@ -72,7 +72,7 @@ impl Pal {
     /// The last attested call, and a report on it for [`crate::Quoting::sign`]: on the PCRs whose bits are set in `pcrs` (bit 0 must be), for
     /// the [`abi::quote::key`] that is to sign.
     pub fn call_report(&self, pcrs: u8, key: u8) -> Result<(AttestedCall, Vec<u8>), Error> {
-        let mut bytes = vec![0; AttestedCall::SIZE + MAX_REPORT];
+        let mut bytes = vec![0; size_of::<AttestedCall>() + MAX_REPORT];
         let what = u64::from(pcrs) | u64::from(key) << 8;
         let arguments = [what, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0, 0];
         // SAFETY: registered, so TrustVisor is there; the buffer is ours and as long as said.
@@ -135,7 +135,7 @@ impl Pal {
 }
 
 /// The reverse of [`AttestedCall::to_bytes`].
-fn attested_call(bytes: &[u8; AttestedCall::SIZE]) -> AttestedCall {
+fn attested_call(bytes: &[u8; size_of::<AttestedCall>()]) -> AttestedCall {
     let hash = |at: usize| bytes[at..].first_chunk().map_or([0; 32], |hash| *hash);
     let number = bytes[64..].first_chunk().map_or(0, |number| u64::from_le_bytes(*number));
     AttestedCall { input_hash: hash(0), output_hash: hash(32), number, chain: hash(72) }

@@ -1,10 +1,10 @@
 //! The identity keys: what they are made of, and their signatures.
 
-use crate::table::heap;
-use crate::tpm::{self, Random, put, sized};
+use crate::tpm::{self, Random, sized};
 use abi::Digests;
 use abi::quote::{KEY_BLOB, key};
 use abi::seal::OVERHEAD;
+use alloc::vec::Vec;
 use crypto_primes::{Flavor, is_prime};
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 use rand_core::TryRng;
@@ -31,14 +31,13 @@ pub struct Rsa(PrivateKey);
 
 impl Rsa {
     pub fn generate() -> Option<Self> {
-        heap();
         // Of 65537 primes one is no good.
         (0..4).find_map(|_| PrivateKey::from_p_q(prime()?, prime()?, EXPONENT.into()).ok()).map(Self)
     }
 
     pub fn seal(&self, blob: &mut [u8]) -> Option<usize> {
         let mut data = Zeroizing::new([0; KEY_BLOB - OVERHEAD]);
-        let (digests, primes) = data.split_at_mut(Digests::SIZE);
+        let (digests, primes) = data.split_at_mut(size_of::<Digests>());
         digests.copy_from_slice(utpm::digest(&self.public()).as_bytes());
         for (place, prime) in primes.chunks_mut(PRIME).zip(self.0.primes()) {
             place.copy_from_slice(&Zeroizing::new(prime.to_be_bytes())[..]);
@@ -47,10 +46,9 @@ impl Rsa {
     }
 
     pub fn unseal(blob: &[u8]) -> Option<Self> {
-        heap();
         let mut data = Zeroizing::new([0; KEY_BLOB - OVERHEAD]);
         let length = tpm::unseal(blob, &mut *data)?;
-        let (p, q) = data.get(Digests::SIZE..length)?.split_at_checked(PRIME)?;
+        let (p, q) = data.get(size_of::<Digests>()..length)?.split_at_checked(PRIME)?;
         let prime = |bytes| BoxedUint::from_be_slice(bytes, 8 * PRIME as u32).ok();
         PrivateKey::from_p_q(prime(p)?, prime(q)?, EXPONENT.into()).ok().map(Self)
     }
@@ -62,13 +60,13 @@ impl Rsa {
     }
 
     /// Blinded. The crate checks a signature before it gives it away.
-    pub fn sign(&self, kind: u8, message: &[u8], out: &mut &mut [u8]) -> Option<usize> {
+    pub fn sign(&self, kind: u8, message: &[u8]) -> Option<Vec<u8>> {
         let (hash, scheme, digest) = match kind {
             key::RSA_SHA1 => (SHA1, Pkcs1v15Sign::new::<Sha1>(), Sha1::digest(message).to_vec()),
             _ => (SHA256, Pkcs1v15Sign::new::<Sha256>(), Sha256::digest(message).to_vec()),
         };
         let signature = self.0.sign_with_rng(&mut Random, scheme, &digest).ok()?;
-        Some(put(out, &RSASSA)? + put(out, &hash)? + sized(out, &signature)?)
+        Some([&RSASSA[..], &hash, &sized(&signature)].concat())
     }
 }
 
@@ -106,8 +104,8 @@ pub fn p256_public(keys: &[u8; 64]) -> Option<[u8; 88]> {
     Some(p256_structure(x, y.first_chunk()?))
 }
 
-pub fn sign_p256(keys: &[u8; 64], message: &[u8], out: &mut &mut [u8]) -> Option<usize> {
+pub fn sign_p256(keys: &[u8; 64], message: &[u8]) -> Option<Vec<u8>> {
     let signature: Signature = p256_key(keys)?.try_sign(message).ok()?;
     let (r, s) = signature.split_bytes();
-    Some(put(out, &ECDSA)? + put(out, &SHA256)? + sized(out, &r)? + sized(out, &s)?)
+    Some([&ECDSA[..], &SHA256, &sized(&r), &sized(&s)].concat())
 }

@@ -2,6 +2,7 @@
 
 use abi::seal::{Creator, PCRS, Policy};
 use abi::{Digests, MAX_RANDOM, number};
+use alloc::vec::Vec;
 use core::convert::Infallible;
 use rand_core::{TryCryptoRng, TryRng};
 use utpm::QuotingKeys;
@@ -93,16 +94,7 @@ impl TryRng for Random {
 
 impl TryCryptoRng for Random {}
 
-/// Writes bytes at the start of `out`, which moves on.
-pub fn put(out: &mut &mut [u8], bytes: &[u8]) -> Option<usize> {
-    let (now, later) = core::mem::take(out).split_at_mut_checked(bytes.len())?;
-    now.copy_from_slice(bytes);
-    *out = later;
-    Some(bytes.len())
-}
-
-/// The same with the length before (TPM2B).
-pub fn sized(out: &mut &mut [u8], bytes: &[u8]) -> Option<usize> {
-    let length = u16::try_from(bytes.len()).ok()?;
-    Some(put(out, &length.to_be_bytes())? + put(out, bytes)?)
+/// These bytes with their length before (TPM2B).
+pub fn sized(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
 }

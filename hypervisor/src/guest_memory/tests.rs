@@ -93,10 +93,10 @@ impl Guest {
 }
 
 fn page(error_code: u32) -> Result<u64, Fault> {
-    Err(Fault::Page { gva: GVA + 0x123, error_code })
+    Err(Fault { gva: GVA + 0x123, error_code: Some(error_code) })
 }
 
-const BAD: Result<u64, Fault> = Err(Fault::BadAddress { gva: Gva(GVA.0 + 0x123) });
+const BAD: Result<u64, Fault> = Err(Fault { gva: Gva(GVA.0 + 0x123), error_code: None });
 
 #[test]
 fn four_kib_pages() {
@@ -180,14 +180,14 @@ fn large_pages() {
             expect,
             "PAT and G"
         );
-        let fault = |error_code| Err(Fault::Page { gva, error_code });
+        let fault = |error_code| Err(Fault { gva, error_code: Some(error_code) });
         assert_eq!(map(PWU).translate(gva, Access::Write, true), fault(0b00111));
         assert_eq!(map(PWU | 1 << 13).translate(gva, Access::Read, true), fault(0b01101));
         assert_eq!(map(PWU | size >> 1).translate(gva, Access::Read, true), fault(0b01101));
         let inside_reserve = Gva((gva.0 & !(size - 1)) + RESERVE.0 - base);
         assert_eq!(
             map(PWUD).translate(inside_reserve, Access::Read, true),
-            Err(Fault::BadAddress { gva: inside_reserve }),
+            Err(Fault { gva: inside_reserve, error_code: None }),
             "a page that is RAM in part only"
         );
     }
@@ -207,7 +207,7 @@ fn leaves_that_are_not_ram() {
 #[test]
 fn canonical_and_user_addresses() {
     let mut guest = Guest::new();
-    let bad = |gva| Err(Fault::BadAddress { gva: Gva(gva) });
+    let bad = |gva| Err(Fault { gva: Gva(gva), error_code: None });
     let last = Gva(0x7fff_ffff_f000);
     guest.set(last, 1, 0x5000 | PWUD).set(Gva(!0xfff), 1, 0x6000 | PWUD);
     assert_eq!(guest.translate(last + 0xfff, Access::Read, true), Ok(0x5fff));
@@ -284,7 +284,7 @@ fn a_table_that_points_to_itself() {
     guest.cr4 = CR4_LA57;
     assert_eq!(
         guest.translate(Gva(itself), Access::Read, true),
-        Err(Fault::Page { gva: Gva(itself), error_code: 4 })
+        Err(Fault { gva: Gva(itself), error_code: Some(4) })
     );
 }
 
@@ -305,13 +305,13 @@ fn bytes_across_pages() {
     guest.memory.map().copy_from(Hpa(0x3000), &mut second);
     assert_eq!(second, text[0x100..0x110]);
 
-    let at_third = |error_code| Err(Fault::Page { gva: GVA + 0x2000, error_code });
+    let at_third = |error_code| Err(Fault { gva: GVA + 0x2000, error_code: Some(error_code) });
     assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1101), at_third(0b111));
     assert_eq!(guest.view().check_writable(GVA + 0xf00, 0x1100), Ok(()));
     assert_eq!(guest.view().read(GVA + 0xf00, &mut [0; 0x2100]), Ok(()));
     assert_eq!(
         guest.view().read(GVA + 0xf00, &mut [0; 0x2101]),
-        Err(Fault::Page { gva: GVA + 0x3000, error_code: 0b100 })
+        Err(Fault { gva: GVA + 0x3000, error_code: Some(0b100) })
     );
 }
 
@@ -334,13 +334,13 @@ fn ranges_that_leave_the_user_half_or_wrap() {
     let last = Gva(0x7fff_ffff_f000);
     guest.set(last, 1, 0x5000 | PWUD);
     assert_eq!(guest.view().check_writable(last, PAGE_SIZE), Ok(()));
-    let end = Err(Fault::BadAddress { gva: Gva(1 << 47) });
+    let end = Err(Fault { gva: Gva(1 << 47), error_code: None });
     assert_eq!(guest.view().check_writable(last, PAGE_SIZE + 1), end);
     assert_eq!(guest.view().check_writable(last, u64::MAX), end);
     assert_eq!(guest.view().read(last, &mut [0; PAGE_SIZE as usize + 1]), end);
     assert_eq!(guest.view().copy_in(last, Hpa(0x6000), u64::MAX), end);
     let top = Gva(u64::MAX);
-    assert_eq!(guest.view().read(top, &mut [0; 2]), Err(Fault::BadAddress { gva: top }));
+    assert_eq!(guest.view().read(top, &mut [0; 2]), Err(Fault { gva: top, error_code: None }));
     assert_eq!(guest.view().read(top, &mut []), Ok(()), "nothing is asked for");
 }
 
@@ -357,10 +357,10 @@ fn fetching() {
     assert_eq!(guest.view().fetch(kernel + 0xff1, false, &mut bytes), Ok(15));
     guest.set(kernel + PAGE_SIZE, 1, 0);
     assert_eq!(guest.view().fetch(kernel + 0xffc, false, &mut bytes), Ok(4));
-    let absent = Err(Fault::Page { gva: kernel + PAGE_SIZE, error_code: 0b10000 });
+    let absent = Err(Fault { gva: kernel + PAGE_SIZE, error_code: Some(0b10000) });
     assert_eq!(guest.view().fetch(kernel + PAGE_SIZE, false, &mut bytes), absent);
     guest.set(GVA, 1, 0x5000 | P);
-    assert_eq!(guest.view().fetch(GVA, true, &mut bytes), Err(Fault::BadAddress { gva: GVA }));
+    assert_eq!(guest.view().fetch(GVA, true, &mut bytes), Err(Fault { gva: GVA, error_code: None }));
 }
 
 #[test]
@@ -401,13 +401,13 @@ fn tables_that_are_not_ram_are_not_followed() {
         let guest = Guest::new();
         let space = Space::new(CR0_PG, root, 0, EFER_LMA, 0, 40);
         let view = GuestMemory::new(guest.memory.map(), guest.ram, space);
-        assert_eq!(view.read(GVA, &mut [0]), Err(Fault::BadAddress { gva: GVA }));
+        assert_eq!(view.read(GVA, &mut [0]), Err(Fault { gva: GVA, error_code: None }));
     }
 }
 
 /// The manual once more, as plainly as possible: one line a rule, in the order in which hardware applies them.
 fn reference(guest: &Guest, gva: u64, access: Access, user: bool) -> Result<u64, Fault> {
-    let bad = Err(Fault::BadAddress { gva: Gva(gva) });
+    let bad = Err(Fault { gva: Gva(gva), error_code: None });
     let nxe = guest.efer & (1 << 11) != 0;
     let wp = guest.cr0 & (1 << 16) != 0;
     let pke = guest.cr4 & (1 << 22) != 0;
@@ -415,7 +415,7 @@ fn reference(guest: &Guest, gva: u64, access: Access, user: bool) -> Result<u64,
     code += if access == Access::Write { 2 } else { 0 };
     code += if user { 4 } else { 0 };
     code += if access == Access::Fetch && nxe { 16 } else { 0 };
-    let page_fault = |more: u32| Err(Fault::Page { gva: Gva(gva), error_code: code + more });
+    let page_fault = |more: u32| Err(Fault { gva: Gva(gva), error_code: Some(code + more) });
 
     let address_bits = if guest.levels() == 5 { 57 } else { 48 };
     let extended = ((gva << (64 - address_bits)) as i64 >> (64 - address_bits)) as u64;

@@ -3,7 +3,7 @@
 //! Every piece is translated by the caller's tables as they are in the stay that moves it, and lies in one page on either side.
 
 use super::call::{Progress, Step};
-use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, Pal, Pals, SLICE, State, Stop};
+use super::{Caller, HASH_SLICE, Hardware, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::guest_memory::{Access, Fault, GuestMemory};
 use abi::Status;
@@ -67,7 +67,7 @@ impl Pals {
                 step => self.move_piece(&caller, pal, step, gva, param, piece)?,
             }
             progress.offset += piece;
-            progress.faults = 0;
+            pal.faults = 0;
             *budget -= piece * cost;
         }
         Ok(true)
@@ -86,7 +86,7 @@ impl Pals {
         let hpa = caller.translate(gva, access, true)?;
         // `capture` kept every buffer inside the parameter section.
         let Some(place) = pal.frames.param(self.mem, param) else {
-            return Err(Fault::BadAddress { gva });
+            return Err(Fault { gva, error_code: None });
         };
         match step {
             Step::Fetch => {
@@ -103,20 +103,15 @@ impl Pals {
     /// out), the call is as if it had never begun: an application that never comes back leaves no open call.
     #[inline(never)]
     pub(super) fn call_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::InCall(progress) = &mut pal.state else { return Err(Status::Lost.into()) };
-        progress.faults += 1;
+        let State::InCall(progress) = &pal.state else { return Err(Status::Lost.into()) };
         let ran = matches!(progress.step, Step::ProbeAgain | Step::Deliver);
-        let stuck = progress.faults > MAX_FAULTS;
-        let keep = matches!(fault, Fault::Page { .. }) && !stuck && (ran || pal.call.total > SLICE);
-        if keep {
-            return Err(Stop::fault(fault, Some(pal.next_token())));
+        let stop = pal.fault(fault, ran || pal.call.total > SLICE);
+        if !matches!(stop, Stop::Fault { token: Some(_), .. }) {
+            pal.state = State::Idle;
+            pal.attestation.stop();
+            pal.tokens += 1;
+            pal.faults = 0;
         }
-        pal.state = State::Idle;
-        pal.attestation.stop();
-        pal.tokens += 1;
-        match fault {
-            Fault::Page { gva, .. } if stuck => Err(Stop::Failed(gva.0, Status::NoProgress)),
-            _ => Err(fault.into()),
-        }
+        Err(stop)
     }
 }

@@ -45,12 +45,11 @@ pub struct Progress {
     pub(super) step: Step,
     pub(super) buffer: u8,
     pub(super) offset: u64,
-    pub(super) faults: u8,
 }
 
 impl Progress {
     pub(super) fn at(step: Step) -> State {
-        State::InCall(Self { step, buffer: 0, offset: 0, faults: 0 })
+        State::InCall(Self { step, buffer: 0, offset: 0 })
     }
 }
 

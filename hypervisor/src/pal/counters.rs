@@ -102,23 +102,6 @@ impl Counting {
         }
         commit.is_under_way()
     }
-
-    /// Begins an increment.
-    fn begin(
-        &mut self,
-        increment: Increment,
-        pal: &Pal,
-        tpm: &mut Tis<impl Registers, TscClock>,
-        now_ms: u64,
-    ) -> Result<(), Status> {
-        if self.begun >= BURST + now_ms.saturating_sub(self.since_ms) / SPACING_MS {
-            return Err(Status::NotKept);
-        }
-        tpm.ask();
-        let pal = pal.call.incarnation;
-        self.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });
-        Ok(())
-    }
 }
 
 impl Commit {
@@ -172,9 +155,16 @@ impl Pals {
             _ => {}
         }
         let identity = &pal.pcrs.measurement().sha256;
-        let increment = counting.counters.increment(identity, pal.regs.rdi).ok_or(Status::TooMany);
-        let begun = increment.and_then(|increment| counting.begin(increment, pal, &mut tpm, now_ms));
-        self.committing.store(begun.is_ok(), Ordering::Relaxed);
-        begun.err().map(Err)
+        let Some(increment) = counting.counters.increment(identity, pal.regs.rdi) else {
+            return Some(Err(Status::TooMany));
+        };
+        if counting.begun >= BURST + now_ms.saturating_sub(counting.since_ms) / SPACING_MS {
+            return Some(Err(Status::NotKept));
+        }
+        tpm.ask();
+        let pal = pal.call.incarnation;
+        counting.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });
+        self.committing.store(true, Ordering::Relaxed);
+        None
     }
 }

@@ -60,7 +60,7 @@ const SLOT_BITS: u32 = MAX_PALS.ilog2();
 pub const SLICE: u64 = 64 << 10;
 /// How many bytes one stay hashes; hashing in software is slower than copying. Divides [`SLICE`].
 pub const HASH_SLICE: u64 = 4 << 10;
-/// Page faults on one spot of a call that bring it no further.
+/// Page faults on one spot of an operation that bring it no further.
 const MAX_FAULTS: u8 = 3;
 
 /// What a hypercall has come to: its value, if it is finished.
@@ -94,9 +94,9 @@ impl From<Fault> for Stop {
 impl Stop {
     /// A fault of the guest-memory walker; with a token, of a call that goes on.
     fn fault(fault: Fault, token: Option<u64>) -> Self {
-        match fault {
-            Fault::Page { gva, error_code } => Self::Fault { gva, error_code, token },
-            Fault::BadAddress { gva } => Self::Failed(gva.0, Status::BadAddress),
+        match (fault.gva, fault.error_code) {
+            (gva, Some(error_code)) => Self::Fault { gva, error_code, token },
+            (gva, None) => Self::Failed(gva.0, Status::BadAddress),
         }
     }
 }
@@ -206,6 +206,8 @@ pub struct Pal {
     index: usize,
     /// Tokens given out by this slot so far.
     tokens: u64,
+    /// Page faults of the operation under way since it last got further.
+    faults: u8,
     owner: OwnerPage,
     frames: space::PalFrames,
     regs: Gprs,
@@ -248,6 +250,16 @@ impl Pal {
     /// The newest.
     fn token(&self) -> u64 {
         TOKEN_BIT | self.tokens << SLOT_BITS | self.index as u64
+    }
+
+    /// A page is missing: what its caller is told. With a token, the operation goes on when it is there.
+    fn fault(&mut self, fault: Fault, goes_on: bool) -> Stop {
+        self.faults += 1;
+        match fault.error_code {
+            Some(_) if self.faults > MAX_FAULTS => Stop::Failed(fault.gva.0, Status::NoProgress),
+            Some(_) if goes_on => Stop::fault(fault, Some(self.next_token())),
+            _ => fault.into(),
+        }
     }
 }
 

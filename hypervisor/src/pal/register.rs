@@ -5,7 +5,7 @@
 
 use super::call::vmcb;
 use super::space::PalFrames;
-use super::{Caller, HASH_SLICE, Hardware, MAX_FAULTS, Outcome, OwnerPage, Pal, Pals, State, Stop};
+use super::{Caller, HASH_SLICE, Hardware, Outcome, OwnerPage, Pal, Pals, State, Stop};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
@@ -26,7 +26,6 @@ pub struct Registration {
     read: u64,
     /// Its wiping is left out: it knows what the OS knows, and each change of a PAL's state would have to ask whether it is there.
     measurement: ManuallyDrop<Hasher>,
-    faults: u8,
 }
 
 impl Pals {
@@ -74,7 +73,6 @@ impl Pals {
             next: 0,
             read: HEADER_SIZE as u64,
             measurement: ManuallyDrop::new(measurement),
-            faults: 0,
         });
         let began = pal.frames.begin(self.mem, &mut self.pool.lock(), index as Owner, &header);
         if began.is_none() {
@@ -107,7 +105,7 @@ impl Pals {
             return self.registration_fault(pal, fault);
         }
         registration.next = addr + PAGE_SIZE;
-        registration.faults = 0;
+        pal.faults = 0;
         Err(Stop::Again(pal.next_token()))
     }
 
@@ -132,15 +130,9 @@ impl Pals {
     }
 
     fn registration_fault(&self, pal: &mut Pal, fault: Fault) -> Outcome {
-        let State::Registering(registration) = &mut pal.state else { return Err(Status::Lost.into()) };
-        registration.faults += 1;
-        match fault {
-            Fault::Page { .. } if registration.faults <= MAX_FAULTS => {
-                let token = pal.next_token();
-                Err(Stop::fault(fault, Some(token)))
-            }
-            Fault::Page { gva, .. } => self.start_wipe(pal, Err(Stop::Failed(gva.0, Status::NoProgress))),
-            Fault::BadAddress { .. } => self.start_wipe(pal, Err(fault.into())),
+        match pal.fault(fault, true) {
+            again @ Stop::Fault { .. } => Err(again),
+            failed => self.start_wipe(pal, Err(failed)),
         }
     }
 
@@ -169,6 +161,7 @@ impl Pals {
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
+        pal.faults = 0;
         log::debug!("PAL {}: registered, {} pages", pal.index, self.header(pal).pages());
         Ok(0)
     }

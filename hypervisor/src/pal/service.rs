@@ -8,7 +8,7 @@ use crate::hypercall::VMMCALL_LENGTH;
 use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, Policy};
 use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
-use utpm::quote::{Moment, Report};
+use utpm::quote::{Moment, Report, Subject};
 use utpm::seal::{Blob, seal, unseal};
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
@@ -71,7 +71,7 @@ impl Pals {
         let mut iv = [0; 16];
         self.tpm.random.lock().fill(&mut iv);
         let mut blob: Blob = [0; OVERHEAD + MAX_DATA];
-        let length = seal(root, &pal.pcrs, &policy, iv, data, &mut blob).map_err(|_| Status::BadArgument)?;
+        let length = seal(root, &pal.pcrs, &policy, iv, data, &mut blob).ok_or(Status::BadArgument)?;
         self.write(pal, blob_at, &blob[..length])?;
         Ok(length as u64)
     }
@@ -82,7 +82,7 @@ impl Pals {
         let mut blob: Zeroizing<Blob> = Zeroizing::new([0; OVERHEAD + MAX_DATA]);
         let blob = blob.get_mut(..length as usize).ok_or(Status::DoesNotOpen)?;
         self.read(pal, blob_at, blob)?;
-        let (creator, data) = unseal(root, &pal.pcrs, blob).map_err(|_| Status::DoesNotOpen)?;
+        let (creator, data) = unseal(root, &pal.pcrs, blob).ok_or(Status::DoesNotOpen)?;
         if (data.len() as u64) > room {
             return Err(Status::TooLarge);
         }
@@ -104,7 +104,7 @@ impl Pals {
         &self,
         pal: &Pal,
         what: u64,
-        tagged: (u8, &[u8]),
+        (tag, data): (u8, &[u8]),
         now_ms: u64,
     ) -> Result<Report, Status> {
         let identity = self.tpm.identity.as_ref().ok_or(Status::Unsupported)?;
@@ -113,7 +113,8 @@ impl Pals {
             return Err(Status::BadArgument);
         }
         let moment = Moment { clock: now_ms, boot: self.tpm.launches, release: RELEASE };
-        identity.report(kind, &pal.pcrs, select, tagged, moment).map_err(|_| Status::Unsupported)
+        let subject = Subject { pcrs: &pal.pcrs, select, tag, data, moment };
+        identity.report(kind, &subject).ok_or(Status::Unsupported)
     }
 
     /// A report on S for the quoting PAL.

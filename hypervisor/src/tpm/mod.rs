@@ -26,13 +26,14 @@ pub(crate) mod tests;
 use core::fmt;
 
 use abi::Digests;
-use utpm::digest;
+pub use utpm::extended;
 use zeroize::Zeroizing;
 
 use crate::pal::Random;
 pub use bank::{Algorithm, Banks};
 use session::{HMAC, Parent, flush_all};
-use v20::code::GET_RANDOM;
+use v20::{SESSIONS, code::GET_RANDOM};
+use wire::Command;
 
 /// What a PCR is extended with (its digest) when nothing more is to come: EV_SEPARATOR's data (PC Client Platform Firmware
 /// Profile 1.05, 10.4.1).
@@ -41,11 +42,8 @@ pub const SEPARATOR: [u8; 4] = [0; 4];
 /// A PCR that was extended shows something else.
 pub const NOT_EXTENDED: Error = Error::Malformed("a PCR does not hold what was extended into it");
 
-/// Bytes of the longest command and of the longest answer.
-const MESSAGE: usize = 512;
-/// How often a command is sent again when the TPM asks for it, and the time between: two seconds together.
-const RETRIES: u32 = 200;
-const RETRY_MS: u64 = 10;
+/// What the TPM was to do or tell.
+type Done<T = ()> = Result<T, Error>;
 
 /// Why the TPM could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +96,11 @@ pub enum Family {
 /// Carries commands to a TPM, at one locality.
 pub trait Transport {
     /// Sends a command, waits for the answer and returns its length (10 at least, and what its header says).
-    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error>;
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Done<usize>;
     /// Waits.
     fn pause(&mut self, ms: u64);
     /// Gives the locality back.
-    fn close(&mut self) -> Result<(), Error>;
+    fn close(&mut self) -> Done;
 }
 
 /// A TPM that has been started and whose family and banks are known.
@@ -120,7 +118,7 @@ impl<T: Transport> Tpm<T> {
     ///
     /// A 1.2 TPM answers a 2.0 command with tag 00C4 (error), a 2.0 TPM with tag 8001: no identification register, which
     /// differ between interfaces, has to be believed.
-    pub fn open(mut transport: T) -> Result<Self, Error> {
+    pub fn open(mut transport: T) -> Done<Self> {
         let (family, banks) = match v20::banks(&mut transport)? {
             Some(banks) => (Family::V20, banks),
             None => {
@@ -136,7 +134,7 @@ impl<T: Transport> Tpm<T> {
 
     /// Extends a PCR in every bank: SHA-1 and SHA-256 with `digests`, all others with [`Algorithm::CAP`]. Returns what it holds then, which is
     /// what extending must have given.
-    pub fn extend(&mut self, pcr: u8, digests: &Digests) -> Result<Digests, Error> {
+    pub fn extend(&mut self, pcr: u8, digests: &Digests) -> Done<Digests> {
         let before = self.read(pcr)?;
         match self.family {
             Family::V12 => v12::extend(&mut self.transport, pcr, &digests.sha1)?,
@@ -153,7 +151,7 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// What a PCR holds; zero in banks that are not allocated.
-    pub fn read(&mut self, pcr: u8) -> Result<Digests, Error> {
+    pub fn read(&mut self, pcr: u8) -> Done<Digests> {
         let mut digests = Digests { sha1: [0; 20], sha256: [0; 32] };
         match self.family {
             Family::V12 => digests.sha1 = v12::read(&mut self.transport, pcr)?,
@@ -170,19 +168,20 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// From the TPM's random number generator. The numbers given keep these from who listens on the bus (2.0).
-    pub fn random(&mut self, random: &mut Random) -> Result<Zeroizing<[u8; 32]>, Error> {
+    pub fn random(&mut self, random: &mut Random) -> Done<Zeroizing<[u8; 32]>> {
         let mut bytes = Zeroizing::new([0; 32]);
         if self.family == Family::V12 {
             v12::random(&mut self.transport, &mut *bytes)?;
         } else {
             let (tpm, parent) = self.parent()?;
-            parent.session(tpm, HMAC, random)?.receive(GET_RANDOM, None, &[0, 32], &mut *bytes)?;
+            let mut command = Command::new(SESSIONS, GET_RANDOM);
+            parent.session(tpm, HMAC, random)?.receive(None, command.u16(32), &mut *bytes)?;
         }
         Ok(bytes)
     }
 
     /// A TPM 2.0's parent of what is kept, which stays until [`Self::close`].
-    fn parent(&mut self) -> Result<(&mut T, &Parent), Error> {
+    fn parent(&mut self) -> Done<(&mut T, &Parent)> {
         if self.parent.is_none() {
             self.parent = Some(Parent::new(&mut self.transport)?);
         }
@@ -190,35 +189,10 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// Gives the locality back, so that the OS can use the TPM.
-    pub fn close(mut self) -> Result<(), Error> {
+    pub fn close(mut self) -> Done {
         if self.parent.is_some() {
             let _ = flush_all(&mut self.transport);
         }
         self.transport.close()
     }
-}
-
-/// What extending makes of a PCR.
-pub fn extended(old: &Digests, new: &Digests) -> Digests {
-    let sha1 = digest([old.sha1, new.sha1].as_flattened()).sha1;
-    let sha256 = digest([old.sha256, new.sha256].as_flattened()).sha256;
-    Digests { sha1, sha256 }
-}
-
-/// Sends a command as often as the TPM asks for it; the answer's code is the caller's to judge.
-fn exchange<'a>(
-    transport: &mut impl Transport,
-    command: &[u8],
-    answer: &'a mut [u8],
-    again: &[u32],
-) -> Result<wire::Answer<'a>, Error> {
-    let mut length = transport.exchange(command, answer)?;
-    for _ in 0..RETRIES {
-        if !again.contains(&wire::Answer::parse(answer, length)?.code) {
-            break;
-        }
-        transport.pause(RETRY_MS);
-        length = transport.exchange(command, answer)?;
-    }
-    wire::Answer::parse(answer, length)
 }

@@ -10,9 +10,9 @@ use utpm::Counters;
 use super::bank::Algorithm;
 use super::clock::Clock;
 use super::tis::{Registers, Tis};
-use super::v20::{OWNER, RS_PW, SESSIONS, authorise, exchange};
-use super::wire::{Answer, Command};
-use super::{Error, Family, MESSAGE, Tpm, Transport};
+use super::v20::{OWNER, RS_PW, SESSIONS, authorise};
+use super::wire::{Answer, Command, MESSAGE};
+use super::{Done, Error, Family, Tpm, Transport};
 
 /// The index, of those that are the owner's ("TV").
 pub(super) const INDEX: u32 = 0x0180_5456;
@@ -50,7 +50,7 @@ pub fn write_command(auth: &Auth, offset: u16, bytes: &[u8]) -> Command {
 }
 
 /// Its answer, from a TPM that has one.
-pub fn receive_written(tpm: &mut Tis<impl Registers, impl Clock>) -> Result<(), Error> {
+pub fn receive_written(tpm: &mut Tis<impl Registers, impl Clock>) -> Done {
     let mut answer = [0; MESSAGE];
     let length = tpm.receive(&mut answer)?;
     Answer::parse(&answer, length)?.success(SESSIONS).map(drop)
@@ -77,28 +77,25 @@ impl<T: Transport> Tpm<T> {
     }
 
     /// TPM2_NV_DefineSpace (part 3, 31.3), all zero.
-    fn nv_define(&mut self, auth: &Auth) -> Result<[u8; Counters::SIZE], Error> {
+    fn nv_define(&mut self, auth: &Auth) -> Done<[u8; Counters::SIZE]> {
         let mut command = Command::new(SESSIONS, DEFINE_SPACE);
         authorise(command.u32(OWNER));
         // TPMS_NV_PUBLIC (part 2, 13.5): no policy.
         command.sized(auth).u16(14).u32(INDEX).u16(Algorithm::SHA256.number()).u32(ATTRIBUTES).u16(0);
         command.u16(Counters::SIZE as u16);
-        exchange(&mut self.transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?;
+        command.run(&mut self.transport)?;
         let none = [0; Counters::SIZE];
         self.nv_write(auth, 0, &none).map(|()| none)
     }
 
-    fn nv_write(&mut self, auth: &Auth, offset: u16, bytes: &[u8]) -> Result<(), Error> {
-        let mut command = write_command(auth, offset, bytes);
-        exchange(&mut self.transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+    fn nv_write(&mut self, auth: &Auth, offset: u16, bytes: &[u8]) -> Done {
+        write_command(auth, offset, bytes).run(&mut self.transport).map(drop)
     }
 
     /// TPM2_NV_Read (part 3, 31.13).
-    fn nv_read(&mut self, auth: &Auth) -> Result<[u8; Counters::SIZE], Error> {
+    fn nv_read(&mut self, auth: &Auth) -> Done<[u8; Counters::SIZE]> {
         let mut command = access(READ, auth);
-        command.u16(Counters::SIZE as u16).u16(0);
-        let mut answer = [0; MESSAGE];
-        let mut body = exchange(&mut self.transport, &mut command, &mut answer)?.success(SESSIONS)?;
+        let mut body = command.u16(Counters::SIZE as u16).u16(0).run(&mut self.transport)?;
         let _size = body.u32()?;
         body.sized_array()
     }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::root12::Keeper12;
 use super::root20::Keeper20;
-use super::{Error, Family, Tpm, Transport};
+use super::{Done, Error, Family, Tpm, Transport};
 use crate::launch::MAX_ROOT_BLOB;
 use crate::pal::Random;
 use crate::release::Release;
@@ -21,7 +21,7 @@ pub(super) type Secret = [u8; Root::SIZE];
 pub type Blob = ArrayVec<u8, MAX_ROOT_BLOB>;
 
 /// Adds bytes.
-pub(super) fn append(blob: &mut Blob, bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn append(blob: &mut Blob, bytes: &[u8]) -> Done {
     blob.try_extend_from_slice(bytes).map_err(|_| Error::Malformed("root blob"))
 }
 
@@ -44,14 +44,9 @@ pub(super) enum Opened<'a> {
 /// A TPM at locality 1, before PCR 19, which is zero, is extended: keeps secrets for PCR 17, 18 and 19 as a launch leaves them.
 pub(super) trait Keeper {
     /// Opens a blob that is for these PCRs as they are, and was made with those of this release, or of one that it takes over from.
-    fn open<'a>(
-        &mut self,
-        release: &Release,
-        saved: &'a [u8],
-        secret: &mut Secret,
-    ) -> Result<Opened<'a>, Stop>;
+    fn open<'a>(&mut self, saved: &'a [u8], secret: &mut Secret) -> Result<Opened<'a>, Stop>;
     /// Seals a secret for a launch of this release, or of the one that makes PCR 17 this.
-    fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Result<(), Error>;
+    fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Done;
 }
 
 impl<T: Transport> Tpm<T> {
@@ -64,13 +59,15 @@ impl<T: Transport> Tpm<T> {
         saved: &[u8],
         secret: &mut Secret,
         blob: &mut Blob,
-    ) -> Result<RootState, Error> {
+    ) -> Done<RootState> {
         if self.read(19)? != Digests::default() {
             return Err(Error::Malformed("PCR 19"));
         }
         match self.family {
-            Family::V12 => root(&mut Keeper12::new(&mut self.transport)?, release, saved, secret, blob),
-            Family::V20 => root(&mut Keeper20::new(self, random)?, release, saved, secret, blob),
+            Family::V12 => {
+                root(&mut Keeper12::new(&mut self.transport, release)?, release, saved, secret, blob)
+            }
+            Family::V20 => root(&mut Keeper20::new(self, random, release)?, release, saved, secret, blob),
         }
     }
 }
@@ -81,9 +78,9 @@ fn root(
     saved: &[u8],
     secret: &mut Secret,
     blob: &mut Blob,
-) -> Result<RootState, Error> {
+) -> Done<RootState> {
     let mut opened = Zeroizing::new([0; Root::SIZE]);
-    match keeper.open(release, saved, &mut opened) {
+    match keeper.open(saved, &mut opened) {
         Ok(Opened::Ours(manifest)) => {
             // The identity stays. Nobody knows what goes in its place: a release would take it for its own, if the manifest were its own.
             let mut handed = Zeroizing::new(*secret);

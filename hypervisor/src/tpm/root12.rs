@@ -19,13 +19,12 @@ use sha1::{Digest as _, Sha1};
 use utpm::Root;
 
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
-use super::v12::{self, REQUEST, RESPONSE, exchange};
+use super::v12::{self, REQUEST};
 use super::wire::{Command, Reader};
-use super::{Error, MESSAGE, Transport};
+use super::{Done, Error, Transport};
 use crate::release::Release;
 
 type Digest = [u8; 20];
-type Done<T = ()> = Result<T, Error>;
 
 /// Ordinals (part 2, 17).
 const OIAP: u32 = 0x0a;
@@ -58,16 +57,17 @@ const START: [u8; 18] = *b"TVROOT1\x01\0\x16\0\0\0\0\0\x36\0\x06";
 /// Bytes that are encrypted, with an RSA key of 2048 bits.
 const ENCRYPTED: usize = 256;
 
-/// A TPM 1.2, and PCR 17, 18 and 19.
+/// A TPM 1.2 with a release of TrustVisor, and PCR 17, 18 and 19.
 pub(super) struct Keeper12<'t, T> {
     tpm: &'t mut T,
+    release: &'t Release,
     values: [Digest; 3],
 }
 
 impl<'t, T: Transport> Keeper12<'t, T> {
-    pub fn new(tpm: &'t mut T) -> Done<Self> {
+    pub fn new(tpm: &'t mut T, release: &'t Release) -> Done<Self> {
         let values = [v12::read(tpm, 17)?, v12::read(tpm, 18)?, [0; 20]];
-        Ok(Self { tpm, values })
+        Ok(Self { tpm, release, values })
     }
 
     /// The composite with the PCR 17 of another release.
@@ -76,7 +76,7 @@ impl<'t, T: Transport> Keeper12<'t, T> {
     }
 
     /// What there is to unseal of a blob: for this release, and made by this one or one that it takes over from, if the TPM opens it.
-    fn judge<'a>(&self, release: &Release, blob: &'a [u8]) -> Result<(&'a [u8], Opened<'a>), RootState> {
+    fn judge<'a>(&self, blob: &'a [u8]) -> Result<(&'a [u8], Opened<'a>), RootState> {
         let (found, rest) = blob.split_first_chunk().ok_or(RootState::NewMalformed)?;
         let (encrypted, manifest) = rest.split_at_checked(ENCRYPTED).ok_or(RootState::NewMalformed)?;
         let pcrs = composite(&self.values);
@@ -93,20 +93,15 @@ impl<'t, T: Transport> Keeper12<'t, T> {
         if *found == ours {
             return Ok((stored, Opened::Ours(manifest)));
         }
-        let mut predecessors = release.predecessors.iter().map(|old| head(&self.pcrs(old), &pcrs));
+        let mut predecessors = self.release.predecessors.iter().map(|old| head(&self.pcrs(old), &pcrs));
         let named = predecessors.any(|theirs| *found == theirs);
         if named { Ok((stored, Opened::Predecessor)) } else { Err(RootState::NewNotOurs) }
     }
 }
 
 impl<T: Transport> Keeper for Keeper12<'_, T> {
-    fn open<'a>(
-        &mut self,
-        release: &Release,
-        saved: &'a [u8],
-        secret: &mut Secret,
-    ) -> Result<Opened<'a>, Stop> {
-        let (stored, maker) = self.judge(release, saved).map_err(Stop::Blob)?;
+    fn open<'a>(&mut self, saved: &'a [u8], secret: &mut Secret) -> Result<Opened<'a>, Stop> {
+        let (stored, maker) = self.judge(saved).map_err(Stop::Blob)?;
         match unseal(self.tpm, stored, secret) {
             Ok(()) => Ok(maker),
             Err(Error::Refused(code)) if BLOB.contains(&code) => Err(Stop::Blob(RootState::NewOtherTpm)),
@@ -148,8 +143,7 @@ pub(super) fn seal<T: Transport>(tpm: &mut T, pcrs: &Digest, secret: &Secret, bl
     let mut command = Command::new(REQUEST + 1, SEAL);
     command.u32(SRK).bytes(&pad).u32(54).bytes(&head(pcrs, pcrs)[INFO..70]);
     command.u32(secret.len() as u32).bytes(secret);
-    let mut answer = [0; MESSAGE];
-    let mut body = authorised(tpm, &mut command, &[session], &mut answer)?;
+    let mut body = authorised(tpm, &mut command, &[session])?;
     append(blob, &START[..MAGIC])?;
     append(blob, body.take(HEAD - MAGIC + ENCRYPTED)?)
 }
@@ -160,8 +154,7 @@ pub(super) fn unseal(tpm: &mut impl Transport, stored: &[u8], secret: &mut Secre
     let data = session(tpm, OIAP).inspect_err(|_| flush(tpm, &parent))?;
     let mut command = Command::new(REQUEST + 2, UNSEAL);
     command.u32(SRK).bytes(stored);
-    let mut answer = [0; MESSAGE];
-    let mut body = authorised(tpm, &mut command, &[parent, data], &mut answer)?;
+    let mut body = authorised(tpm, &mut command, &[parent, data])?;
     if body.u32()? as usize != Root::SIZE {
         return Err(Error::Malformed("root"));
     }
@@ -182,8 +175,7 @@ fn session(tpm: &mut impl Transport, ordinal: u32) -> Done<Session> {
     if ordinal == OSAP {
         command.u16(ET_SRK).u32(SRK).bytes(&NONCE);
     }
-    let mut answer = [0; MESSAGE];
-    let mut body = exchange(tpm, &mut command, &mut answer)?.success(RESPONSE)?;
+    let mut body = command.run(tpm)?;
     let (handle, nonce, shared) = (body.u32()?, body.array()?, body.rest());
     let key = if ordinal == OSAP { mac(&WELL_KNOWN, &[shared, &NONCE]) } else { WELL_KNOWN };
     Ok(Session { handle, nonce, key })
@@ -192,9 +184,8 @@ fn session(tpm: &mut impl Transport, ordinal: u32) -> Done<Session> {
 /// Carries out a command on one key, authorised by sessions that end with it. What follows an answer's parameters is the sessions'.
 fn authorised<'a>(
     tpm: &mut impl Transport,
-    command: &mut Command,
+    command: &'a mut Command,
     sessions: &[Session],
-    answer: &'a mut [u8; MESSAGE],
 ) -> Done<Reader<'a>> {
     // The ordinal and the parameters, without the key's handle.
     let bytes = command.finish()?;
@@ -203,7 +194,7 @@ fn authorised<'a>(
         let proof = mac(&session.key, &[&parameters, &session.nonce, &NONCE, &[0]]);
         command.u32(session.handle).bytes(&NONCE).u8(0).bytes(&proof);
     }
-    let done = exchange(tpm, command, answer).and_then(|a| a.success(RESPONSE + sessions.len() as u16));
+    let done = command.run(tpm);
     if done.is_err() {
         // An error ends most sessions, not all.
         sessions.iter().for_each(|session| flush(tpm, session));
@@ -213,8 +204,7 @@ fn authorised<'a>(
 
 /// TPM_FlushSpecific (part 3, 22.1). What went wrong before counts, not whether there is still something to flush.
 fn flush(tpm: &mut impl Transport, session: &Session) {
-    let mut command = Command::new(REQUEST, FLUSH_SPECIFIC);
-    let _ = exchange(tpm, command.u32(session.handle).u32(RT_AUTH), &mut [0; MESSAGE]);
+    let _ = Command::new(REQUEST, FLUSH_SPECIFIC).u32(session.handle).u32(RT_AUTH).run(tpm);
 }
 
 pub(super) fn mac(key: &Digest, parts: &[&[u8]]) -> Digest {

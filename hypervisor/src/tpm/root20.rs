@@ -13,9 +13,9 @@ use utpm::Root;
 use super::bank::Algorithm;
 use super::root::{Blob, Keeper, Opened, Secret, Stop, append};
 use super::session::{HMAC, Named, POLICY, Parent, Session, flush, name};
-use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
-use super::wire::{Command, Reader};
-use super::{Error, MESSAGE, Tpm, Transport};
+use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code};
+use super::wire::{Command, MESSAGE, Reader};
+use super::{Done, Error, Tpm, Transport};
 use crate::pal::Random;
 use crate::release::Release;
 
@@ -39,38 +39,34 @@ const PCRS: [u8; 10] = [0, 0, 0, 1, 0x00, 0x0b, 3, 0, 0, 0b1110];
 /// TPMT_PUBLIC of the sealed root up to its policy: KEYEDHASH, SHA-256; fixedTPM, fixedParent, adminWithPolicy, noDA.
 const SEALED: [u8; 10] = [0x00, 0x08, 0x00, 0x0b, 0x00, 0x00, 0x04, 0x92, 0, 32];
 
-/// A TPM 2.0, and PCR 17, 18 and 19.
+/// A TPM 2.0 with a release of TrustVisor, and PCR 17, 18 and 19.
 pub(super) struct Keeper20<'t, T> {
     tpm: &'t mut T,
+    release: &'t Release,
     parent: &'t Parent,
     random: &'t mut Random,
     values: Values,
 }
 
 impl<'t, T: Transport> Keeper20<'t, T> {
-    pub fn new(tpm: &'t mut Tpm<T>, random: &'t mut Random) -> Result<Self, Error> {
+    pub fn new(tpm: &'t mut Tpm<T>, random: &'t mut Random, release: &'t Release) -> Done<Self> {
         if !tpm.banks.contains(&Algorithm::SHA256) {
             return Err(Error::Bank(Algorithm::SHA256.number()));
         }
         let values = [tpm.read(17)?.sha256, tpm.read(18)?.sha256, [0; 32]];
         let (tpm, parent) = tpm.parent()?;
-        Ok(Self { tpm, parent, random, values })
+        Ok(Self { tpm, release, parent, random, values })
     }
 }
 
 impl<T: Transport> Keeper for Keeper20<'_, T> {
-    fn open<'a>(
-        &mut self,
-        release: &Release,
-        saved: &'a [u8],
-        secret: &mut Secret,
-    ) -> Result<Opened<'a>, Stop> {
+    fn open<'a>(&mut self, saved: &'a [u8], secret: &mut Secret) -> Result<Opened<'a>, Stop> {
         let parts = parse(saved).map_err(|_| Stop::Blob(RootState::NewMalformed))?;
         let pcrs = pcrs(&self.values);
         if parts.policy != policy(&pcrs) {
             return Err(Stop::Blob(RootState::NewOtherPolicy));
         }
-        let maker = maker(&parts, &self.values, release).ok_or(Stop::Blob(RootState::NewNotOurs))?;
+        let maker = maker(&parts, &self.values, self.release).ok_or(Stop::Blob(RootState::NewNotOurs))?;
         let object = load(self.tpm, self.parent, &parts)
             .map_err(|error| blame(error, &OBJECT, RootState::NewOtherTpm))?;
         let opened = certify_creation(self.tpm, object.0, &parts)
@@ -81,7 +77,7 @@ impl<T: Transport> Keeper for Keeper20<'_, T> {
         opened.map(|()| maker)
     }
 
-    fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Result<(), Error> {
+    fn seal(&mut self, pcr17: Option<Digests>, secret: &Secret, blob: &mut Blob) -> Done {
         let [ours, pcr18, pcr19] = self.values;
         let pcr17 = pcr17.map_or(ours, |digests| digests.sha256);
         let session = self.parent.session(self.tpm, HMAC, self.random)?;
@@ -112,13 +108,12 @@ pub(super) fn create<T: Transport>(
     pcrs: &[u8; 32],
     secret: &Secret,
     blob: &mut Blob,
-) -> Result<(), Error> {
+) -> Done {
     let mut command = Command::new(SESSIONS, code::CREATE);
     command.u16(4 + Root::SIZE as u16).u16(0).sized(secret);
     command.u16(SEALED.len() as u16 + 36).bytes(&SEALED).bytes(&policy(pcrs)).u16(ALG_NULL).u16(0);
     command.u16(0).bytes(&PCRS);
-    let mut answer = [0; 2 * MESSAGE];
-    let mut parameters = session.send(code::CREATE, Some(parent), command.body()?, &mut answer)?;
+    let mut parameters = session.send(Some(parent), &mut command)?;
     append(blob, &MAGIC)?;
     for _ in ["private", "public", "creation data"] {
         let part = parameters.sized()?;
@@ -141,7 +136,7 @@ pub(super) struct Parts<'a> {
     pub manifest: &'a [u8],
 }
 
-pub(super) fn parse(blob: &[u8]) -> Result<Parts<'_>, Error> {
+pub(super) fn parse(blob: &[u8]) -> Done<Parts<'_>> {
     let mut reader = Reader::new(blob);
     if reader.array()? != MAGIC {
         return Err(Error::Malformed("root blob"));
@@ -182,20 +177,19 @@ fn blame(error: Error, parameters: &[u32], blob: RootState) -> Stop {
     }
 }
 
-pub(super) fn load(tpm: &mut impl Transport, parent: &Parent, parts: &Parts<'_>) -> Result<Named, Error> {
+pub(super) fn load(tpm: &mut impl Transport, parent: &Parent, parts: &Parts<'_>) -> Done<Named> {
     let mut command = Command::new(SESSIONS, code::LOAD);
     authorise(command.u32(parent.named.0));
-    command.sized(parts.private).sized(parts.public);
-    let object = exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(SESSIONS)?.u32()?;
+    let object = command.sized(parts.private).sized(parts.public).run(tpm)?.u32()?;
     Ok((object, name(parts.public)))
 }
 
 /// Succeeds if the ticket shows that this TPM created this object with this creation data.
-fn certify_creation(tpm: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Result<(), Error> {
+fn certify_creation(tpm: &mut impl Transport, object: u32, parts: &Parts<'_>) -> Done {
     let mut command = Command::new(SESSIONS, code::CERTIFY_CREATION);
     authorise(command.u32(NULL).u32(object));
     command.u16(0).sized(&Sha256::digest(parts.creation)).u16(ALG_NULL).bytes(parts.ticket);
-    exchange(tpm, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+    command.run(tpm).map(drop)
 }
 
 pub(super) fn unseal<T: Transport>(
@@ -203,13 +197,10 @@ pub(super) fn unseal<T: Transport>(
     object: &Named,
     pcrs: &[u8; 32],
     secret: &mut Secret,
-) -> Result<(), Error> {
-    let mut answer = [0; MESSAGE];
+) -> Done {
     let mut command = Command::new(NO_SESSIONS, code::POLICY_LOCALITY);
-    command.u32(session.handle).u8(LOCALITY_1);
-    exchange(session.tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+    command.u32(session.handle).u8(LOCALITY_1).run(session.tpm)?.end()?;
     command = Command::new(NO_SESSIONS, code::POLICY_PCR);
-    command.u32(session.handle).sized(pcrs).bytes(&PCRS);
-    exchange(session.tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
-    session.receive(code::UNSEAL, Some(object), &[], secret)
+    command.u32(session.handle).sized(pcrs).bytes(&PCRS).run(session.tpm)?.end()?;
+    session.receive(Some(object), &mut Command::new(SESSIONS, code::UNSEAL), secret)
 }

@@ -6,7 +6,7 @@
 use aes::Aes128;
 use cfb_mode::cipher::KeyIvInit;
 use cfb_mode::{Decryptor, Encryptor};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use p256::ecdh::diffie_hellman;
 use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::{PublicKey, SecretKey};
@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::bank::Algorithm;
-use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code, exchange};
-use super::wire::{Command, Reader};
-use super::{Error, MESSAGE, Transport};
+use super::v20::{NO_SESSIONS, NULL, OWNER, SESSIONS, authorise, code};
+use super::wire::{Command, MESSAGE, Reader};
+use super::{Done, Error, Transport};
 use crate::pal::Random;
 
 /// TPM_SE_HMAC, TPM_SE_POLICY (part 2, 6.11).
@@ -61,14 +61,13 @@ pub(super) struct Parent {
 
 impl Parent {
     /// Makes it, in a TPM that is emptied first.
-    pub fn new(tpm: &mut impl Transport) -> Result<Self, Error> {
+    pub fn new(tpm: &mut impl Transport) -> Done<Self> {
         flush_all(tpm)?;
         let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
         authorise(command.u32(OWNER));
         // No authorisation value and no data; nothing from outside, no PCRs.
         command.u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
-        let mut answer = [0; MESSAGE];
-        let mut body = exchange(tpm, &mut command, &mut answer)?.success(SESSIONS)?;
+        let mut body = command.run(tpm)?;
         let handle = body.u32()?;
         let public = body.parameters()?.sized()?;
         let mut fields = Reader::new(public);
@@ -84,12 +83,10 @@ impl Parent {
     }
 
     /// TPM2_StartAuthSession (part 3, 11.1) of kind [`HMAC`] or [`POLICY`], with a salt from a key agreement (part 1, C.6.1).
-    pub fn session<'t, T: Transport>(
-        &self,
-        tpm: &'t mut T,
-        kind: u8,
-        random: &mut Random,
-    ) -> Result<Session<'t, T>, Error> {
+    pub fn session<'t, T>(&self, tpm: &'t mut T, kind: u8, random: &mut Random) -> Done<Session<'t, T>>
+    where
+        T: Transport,
+    {
         let mut seed = Zeroizing::new([0; 32]);
         random.fill(&mut *seed);
         let own = SecretKey::from_slice(&*seed).map_err(|_| Error::Malformed("salt"))?;
@@ -103,8 +100,7 @@ impl Parent {
         let mut command = Command::new(NO_SESSIONS, code::START_AUTH_SESSION);
         command.u32(self.named.0).u32(NULL).sized(&NONCE).u16(68).sized(&xy[0]).sized(&xy[1]);
         command.u8(kind).bytes(&CIPHER).u16(Algorithm::SHA256.number());
-        let mut answer = [0; MESSAGE];
-        let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+        let mut body = command.run(tpm)?;
         let (handle, nonce) = (body.u32()?, body.sized_array()?);
         Ok(Session { tpm, handle, key: derive(&*salt, b"ATH\0", &nonce, &NONCE), nonce })
     }
@@ -119,57 +115,43 @@ pub(super) struct Session<'t, T> {
 }
 
 impl<T: Transport> Session<'_, T> {
-    /// Carries out a command whose first parameter, a TPM2B, is secret. Returns the answer's parameters.
-    pub fn send<'a>(
-        mut self,
-        code: u32,
-        object: Option<&Named>,
-        parameters: &mut [u8],
-        answer: &'a mut [u8],
-    ) -> Result<Reader<'a>, Error> {
-        let (size, rest) = parameters.split_first_chunk_mut().ok_or(Error::Malformed("parameters"))?;
-        let secret =
-            rest.get_mut(..u16::from_be_bytes(*size).into()).ok_or(Error::Malformed("parameters"))?;
+    /// Carries out a command with these parameters, of which the first, a TPM2B, is secret. Returns the answer's parameters.
+    pub fn send<'a>(mut self, object: Option<&Named>, command: &'a mut Command) -> Done<Reader<'a>> {
+        let (size, rest) = command.body()?.split_first_chunk_mut().ok_or(Error::Malformed("secret"))?;
+        let secret = rest.get_mut(..u16::from_be_bytes(*size).into()).ok_or(Error::Malformed("secret"))?;
         self.cipher::<Encryptor<Aes128>>(&NONCE, &self.nonce).encrypt(secret);
-        self.exchange(code, object, DECRYPT, parameters, answer).map(|(parameters, _)| parameters)
+        self.exchange(object, DECRYPT, command).map(|(parameters, _)| parameters)
     }
 
     /// Carries out a command that is answered with a secret of this size.
-    pub fn receive(
-        mut self,
-        code: u32,
-        object: Option<&Named>,
-        parameters: &[u8],
-        secret: &mut [u8],
-    ) -> Result<(), Error> {
-        let mut answer = [0; MESSAGE];
-        let (mut body, nonce) = self.exchange(code, object, ENCRYPT, parameters, &mut answer)?;
+    pub fn receive(mut self, object: Option<&Named>, command: &mut Command, secret: &mut [u8]) -> Done {
+        let (mut body, nonce) = self.exchange(object, ENCRYPT, command)?;
         let decryptor = self.cipher::<Decryptor<Aes128>>(&nonce, &NONCE);
         decryptor.decrypt_b2b(body.sized()?, secret).map_err(|_| Error::Malformed("size of a secret"))?;
         body.end()
     }
 
-    /// Returns the answer's parameters and the TPM's next nonce.
+    /// Completes a command of parameters alone and carries it out. Returns the answer's parameters and the TPM's next nonce.
     fn exchange<'a>(
         &mut self,
-        code: u32,
         object: Option<&Named>,
         attributes: u8,
-        parameters: &[u8],
-        answer: &'a mut [u8],
-    ) -> Result<(Reader<'a>, Nonce), Error> {
+        command: &'a mut Command,
+    ) -> Done<(Reader<'a>, Nonce)> {
         let name = object.map_or(&[][..], |(_, name)| name);
-        let mac = self.mac(&[&code.to_be_bytes(), name, parameters], &NONCE, &self.nonce, attributes);
-        let mut command = Command::new(SESSIONS, code);
+        let (code, parameters) = (command.code().to_be_bytes(), command.body()?);
+        let mac = self.mac(&[&code, name, parameters], &NONCE, &self.nonce, attributes);
+        let mut whole = Command::new(SESSIONS, u32::from_be_bytes(code));
         if let Some((handle, _)) = object {
-            command.u32(*handle);
+            whole.u32(*handle);
         }
-        command.u32(73).u32(self.handle).sized(&NONCE).u8(attributes);
-        command.sized(&mac.finalize().into_bytes()).bytes(parameters);
-        let mut body = exchange(self.tpm, &mut command, answer)?.success(SESSIONS)?;
+        whole.u32(73).u32(self.handle).sized(&NONCE).u8(attributes);
+        whole.sized(&mac.finalize().into_bytes()).bytes(parameters);
+        *command = whole;
+        let mut body = command.run(self.tpm)?;
         let parameters = body.parameters()?.rest();
         let (nonce, attributes, mac) = (body.sized_array()?, body.u8()?, body.sized()?);
-        let expected = self.mac(&[&[0; 4], &code.to_be_bytes(), parameters], &nonce, &NONCE, attributes);
+        let expected = self.mac(&[&[0; 4], &code, parameters], &nonce, &NONCE, attributes);
         expected.verify_slice(mac).map_err(|_| Error::Malformed("not the TPM's"))?;
         Ok((Reader::new(parameters), nonce))
     }
@@ -177,7 +159,7 @@ impl<T: Transport> Session<'_, T> {
     /// What proves a command or an answer (part 1, 19.6.4).
     fn mac(&self, parts: &[&[u8]], newer: &Nonce, older: &Nonce, attributes: u8) -> Hmac<Sha256> {
         let digest = parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
-        keyed(&*self.key, &[&digest, newer, older, &[attributes]])
+        utpm::mac(&*self.key, &[&digest, newer, older, &[attributes]])
     }
 
     /// For a parameter (part 1, 21.3).
@@ -189,22 +171,15 @@ impl<T: Transport> Session<'_, T> {
 
 /// KDFa to 256 bits (part 1, 11.4.10.2).
 fn derive(key: &[u8], label: &[u8], newer: &Nonce, older: &Nonce) -> Zeroizing<Nonce> {
-    let mac = keyed(key, &[&1u32.to_be_bytes(), label, newer, older, &256u32.to_be_bytes()]);
+    let mac = utpm::mac(key, &[&1u32.to_be_bytes(), label, newer, older, &256u32.to_be_bytes()]);
     Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
-fn keyed(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
-    let mac = Hmac::new_from_slice(key).expect("HMAC takes any key");
-    parts.iter().fold(mac, |mac, part| mac.chain_update(part))
-}
-
 /// Empties the TPM's few places for objects and sessions, whoever left something there.
-pub(super) fn flush_all(tpm: &mut impl Transport) -> Result<(), Error> {
+pub(super) fn flush_all(tpm: &mut impl Transport) -> Done {
     for first in [TRANSIENT, LOADED_SESSION] {
         let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
-        command.u32(CAP_HANDLES).u32(first).u32(MESSAGE as u32 / 8);
-        let mut answer = [0; MESSAGE];
-        let mut body = exchange(tpm, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+        let mut body = command.u32(CAP_HANDLES).u32(first).u32(MESSAGE as u32 / 8).run(tpm)?;
         let (_more, _capability, count) = (body.u8()?, body.u32()?, body.u32()?);
         for _ in 0..count {
             flush(tpm, body.u32()?)?;
@@ -213,7 +188,6 @@ pub(super) fn flush_all(tpm: &mut impl Transport) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn flush(tpm: &mut impl Transport, handle: u32) -> Result<(), Error> {
-    let mut command = Command::new(NO_SESSIONS, code::FLUSH_CONTEXT);
-    exchange(tpm, command.u32(handle), &mut [0; MESSAGE])?.success(NO_SESSIONS).map(drop)
+pub(super) fn flush(tpm: &mut impl Transport, handle: u32) -> Done {
+    Command::new(NO_SESSIONS, code::FLUSH_CONTEXT).u32(handle).run(tpm).map(drop)
 }

@@ -5,7 +5,7 @@
 
 use super::clock::Clock;
 use super::wire::HEADER;
-use super::{Error, Transport};
+use super::{Done, Error, Transport};
 
 /// Access to the registers of all localities, by offset from FED4_0000.
 pub trait Registers {
@@ -43,11 +43,10 @@ mod sts {
     pub const EXPECT: u32 = 0x08;
 }
 
-/// Time-outs in milliseconds (TIS 1.3, table 8), the longest of what the specifications' versions allow.
-const TIMEOUT_A: u64 = 750;
+/// Time-outs in milliseconds (TIS 1.3, table 8), the longest of what the specifications' versions allow;
+/// `TIMEOUT` is A, C and D.
+const TIMEOUT: u64 = 750;
 const TIMEOUT_B: u64 = 2000;
-const TIMEOUT_C: u64 = 750;
-const TIMEOUT_D: u64 = 750;
 /// No command that TrustVisor sends generates keys; the longest starts a self test.
 const DURATION: u64 = 20_000;
 
@@ -67,7 +66,7 @@ pub struct Tis<R, C> {
 
 impl<R: Registers, C: Clock> Tis<R, C> {
     /// Takes a locality (0 to 3): asks for it, and seizes it from a lower one that does not let go.
-    pub fn request(registers: R, clock: C, locality: u8) -> Result<Self, Error> {
+    pub fn request(registers: R, clock: C, locality: u8) -> Done<Self> {
         let mut tis = Self { until: u64::MAX, ..Self::beside_the_os(registers, clock, locality) };
         let id = tis.registers.read32(register::DID_VID);
         if tis.access() == 0xff || id == 0 || id == u32::MAX {
@@ -75,13 +74,13 @@ impl<R: Registers, C: Clock> Tis<R, C> {
             let crb = tis.registers.read32(register::INTERFACE_ID) & 0xf == INTERFACE_CRB;
             return Err(if crb { Error::CommandBuffer } else { Error::Absent });
         }
-        tis.wait(TIMEOUT_A, "access", |t| t.access() & access::VALID != 0)?;
+        tis.wait(TIMEOUT, "access", |t| t.access() & access::VALID != 0)?;
         for ask in [access::REQUEST, access::SEIZE] {
             if tis.held() {
                 break;
             }
             tis.registers.write8(tis.page | register::ACCESS, ask);
-            let _ = tis.wait(TIMEOUT_A, "locality", Self::held);
+            let _ = tis.wait(TIMEOUT, "locality", Self::held);
         }
         if tis.held() { Ok(tis) } else { Err(Error::Locality(locality)) }
     }
@@ -115,7 +114,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         self.registers.write8(self.page | register::STS, bit as u8);
     }
 
-    fn wait(&mut self, ms: u64, what: &'static str, ready: impl Fn(&mut Self) -> bool) -> Result<(), Error> {
+    fn wait(&mut self, ms: u64, what: &'static str, ready: impl Fn(&mut Self) -> bool) -> Done {
         let end = self.clock.ms().saturating_add(ms).min(self.until);
         loop {
             // Looked at before the register: whoever was away in between still sees the register once more.
@@ -131,14 +130,14 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     }
 
     /// Waits until `bits` of a valid status are as `wanted`.
-    fn wait_status(&mut self, ms: u64, what: &'static str, bits: u32, wanted: u32) -> Result<(), Error> {
+    fn wait_status(&mut self, ms: u64, what: &'static str, bits: u32, wanted: u32) -> Done {
         self.wait(ms, what, |t| t.status() & (sts::VALID | bits) == sts::VALID | wanted)
     }
 
     /// How many bytes the FIFO takes or gives at once; at least 1.
-    fn burst(&mut self) -> Result<usize, Error> {
+    fn burst(&mut self) -> Done<usize> {
         let burst = |status: u32| (status >> 8 & 0xffff) as usize;
-        self.wait(TIMEOUT_D, "burst", |t| burst(t.status()) != 0)?;
+        self.wait(TIMEOUT, "burst", |t| burst(t.status()) != 0)?;
         Ok(burst(self.status()).max(1))
     }
 
@@ -155,7 +154,7 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         self.status() & sts::READY != 0
     }
 
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    fn write(&mut self, mut bytes: &[u8]) -> Done {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(self.burst()?.min(bytes.len()));
             now.iter().for_each(|byte| self.registers.write8(self.page | register::DATA_FIFO, *byte));
@@ -165,12 +164,12 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     }
 
     /// Gives it a command, which it begins to carry out.
-    pub fn send(&mut self, command: &[u8]) -> Result<(), Error> {
+    pub fn send(&mut self, command: &[u8]) -> Done {
         let (last, first) = command.split_last().ok_or(Error::Malformed("empty command"))?;
         self.write(first)?;
-        self.wait_status(TIMEOUT_C, "expect", sts::EXPECT, sts::EXPECT)?;
+        self.wait_status(TIMEOUT, "expect", sts::EXPECT, sts::EXPECT)?;
         self.write(&[*last])?;
-        self.wait_status(TIMEOUT_C, "accept", sts::EXPECT, 0)?;
+        self.wait_status(TIMEOUT, "accept", sts::EXPECT, 0)?;
         self.set_status(sts::GO);
         Ok(())
     }
@@ -180,10 +179,10 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         self.status() & (sts::VALID | sts::DATA) == sts::VALID | sts::DATA
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+    fn read(&mut self, bytes: &mut [u8]) -> Done {
         let mut rest = bytes;
         while !rest.is_empty() {
-            self.wait_status(TIMEOUT_C, "data", sts::DATA, sts::DATA)?;
+            self.wait_status(TIMEOUT, "data", sts::DATA, sts::DATA)?;
             let burst = self.burst()?.min(rest.len());
             let (now, later) = rest.split_at_mut(burst);
             now.iter_mut().for_each(|byte| *byte = self.registers.read8(self.page | register::DATA_FIFO));
@@ -193,18 +192,18 @@ impl<R: Registers, C: Clock> Tis<R, C> {
     }
 
     /// Takes the answer.
-    pub fn receive(&mut self, answer: &mut [u8]) -> Result<usize, Error> {
+    pub fn receive(&mut self, answer: &mut [u8]) -> Done<usize> {
         let header = answer.get_mut(..HEADER).ok_or(Error::Malformed("buffer"))?;
         self.read(header)?;
         let size = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
         self.read(answer.get_mut(HEADER..size).ok_or(Error::Malformed("size"))?)?;
-        self.wait_status(TIMEOUT_C, "end of the answer", sts::DATA, 0)?;
+        self.wait_status(TIMEOUT, "end of the answer", sts::DATA, 0)?;
         Ok(size)
     }
 }
 
 impl<R: Registers, C: Clock> Transport for Tis<R, C> {
-    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Result<usize, Error> {
+    fn exchange(&mut self, command: &[u8], answer: &mut [u8]) -> Done<usize> {
         self.make_ready();
         let result = self
             .wait(TIMEOUT_B, "ready", Self::is_ready)
@@ -220,8 +219,8 @@ impl<R: Registers, C: Clock> Transport for Tis<R, C> {
     }
 
     /// A command under way is ended.
-    fn close(&mut self) -> Result<(), Error> {
+    fn close(&mut self) -> Done {
         self.registers.write8(self.page | register::ACCESS, access::ACTIVE);
-        self.wait(TIMEOUT_A, "relinquish", |t| t.access() & access::ACTIVE == 0)
+        self.wait(TIMEOUT, "relinquish", |t| t.access() & access::ACTIVE == 0)
     }
 }

@@ -3,8 +3,8 @@
 use abi::Digests;
 
 use super::bank::{Algorithm, Banks};
-use super::wire::{Answer, Command, Reader};
-use super::{Error, MESSAGE, Transport};
+use super::wire::{Command, Reader};
+use super::{Done, Error, Transport};
 
 /// TPM_ST_RSP_COMMAND, TPM_ST_NO_SESSIONS, TPM_ST_SESSIONS (part 2, 6.9).
 const RSP_COMMAND: u16 = 0x00c4;
@@ -35,38 +35,30 @@ pub(super) const OWNER: u32 = 0x4000_0001;
 pub(super) const NULL: u32 = 0x4000_0007;
 pub(super) const RS_PW: u32 = 0x4000_0009;
 
-/// Response codes (part 2, 6.6.3): not started; suspended, testing, sparing its memory, asked to come again.
+/// Response code (part 2, 6.6.3): not started.
 const INITIALIZE: u32 = 0x100;
-const YIELDED: u32 = 0x908;
-const TESTING: u32 = 0x90a;
-const NV_RATE: u32 = 0x920;
-const RETRY: u32 = 0x922;
 
 /// Bytes of a PCR selection: 24 PCRs.
 const SELECT: usize = 3;
 
 /// The allocated banks (TPM2_GetCapability, 30.2); `None` if it is no 2.0 TPM that answers. Starts it if need be.
-pub fn banks(transport: &mut impl Transport) -> Result<Option<Banks>, Error> {
+pub fn banks(transport: &mut impl Transport) -> Done<Option<Banks>> {
     for _ in 0..2 {
         let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
-        command.u32(CAP_PCRS).u32(0).u32(1);
-        let mut answer = [0; MESSAGE];
-        let reply = exchange(transport, &mut command, &mut answer)?;
+        let reply = command.u32(CAP_PCRS).u32(0).u32(1).exchange(transport)?;
         if reply.tag == RSP_COMMAND && reply.code != 0 {
             return Ok(None);
         }
         if reply.code != INITIALIZE {
             return parse_banks(reply.success(NO_SESSIONS)?).map(Some);
         }
-        command = Command::new(NO_SESSIONS, code::STARTUP);
-        command.u16(SU_CLEAR);
-        exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?.end()?;
+        Command::new(NO_SESSIONS, code::STARTUP).u16(SU_CLEAR).run(transport)?.end()?;
     }
     Err(Error::Refused(INITIALIZE))
 }
 
 /// TPMI_YES_NO, TPMS_CAPABILITY_DATA with TPML_PCR_SELECTION (part 2, 10.9.7).
-fn parse_banks(mut body: Reader<'_>) -> Result<Banks, Error> {
+fn parse_banks(mut body: Reader<'_>) -> Done<Banks> {
     let more = body.u8()?;
     if more != 0 || body.u32()? != CAP_PCRS {
         return Err(Error::Malformed("PCR allocation"));
@@ -88,28 +80,21 @@ fn parse_banks(mut body: Reader<'_>) -> Result<Banks, Error> {
 }
 
 /// TPM2_PCR_Extend (22.2), with the empty password that PCRs have.
-pub fn extend(
-    transport: &mut impl Transport,
-    pcr: u8,
-    banks: &Banks,
-    digests: &Digests,
-) -> Result<(), Error> {
+pub fn extend(transport: &mut impl Transport, pcr: u8, banks: &Banks, digests: &Digests) -> Done {
     let mut command = Command::new(SESSIONS, code::PCR_EXTEND);
     authorise(command.u32(pcr.into())).u32(banks.len() as u32);
     for algorithm in banks {
         command.u16(algorithm.number()).bytes(algorithm.digest(digests));
     }
-    exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+    command.run(transport).map(drop)
 }
 
 /// TPM2_PCR_Read (22.4) of one PCR in one bank, into a value of that bank's size.
-pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mut [u8]) -> Result<(), Error> {
+pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mut [u8]) -> Done {
     let mut select = [0; SELECT];
     *select.get_mut(usize::from(pcr / 8)).ok_or(Error::Malformed("PCR number"))? = 1 << (pcr % 8);
     let mut command = Command::new(NO_SESSIONS, code::PCR_READ);
-    command.u32(1).u16(bank.number()).u8(SELECT as u8).bytes(&select);
-    let mut answer = [0; MESSAGE];
-    let mut body = exchange(transport, &mut command, &mut answer)?.success(NO_SESSIONS)?;
+    let mut body = command.u32(1).u16(bank.number()).u8(SELECT as u8).bytes(&select).run(transport)?;
     let _update_counter = body.u32()?;
     let selected = (body.u32()?, body.u16()?, usize::from(body.u8()?), body.array()?);
     if selected != (1, bank.number(), SELECT, select) {
@@ -125,12 +110,4 @@ pub fn read(transport: &mut impl Transport, pcr: u8, bank: Algorithm, value: &mu
 /// Authorisation by an empty password.
 pub(super) fn authorise(command: &mut Command) -> &mut Command {
     command.u32(9).u32(RS_PW).u16(0).u8(0).u16(0)
-}
-
-pub(super) fn exchange<'a>(
-    transport: &mut impl Transport,
-    command: &mut Command,
-    answer: &'a mut [u8],
-) -> Result<Answer<'a>, Error> {
-    super::exchange(transport, command.finish()?, answer, &[RETRY, TESTING, NV_RATE, YIELDED])
 }

@@ -89,8 +89,8 @@ fn access(guest: &GuestMemory, model: &mut [u8], registers: &Registers, input: &
 fn expected(gva: u64, answer: Answer) -> Result<Hpa, Fault> {
     match answer {
         Answer::At(at) => Ok(Hpa(at)),
-        Answer::Fault(error_code) => Err(Fault::Page { gva: Gva(gva), error_code }),
-        Answer::Never => Err(Fault::BadAddress { gva: Gva(gva) }),
+        Answer::Fault(error_code) => Err(Fault { gva: Gva(gva), error_code: Some(error_code) }),
+        Answer::Never => Err(Fault { gva: Gva(gva), error_code: None }),
     }
 }
 

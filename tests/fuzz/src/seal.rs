@@ -28,11 +28,11 @@ pub fn check(bytes: &[u8]) {
     let mut blob = [0; OVERHEAD + MAX_DATA];
     let sealed = seal::seal(&root, sealer, &policy, [input.u8(); 16], &data, &mut blob);
     let possible = select & 1 != 0 && select < 0x100 && data.len() <= MAX_DATA;
-    assert_eq!(sealed.is_ok(), possible);
-    let Ok(length) = sealed else {
+    assert_eq!(sealed.is_some(), possible);
+    let Some(length) = sealed else {
         // Anything at all.
         let mut any = input.rest().to_vec();
-        assert_eq!(seal::unseal(&root, unsealer, &mut any).map(|_| ()), Err(seal::DoesNotOpen));
+        assert!(seal::unseal(&root, unsealer, &mut any).is_none());
         return;
     };
     assert_eq!(length, data.len() + OVERHEAD);
@@ -52,11 +52,11 @@ pub fn check(bytes: &[u8]) {
     });
     let genuine = changed == whole;
     match seal::unseal(&root, unsealer, &mut changed) {
-        Ok((creator, back)) => {
+        Some((creator, back)) => {
             assert!(fits && genuine);
             assert_eq!(back, data);
             assert!((0..8).all(|i| creator.pcrs[i as usize] == sealer.read(i).unwrap().sha256));
         }
-        Err(seal::DoesNotOpen) => assert!(!fits || !genuine),
+        None => assert!(!fits || !genuine),
     }
 }

@@ -3,7 +3,7 @@
 
 use abi::quote::{AttestedCall, TAG_QUOTE, key};
 use abi::{Extend, Info, info_flag};
-use utpm::quote::{Moment, Report, call_digest, p256_public, rsa_public};
+use utpm::quote::{Moment, Report, Subject, call_digest, p256_public, rsa_public};
 use utpm::{Pcrs, digest};
 
 use crate::event_log::EventLog;
@@ -33,8 +33,8 @@ fn micro_quotes() {
         };
         world.pcrs = [0, 2, 7].map(|number| (number, value(number))).into();
         let signer = sha256(&[&world.signer.public()]);
-        let report =
-            Report::new(&[0; 32], (kind, &signer), &pcrs, 0x85, (TAG_QUOTE, &NONCE), moment).unwrap();
+        let subject = Subject { pcrs: &pcrs, select: 0x85, tag: TAG_QUOTE, data: &NONCE, moment };
+        let report = Report::new(&[0; 32], kind, &signer, &subject).unwrap();
         assert_eq!(report.bytes()[33..], world.evidence().quote.quoted);
     }
 }

@@ -33,6 +33,9 @@ pub struct Blobs {
     pub key: Blob,
 }
 
+/// The hardware TPM.
+type HardwareTpm = Tpm<Tis<Mmio, TscClock>>;
+
 /// What became of the root and of the counters.
 pub type States = (RootState, CountersState);
 
@@ -61,11 +64,15 @@ pub fn with_secrets(
     let mut quoting = Hasher::measurement();
     quoting.update(QUOTING_PAL);
     let quoting = quoting.finish();
-    let (mut secrets, states) = secrets(handover, mem, clock, &quoting, &mut blobs.root)?;
+    let open = |locality| match handover.tpm_family {
+        NO_TPM => Ok(None),
+        _ => open_tpm(mem, clock, locality).map(Some).map_err(Refusal::Tpm),
+    };
+    let (mut secrets, states) = secrets(handover, open(1)?, clock, &quoting, &mut blobs.root)?;
     log::info!("root: {:?}, counters: {:?}", states.0, states.1);
     identify(handover, &mut secrets, quoting, &mut blobs.key);
     let mut extends = handover.extends;
-    extend_identity(handover, mem, clock, &secrets.identity, &mut extends)?;
+    extend_identity(open(2)?, &secrets.identity, &mut extends).map_err(Refusal::Tpm)?;
     publish(secrets, states, blobs, extends);
     Ok(())
 }
@@ -87,18 +94,13 @@ fn identify(handover: &Handover, secrets: &mut MicroTpm, quoting: Digests, key: 
 /// in one alone. And what the hardware TPM keeps, before PCR 19 is extended: the root, opened or sealed, and the counters.
 fn secrets(
     handover: &Handover,
-    mem: DirectMap,
+    mut tpm: Option<HardwareTpm>,
     clock: TscClock,
     quoting: &Digests,
     blob: &mut Blob,
 ) -> Result<(MicroTpm, States), Refusal> {
-    let mut tpm = match handover.tpm_family {
-        NO_TPM => None,
-        _ => Some(open_tpm(mem, clock, 1).map_err(Refusal::Tpm)?),
-    };
     let seeded = |more: &[u8]| {
-        Random::seeded(rdrand, more)
-            .map_err(|_| "the processor's random number generator (RDRAND) does not work")
+        Random::seeded(rdrand, more).ok_or("the processor's random number generator (RDRAND) does not work")
     };
     // The processor's alone keep the TPM's from who listens on the bus.
     let mut random = seeded(&[])?;
@@ -143,28 +145,23 @@ fn secrets(
 
 /// PCR 19: the public keys of the identity, then the separator.
 fn extend_identity(
-    handover: &Handover,
-    mem: DirectMap,
-    clock: TscClock,
+    tpm: Option<HardwareTpm>,
     identity: &Option<Identity>,
     extends: &mut Extends,
-) -> Result<(), Refusal> {
-    if handover.tpm_family == NO_TPM {
-        return Ok(());
-    }
+) -> Result<(), tpm::Error> {
+    let Some(mut tpm) = tpm else { return Ok(()) };
     let separator = utpm::digest(&tpm::SEPARATOR);
     let keys = identity.iter().flat_map(Identity::digests);
-    let mut tpm = open_tpm(mem, clock, 2).map_err(Refusal::Tpm)?;
     let mut pcr = Digests::default();
     for digests in keys.chain([&separator]) {
-        pcr = tpm.extend(19, digests).map_err(Refusal::Tpm)?;
+        pcr = tpm.extend(19, digests)?;
         extends.add(19, digests);
     }
     let (bank, value): (_, &[u8]) = match tpm.family {
         Family::V12 => ("sha1", &pcr.sha1),
         Family::V20 => ("sha256", &pcr.sha256),
     };
-    tpm.close().map_err(Refusal::Tpm)?;
+    tpm.close()?;
     let keys = identity.iter().flat_map(Identity::digests).count();
     log::info!("PCR 19 {bank} {}: {keys} identity key(s)", serial::Hex(value));
     Ok(())
@@ -180,7 +177,7 @@ pub fn cap(mem: DirectMap, clock: TscClock) {
 }
 
 /// The hardware TPM at a locality.
-fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<Tpm<Tis<Mmio, TscClock>>, tpm::Error> {
+fn open_tpm(mem: DirectMap, clock: TscClock, locality: u8) -> Result<HardwareTpm, tpm::Error> {
     Tpm::open(Tis::request(registers(mem), clock, locality)?)
 }
 

@@ -141,7 +141,7 @@ impl Stage {
                 State::Free => 0u8.hash(&mut hash),
                 State::Registering(_) => 1u8.hash(&mut hash),
                 State::Idle => 2u8.hash(&mut hash),
-                State::InCall(p) => (3u8, p.step as u8, p.buffer, p.offset, p.faults).hash(&mut hash),
+                State::InCall(p) => (3u8, p.step as u8, p.buffer, p.offset, pal.faults).hash(&mut hash),
                 State::Wiping(_) => 4u8.hash(&mut hash),
             }
             let Some(life) = ledger.lives.iter().find(|life| life.slot == index) else { continue };

@@ -2,10 +2,10 @@
 
 use super::root::Failing;
 use super::swtpm::SwTpm;
+use crate::tpm::Tpm;
 use crate::tpm::nv::{INDEX, write_command};
-use crate::tpm::v20::{SESSIONS, authorise, exchange};
+use crate::tpm::v20::{SESSIONS, authorise};
 use crate::tpm::wire::Command;
-use crate::tpm::{MESSAGE, Tpm};
 use abi::{CountersState, RootState};
 use utpm::Counters;
 
@@ -30,8 +30,7 @@ fn owner(tpm: &mut SwTpm, code: u32, handles: &[u32], rest: &[u8]) -> u32 {
         command.u32(*handle);
     }
     authorise(&mut command).bytes(rest);
-    let mut tpm = tpm.at(0);
-    exchange(&mut tpm.transport, &mut command, &mut [0; MESSAGE]).unwrap().code
+    command.exchange(&mut tpm.at(0).transport).unwrap().code
 }
 
 /// TPM_RH_OWNER, TPM2_NV_UndefineSpace, TPM2_NV_DefineSpace.
@@ -42,8 +41,7 @@ const DEFINE: u32 = 0x12a;
 fn increment(tpm: &mut SwTpm, counters: &mut Counters) {
     let increment = counters.increment(&PAL, 0).unwrap();
     let mut command = write_command(&AUTH, increment.offset(), increment.bytes());
-    let mut tpm = tpm.at(1);
-    exchange(&mut tpm.transport, &mut command, &mut [0; MESSAGE]).unwrap().success(SESSIONS).unwrap();
+    command.run(&mut tpm.at(1).transport).unwrap();
     counters.apply(&increment);
 }
 
@@ -123,8 +121,7 @@ fn the_os_neither_reads_nor_writes_them() {
     }
     for locality in 0..4 {
         let mut command = write_command(&[0; 32], 0, &[0; 24]);
-        let mut tpm = tpm.at(locality);
-        let code = exchange(&mut tpm.transport, &mut command, &mut [0; MESSAGE]).unwrap().code;
+        let code = command.exchange(&mut tpm.at(locality).transport).unwrap().code;
         assert_eq!(code, 0x9a2);
     }
     assert_eq!(launches(launch(&mut tpm, RootState::Opened)), Ok(2), "and no lock-out by all that");

@@ -5,9 +5,9 @@ use std::vec::Vec;
 use crate::tpm::root::{Blob, Secret};
 use crate::tpm::root20::*;
 use crate::tpm::session::{HMAC, PARENT, POLICY};
-use crate::tpm::v20::{NO_SESSIONS, OWNER, SESSIONS, authorise, code, exchange};
+use crate::tpm::v20::{NO_SESSIONS, OWNER, SESSIONS, authorise, code};
 use crate::tpm::wire::Command;
-use crate::tpm::{Error, MESSAGE, Tpm, Transport};
+use crate::tpm::{Error, Tpm, Transport};
 use sha2::{Digest, Sha256};
 use utpm::Root;
 
@@ -32,7 +32,7 @@ pub fn unseal_anyhow<T: Transport>(tpm: &mut Tpm<T>, blob: &[u8]) -> Option<Secr
     }
     let mut command = Command::new(SESSIONS, code::UNSEAL);
     authorise(command.u32(object.0));
-    let by_password = exchange(transport, &mut command, &mut [0; MESSAGE]).unwrap().code;
+    let by_password = command.exchange(transport).unwrap().code;
     assert_ne!(by_password, 0, "an empty password opens it");
     found
 }
@@ -76,7 +76,7 @@ pub fn fill<T: Transport>(tpm: &mut Tpm<T>) {
     let mut more = || -> Result<(), Error> {
         let mut command = Command::new(SESSIONS, code::CREATE_PRIMARY);
         authorise(command.u32(OWNER)).u16(4).u16(0).u16(0).sized(&PARENT).u16(0).u32(0);
-        exchange(transport, &mut command, &mut [0; MESSAGE])?.success(SESSIONS).map(drop)
+        command.run(transport).map(drop)
     };
     assert_eq!([more(), more(), more().map_err(|_| Error::Absent)], [Ok(()), Ok(()), Err(Error::Absent)]);
 }
@@ -85,10 +85,8 @@ pub fn fill<T: Transport>(tpm: &mut Tpm<T>) {
 pub fn loaded<T: Transport>(tpm: &mut Tpm<T>) -> u32 {
     let count = |first: u32| {
         let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);
-        command.u32(1).u32(first).u32(64);
-        let mut answer = [0; MESSAGE];
-        let body = exchange(&mut tpm.transport, &mut command, &mut answer).unwrap().success(NO_SESSIONS);
-        u32::from_be_bytes(body.unwrap().take(9).unwrap()[5..].try_into().unwrap())
+        let mut body = command.u32(1).u32(first).u32(64).run(&mut tpm.transport).unwrap();
+        u32::from_be_bytes(body.take(9).unwrap()[5..].try_into().unwrap())
     };
     [0x8000_0000, 0x0200_0000].map(count).iter().sum()
 }

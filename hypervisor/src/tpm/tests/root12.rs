@@ -8,9 +8,9 @@ use super::root::Failing;
 use super::swtpm::SwTpm;
 use crate::tpm::root::{Blob, Secret};
 use crate::tpm::root12::{SEAL, UNSEAL, composite, mac, seal, unseal};
-use crate::tpm::v12::{self, REQUEST, RESPONSE};
+use crate::tpm::v12::REQUEST;
 use crate::tpm::wire::Command;
-use crate::tpm::{Error, MESSAGE, Tpm, Transport};
+use crate::tpm::{Error, Tpm, Transport};
 use abi::{CountersState, RootState};
 use sha1::{Digest, Sha1};
 use utpm::Root;
@@ -42,12 +42,9 @@ fn another() -> SwTpm {
 
 /// TPM_ChangeAuthOwner (1.2 part 3, 17.2), in an OSAP session with the owner.
 fn set_srk_secret(tpm: &mut SwTpm, owner: [u8; 20], secret: [u8; 20]) {
-    let mut answer = [0; MESSAGE];
     let mut command = Command::new(REQUEST, 0x0b);
-    command.u16(2).u32(0x4000_0001).bytes(&[0; 20]);
     let mut tpm = tpm.at(0);
-    let opened = v12::exchange(&mut tpm.transport, &mut command, &mut answer).unwrap();
-    let mut body = opened.success(RESPONSE).unwrap();
+    let mut body = command.u16(2).u32(0x4000_0001).bytes(&[0; 20]).run(&mut tpm.transport).unwrap();
     let (handle, nonce, shared) =
         (body.u32().unwrap(), body.array::<20>().unwrap(), body.array::<20>().unwrap());
     let key = mac(&owner, &[&shared, &[0; 20]]);
@@ -58,7 +55,7 @@ fn set_srk_secret(tpm: &mut SwTpm, owner: [u8; 20], secret: [u8; 20]) {
     let parameters = Sha1::digest(&command.finish().unwrap()[6..]);
     let proof = mac(&key, &[&parameters, &nonce, &[0; 20], &[0]]);
     command.u32(handle).bytes(&[0; 20]).u8(0).bytes(&proof);
-    assert_eq!(v12::exchange(&mut tpm.transport, &mut command, &mut answer).unwrap().code, 0);
+    command.run(&mut tpm.transport).unwrap();
 }
 
 /// What the runtime does at locality 1 after a launch: the state, the root, and what keeps it. Nothing is left in the TPM.
@@ -78,11 +75,7 @@ fn attempt(transport: impl Transport, saved: &[u8]) -> Result<RootState, Error> 
 /// How many authorisation sessions there are: TPM_GetCapability of TPM_CAP_HANDLE, TPM_RT_AUTH (1.2 part 3, 7.1; part 2, 21.1).
 fn sessions(tpm: &mut SwTpm) -> u16 {
     let mut command = Command::new(REQUEST, 0x65);
-    command.u32(0x14).u32(4).u32(2);
-    let mut answer = [0; MESSAGE];
-    let mut tpm = tpm.at(1);
-    let answer = v12::exchange(&mut tpm.transport, &mut command, &mut answer).unwrap();
-    let mut body = answer.success(RESPONSE).unwrap();
+    let mut body = command.u32(0x14).u32(4).u32(2).run(&mut tpm.at(1).transport).unwrap();
     let _size = body.u32().unwrap();
     body.u16().unwrap()
 }
