@@ -113,12 +113,28 @@ mod tests {
         assert_eq!(check(&info).unwrap().runs(), &info.ram[..4]);
     }
 
+    /// Where nobody says how far memory reaches, below another hypervisor.
+    #[test]
+    fn no_iommu_in_the_os_s_memory() {
+        let mut info = info();
+        info.iommus[0].base = 0x3ffe_c000;
+        assert!(record(&info, BASE, 0).is_err());
+        info.iommus[0].base = 0x3fff_0000;
+        assert!(record(&info, BASE, 0).is_ok());
+    }
+
     #[test]
     fn every_rule_is_checked() {
         type Lie = (&'static str, fn(&mut LaunchInfo));
-        let lies: [Lie; 20] = [
+        let lies: [Lie; 26] = [
             ("magic", |i| i.magic[7] ^= 1),
             ("options", |i| i.options.dma_unprotected = 2),
+            ("length of the list of IOMMUs", |i| i.iommu_count = 17),
+            ("the registers of an IOMMU are where none can be", |i| i.iommus[0].base += 0x2000),
+            ("the registers of an IOMMU are where none can be", |i| i.iommus[0].base = BASE + 0x4000),
+            ("the registers of an IOMMU are where none can be", |i| i.iommus[0].base = 0x3fff_c000),
+            ("the registers of an IOMMU are where none can be", |i| i.iommus[0].base = 1 << 32),
+            ("the registers of an IOMMU are where none can be", |i| i.iommus[0].base = u64::MAX << 14),
             ("options", |i| i.options.tpm_none = u32::MAX),
             ("options", |i| i.options.console = 0x3f9),
             ("options", |i| i.options.log = 0),
