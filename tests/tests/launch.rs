@@ -56,7 +56,7 @@ fn tpm_12_holds_the_predicted_values_by_multiboot_1() -> Result<()> {
 #[test]
 fn another_console_and_reserve_change_no_pcr() -> Result<()> {
     let built = built()?;
-    let options = "reserve=96M console=com2 log=debug dma=unprotected";
+    let options = "reserve=96M console=com2 log=debug";
     let machine = Boot::new("launch-console", &built).options(options).start()?;
     machine.wait_until_ready()?;
     let said: Vec<_> = machine.lines().into_iter().filter(|l| l.starts_with("slb: ")).collect();
@@ -65,15 +65,34 @@ fn another_console_and_reserve_change_no_pcr() -> Result<()> {
     expect_pcrs_in_guest(&machine, &["sha1", "sha256"], [(17, &pcrs.pcr17), (18, &pcrs.pcr18)])
 }
 
-/// There is one value of `dma=` with which a machine launches today, so the other one's PCR is compared as predicted; that
-/// predictions of PCR 18 are true is what the tests above show.
 #[test]
-fn another_dma_is_another_pcr_18() -> Result<()> {
+fn without_an_iommu_somebody_must_say_so_and_pcr_18_tells() -> Result<()> {
     let built = built()?;
-    let with = |options| Ok::<_, anyhow::Error>(predict(&built.hypervisor, options)?.pcr18);
-    ensure!(with("dma=unprotected")? == built.pcrs.pcr18);
-    ensure!(with("console=com1")? != built.pcrs.pcr18);
-    ensure!(with("dma=unprotected tpm=none")? != built.pcrs.pcr18);
+    let boot = |name| Boot::new(name, &built).iommu(false);
+    let nothing = "nothing keeps devices out: no IOMMU";
+    expect_refusal(boot("launch-no-iommu"), "slb", nothing)?;
+    let unprotected = "dma=unprotected console=com1";
+    let machine = boot("launch-unprotected").options(unprotected).start()?;
+    machine.wait_for("slb: warning: dma=unprotected: devices can read and change", SOON)?;
+    machine.wait_until_ready()?;
+    let info = machine.succeed("trustvisor info", SOON)?;
+    ensure!(info.iter().any(|l| l == "protected from devices: NO"), "{info:?}");
+    let pcrs = predict(&built.hypervisor, unprotected)?;
+    ensure!(pcrs.pcr18 != built.pcrs.pcr18);
+    expect_pcrs_in_guest(&machine, &["sha1", "sha256"], [(17, &pcrs.pcr17), (18, &pcrs.pcr18)])
+}
+
+/// It is TrustVisor's: the guest finds neither the firmware's list nor its registers, and its configuration is read-only.
+#[test]
+fn the_guest_has_no_iommu() -> Result<()> {
+    let machine = Boot::new("launch-iommu", &built()?).start()?;
+    machine.wait_for("slb: no device reaches memory any more", SOON)?;
+    machine.wait_until_ready()?;
+    let info = machine.succeed("trustvisor info", SOON)?;
+    ensure!(info.iter().any(|l| l == "protected from devices: yes"), "{info:?}");
+    let tables = machine.succeed("ls /sys/firmware/acpi/tables", SOON)?;
+    ensure!(tables.iter().any(|l| l.contains("APIC")), "{tables:?}");
+    ensure!(!tables.iter().any(|l| l.contains("IVRS")), "{tables:?}");
     Ok(())
 }
 
@@ -152,7 +171,7 @@ fn without_skinit_pcr_17_shows_no_dynamic_launch() -> Result<()> {
 #[test]
 fn tpm_none_launches_without_a_tpm_and_says_so() -> Result<()> {
     let built = built()?;
-    let boot = Boot::new("launch-no-tpm", &built).tpm(None).options("dma=unprotected tpm=none");
+    let boot = Boot::new("launch-no-tpm", &built).tpm(None).options("tpm=none");
     let machine = boot.start()?;
     machine.wait_for("slb: warning: tpm=none: nothing is measured", SOON)?;
     machine.wait_until_ready()?;
@@ -167,7 +186,7 @@ fn tpm_none_with_a_tpm_is_refused() -> Result<()> {
     let reason = "tpm=none is for machines without a TPM, and here is one";
     for family in [Family::V20, Family::V12] {
         let boot = Boot::new("launch-hidden-tpm", built()?.as_ref()).tpm(family);
-        expect_refusal(boot.options("dma=unprotected tpm=none"), "slb", reason)?;
+        expect_refusal(boot.options("tpm=none"), "slb", reason)?;
     }
     Ok(())
 }
@@ -240,10 +259,5 @@ fn refusals_of_modules() -> Result<()> {
 fn refusals_of_options() -> Result<()> {
     let built = built()?;
     let boot = |options| Boot::new("refuse-options", &built).options(options);
-    expect_refusal(boot("dma=unprotected colour=red"), "loader", "unknown option colour=red")?;
-    expect_refusal(
-        boot("console=com1"),
-        "loader",
-        "DMA protection is not built yet: say dma=unprotected to do without",
-    )
+    expect_refusal(boot("tpm=none colour=red"), "loader", "unknown option colour=red")
 }

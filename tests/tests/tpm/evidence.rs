@@ -108,7 +108,7 @@ pub(super) fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<Strin
     let measurement = json["pcrs"]["0"].as_str().context("no PCR 0")?;
     let release = fs::read_to_string(machine::root().join("build/release.toml"))?;
     let mut policy = format!(
-        "tpm = \"{tpm}\"\nminimum_security_version = 1\noptions = [\"dma=unprotected\\ntpm=required\\n\"]\n\
+        "tpm = \"{tpm}\"\nminimum_security_version = 1\noptions = [\"dma=protected\\ntpm=required\\n\"]\n\
          [[hardware_key]]\nmachine = \"this one\"\nname = \"{name}\"\n{release}\n[[pal]]\nname = \"S\"\n\
          measurement = {{ sha256 = \"{measurement}\" }}\n"
     );
