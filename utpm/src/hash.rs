@@ -41,15 +41,13 @@ pub fn mac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
 
 /// The digests of `bytes`.
 pub fn digest(bytes: &[u8]) -> Digests {
-    let mut hasher = Hasher::default();
-    hasher.update(bytes);
-    hasher.finish()
+    Digests { sha1: Sha1::digest(bytes).into(), sha256: Sha256::digest(bytes).into() }
 }
 
 /// What extending makes of a PCR.
 pub fn extended(old: &Digests, new: &Digests) -> Digests {
-    let sha1 = Sha1::new().chain_update(old.sha1).chain_update(new.sha1).finalize().into();
-    let sha256 = Sha256::new().chain_update(old.sha256).chain_update(new.sha256).finalize().into();
+    let sha1 = Sha1::digest([old.sha1, new.sha1].as_flattened()).into();
+    let sha256 = Sha256::digest([old.sha256, new.sha256].as_flattened()).into();
     Digests { sha1, sha256 }
 }
 

@@ -76,9 +76,10 @@ impl Command {
     /// Sends it as often as the TPM asks for it; the answer's code is the caller's to judge.
     pub fn exchange(&mut self, tpm: &mut impl Transport) -> Done<Answer<'_>> {
         self.finish()?;
+        let command = self.bytes.get(..self.used).unwrap_or_default();
         let mut tries = 0..RETRIES;
         loop {
-            let length = tpm.exchange(&self.bytes[..self.used], &mut self.answer)?;
+            let length = tpm.exchange(command, &mut self.answer)?;
             if !AGAIN.contains(&Answer::parse(&self.answer, length)?.code) || tries.next().is_none() {
                 return Answer::parse(&self.answer, length);
             }
