@@ -54,6 +54,9 @@ type Outcomes = Vec<(String, Result<Outcome>)>;
 fn carry_out(trial: &Trial, places: &[places::Place]) -> Result<Outcomes> {
     beside_the_reserve(trial)?;
     past_the_iommu(trial, places)?;
+    for (name, how) in attacks::MESSAGES {
+        println!("dma: not counted: edu sends NMI {name}: {:?}", attacks::nmi(trial, how)?);
+    }
     let attacks = attacks::all(places);
     Ok(attacks.into_iter().map(|attack| (attack.name, (attack.carry_out)(trial))).collect())
 }
