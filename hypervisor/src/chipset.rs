@@ -1,4 +1,4 @@
-//! The chipset's ways to take the machine away from the hypervisor: sleep, and watchdogs. Where they are, the chipset itself is asked, not
+//! The chipset's ways to take the machine away from the hypervisor, sleep and watchdogs, and what it has that goes past an IOMMU. Where they are, the chipset itself is asked, not
 //! the firmware's tables, which whoever ran before can have changed.
 
 use crate::addr::PAGE_SIZE;
@@ -12,7 +12,7 @@ pub struct Chipset {
     /// PM1 control: sleep (ACPI Specification 6.5, 4.8.3.2.1).
     pub sleep: u16,
     /// Ports to which writes do nothing.
-    pub dropped: Range<u16>,
+    pub dropped: [Range<u16>; 2],
     /// A page of registers to which writes do nothing.
     pub registers: Range<u64>,
     /// The watchdog's, which nobody sees.
@@ -38,6 +38,9 @@ const PMBASE: u32 = 0x40;
 /// PM1_CNT, and the watchdog's registers (TCO), from there.
 const PM1_CNT: u16 = 0x04;
 const TCO: Range<u16> = 0x60..0x80;
+/// Where QEMU, which is the only one to put this bridge beside such a processor, is told an address to transfer to or from, past every IOMMU
+/// (QEMU, docs/specs/fw_cfg.rst: DMA).
+const FW_CFG_DMA: Range<u16> = 0x514..0x51c;
 
 impl Chipset {
     /// Looks which it is.
@@ -50,14 +53,14 @@ impl Chipset {
             let page = |base| base..base + PAGE_SIZE;
             return Ok(Self {
                 sleep: byte(PM1_CONTROL) | byte(PM1_CONTROL + 1) << 8,
-                dropped: DATA..DATA + 1,
+                dropped: [DATA..DATA + 1, 0..0],
                 registers: page(REGISTERS),
                 watchdog: page(WATCHDOG),
             });
         }
         if pci::read(ports, LPC, 0) == ICH9 {
             let base = pci::read(ports, LPC, PMBASE) as u16 & 0xff80;
-            let dropped = base + TCO.start..base + TCO.end;
+            let dropped = [base + TCO.start..base + TCO.end, FW_CFG_DMA];
             return Ok(Self { sleep: base + PM1_CNT, dropped, ..Self::default() });
         }
         Err("this chipset is not known: nobody could keep it from sleeping with secrets in memory")
@@ -71,7 +74,7 @@ pub mod tests {
 
     pub const FCH: Chipset = Chipset {
         sleep: 0x804,
-        dropped: DATA..DATA + 1,
+        dropped: [DATA..DATA + 1, 0..0],
         registers: REGISTERS..REGISTERS + PAGE_SIZE,
         watchdog: WATCHDOG..WATCHDOG + PAGE_SIZE,
     };
@@ -107,7 +110,7 @@ pub mod tests {
         for maker in [0x790b_1022, 0x4385_1002] {
             assert_eq!(Chipset::find(&machine(&[(0x8000_a000, maker)])), Ok(FCH));
         }
-        let ich9 = Chipset { sleep: 0x604, dropped: 0x660..0x680, ..Chipset::default() };
+        let ich9 = Chipset { sleep: 0x604, dropped: [0x660..0x680, 0x514..0x51c], ..Chipset::default() };
         let registers = [(0x8000_f800, 0x2918_8086), (0x8000_f840, 0x601)];
         assert_eq!(Chipset::find(&machine(&registers)), Ok(ich9));
         assert!(Chipset::find(&machine(&[])).is_err());

@@ -9,7 +9,7 @@
 //! | CF9h | reset control, which is ACPI's reset register as well | before a reset everything is wiped |
 //! | CFCh-CFFh | configuration of the bridges that route (see [`crate::pci`]) | writes to them are dropped |
 //! | PM1 control | sleep ([`Chipset::sleep`]) | before the machine goes off everything is wiped; instead of a sleep that keeps memory it is reset |
-//! | [`Chipset::dropped`] | power management (CD7h), or the watchdog | writes are dropped |
+//! | [`Chipset::dropped`] | power management (CD7h); or the watchdog, and transfers by QEMU's fw_cfg | writes are dropped |
 //!
 //! Accesses are done for the guest; string accesses, writes to the first three other than by bytes, and those that reach over the end of
 //! configuration data are refused.
@@ -94,7 +94,8 @@ pub fn permission_map(chipset: &Chipset) -> [u8; MAP_SIZE] {
     let mut map = [0; MAP_SIZE];
     let sleep = chipset.sleep..chipset.sleep + 2;
     let reset = RESET_CONTROL..RESET_CONTROL + 1;
-    for port in [pci::DATA, reset, sleep, chipset.dropped.clone()].into_iter().flatten().chain(GUARDED) {
+    let dropped = chipset.dropped.clone().into_iter().flatten();
+    for port in [pci::DATA, reset, sleep].into_iter().flatten().chain(dropped).chain(GUARDED) {
         map[usize::from(port / 8)] |= 1 << (port % 8);
     }
     map
@@ -163,7 +164,7 @@ impl Guard {
             Write::Reset
         } else if let Some(high) = sleep {
             if KEEPS_MEMORY.contains(&(high >> SLEEP_TYPE & 7)) { Write::Sleep } else { Write::Off }
-        } else if reaches(&self.chipset.dropped) {
+        } else if self.chipset.dropped.iter().any(reaches) {
             Write::Drop
         } else if reaches(&pci::DATA) {
             let fits = pci::DATA.contains(&port) && port + u16::from(size) <= pci::DATA.end;
@@ -289,7 +290,7 @@ mod tests {
     }
 
     fn guard() -> Guard {
-        let chipset = Chipset { sleep: 0x604, dropped: 0x660..0x680, ..Chipset::default() };
+        let chipset = Chipset { sleep: 0x604, dropped: [0x660..0x680, 0x514..0x51c], ..Chipset::default() };
         Guard { chipset, ..Guard::default() }
     }
 
@@ -305,7 +306,8 @@ mod tests {
         let map = permission_map(&guard().chipset);
         let guarded: Vec<_> =
             (0..=0xffff).filter(|port: &usize| map[port / 8] >> (port % 8) & 1 == 1).collect();
-        let expected = [0x60, 0x64, 0x92, 0x604, 0x605].into_iter().chain(0x660..0x680);
+        let expected =
+            [0x60, 0x64, 0x92].into_iter().chain(0x514..0x51c).chain([0x604, 0x605]).chain(0x660..0x680);
         assert_eq!(guarded, expected.chain([0xcf9, 0xcfc, 0xcfd, 0xcfe, 0xcff]).collect::<Vec<_>>());
         let access = Access { port: 0x64, input: false, size: 1, string: false };
         assert_eq!(Access::new(0x0064_0010), access);
@@ -324,7 +326,7 @@ mod tests {
         for (port, size) in [(0xcfd, 4), (0xcff, 2), (0xcfa, 4), (0xcfb, 2)] {
             assert_eq!(write(port, size, 0), Write::Fault, "{port:#x} {size}");
         }
-        for (port, size) in [(0x660, 1), (0x67f, 2), (0x65e, 4), (0x65f, 2), (0x668, 4)] {
+        for (port, size) in [(0x660, 1), (0x67f, 2), (0x65e, 4), (0x65f, 2), (0x668, 4), (0x518, 4)] {
             assert_eq!(write(port, size, 0), Write::Drop, "{port:#x} {size}");
         }
         for (port, size) in [(0x65c, 4), (0x680, 1)] {

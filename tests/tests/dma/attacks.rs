@@ -32,6 +32,7 @@ pub fn all(places: &[Place]) -> Vec<Attack> {
         all.push(attack(format!("{name} reads S's memory"), move |trial| disk_reads(trial, by, s)));
         all.push(attack(format!("{name} writes S's memory"), move |trial| disk_writes(trial, by, s)));
     }
+    all.push(attack("fw_cfg writes S's memory", move |trial| fw_cfg_writes(trial, s)));
     all.push(attack("AHCI reads every page of the reserve", sweep_out));
     all.push(attack("edu reads the IOMMU's registers", |trial| edu_reads_registers(trial, IOMMU + 0x30, 8)));
     all.push(attack("edu writes the IOMMU's registers", iommu_register));
@@ -88,6 +89,17 @@ pub fn disk_writes(trial: &Trial, by: By, address: u64) -> Result<Outcome> {
     if outcome == Done {
         trial.disk(by).write_all_at(&before, 0)?;
         trial.disk_transfer(by, "in", address)?;
+    }
+    Ok(outcome)
+}
+
+/// What QEMU has for firmware goes past every IOMMU.
+fn fw_cfg_writes(trial: &Trial, address: u64) -> Result<Outcome> {
+    let before = trial.dump(address, 4)?;
+    trial.ask(&format!("fw_cfg write {address:#x}"))?;
+    let outcome = judge_write(&before, b"QEMU", &trial.dump(address, 4)?)?;
+    if outcome == Done {
+        trial.edu_write(address, &before)?;
     }
     Ok(outcome)
 }

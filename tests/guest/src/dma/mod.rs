@@ -6,6 +6,7 @@
 
 mod ahci;
 mod edu;
+mod fw_cfg;
 mod load;
 mod message;
 mod page;
@@ -54,6 +55,7 @@ fn carry_out(words: &[&str]) -> anyhow::Result<()> {
         ["virtio", device, "in", address, sector] => {
             virtio::Disk::open(device)?.to_memory(number(address)?, number(sector)?)
         }
+        ["fw_cfg", "write", address] => fw_cfg::write(number(address)?),
         ["disk", "write", device, from, mib] => load::write(device, number(from)?, number(mib)?),
         ["disk", "read", device, from, mib] => load::read(device, number(from)?, number(mib)?),
         ["counted", work @ ..] => load::counted(|| carry_out(work)),
