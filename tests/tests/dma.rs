@@ -15,14 +15,23 @@ mod trial;
 use anyhow::{Result, bail, ensure};
 use attacks::{disk_reads, disk_writes};
 use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use trial::{BESIDE, Blocked, By, Done, Outcome, PAGE, SECTOR, Trial, judge_read, judge_write};
 use trustvisor_tests::SOON;
 
 const LEAST: usize = 10;
 
+/// The attacks need two machines at a time, as many as there may be: held by each test.
+static MACHINES: Mutex<()> = Mutex::new(());
+
+fn machines() -> MutexGuard<'static, ()> {
+    MACHINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn every_attack_by_a_device_is_blocked_and_real() -> Result<()> {
+    let _held = machines();
     let reserve = trial::reserve()?;
     let trial = Trial::start("dma", true, &reserve, false)?;
     let places = places::find(&trial)?;

@@ -43,8 +43,7 @@ pub fn exchange(machine: &Machine, number: u8, blocks: u64, how: &str) -> Result
     let mac = mac(number);
     let interface = format!("$(basename $(dirname $(grep -l {mac} /sys/class/net/*/address)))");
     // A link takes its time.
-    let linked = "for i in $(seq 100); do [ \"$(cat /sys/class/net/$i/carrier)\" = 1 ] && exit 0; sleep 0.2; done; exit 1";
-    let linked = linked.replace("$i/", "$name/");
+    let linked = "for i in $(seq 100); do [ \"$(cat /sys/class/net/$name/carrier)\" = 1 ] && exit 0; sleep 0.2; done; exit 1";
     let up = format!("ifconfig $name 10.0.{number}.15 netmask 255.255.255.0 up");
     machine.succeed(&format!("name={interface}; {up}; {linked}"), LIMIT).context("no link")?;
     let said = machine.succeed(&format!("tvtest dma {how} net 10.0.{number}.2:{port} {blocks}"), LIMIT);

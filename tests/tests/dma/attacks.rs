@@ -8,9 +8,11 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use trustvisor_tests::SOON;
 
+type CarryOut = dyn Fn(&Trial) -> Result<Outcome>;
+
 pub struct Attack {
     pub name: String,
-    pub carry_out: Box<dyn Fn(&Trial) -> Result<Outcome>>,
+    pub carry_out: Box<CarryOut>,
 }
 
 fn attack(name: impl Into<String>, carry_out: impl Fn(&Trial) -> Result<Outcome> + 'static) -> Attack {

@@ -21,6 +21,7 @@ const NETWORKS: [&str; 3] = ["e1000", "e1000e", "virtio-net-pci"];
 
 #[test]
 fn ordinary_devices_work_under_load() -> Result<()> {
+    let _held = crate::machines();
     let mut disks = Vec::new();
     let guest = generic_guest()?;
     let mut boot = Boot::new("dma-ordinary", built()?.as_ref()).guest(&guest).limit(Duration::from_secs(250));

@@ -68,12 +68,12 @@ impl Disk {
     }
 
     /// Whole pages to the disk, one after the other.
-    pub fn from_memory(&self, base: u64, pages: u64, sector: u64) -> anyhow::Result<()> {
+    pub fn take_out(&self, base: u64, pages: u64, sector: u64) -> anyhow::Result<()> {
         self.each(base, pages, sector, PAGE as u64, WRITE)
     }
 
     /// A sector of the disk to the beginning of each page.
-    pub fn to_memory(&self, base: u64, pages: u64, sector: u64) -> anyhow::Result<()> {
+    pub fn bring_in(&self, base: u64, pages: u64, sector: u64) -> anyhow::Result<()> {
         self.each(base, pages, sector, SECTOR, READ)
     }
 

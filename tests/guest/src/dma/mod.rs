@@ -44,16 +44,16 @@ fn carry_out(words: &[&str]) -> anyhow::Result<()> {
         ["edu", "write", address, bytes] => edu::Edu::open()?.write(number(address)?, &self::bytes(bytes)?),
         ["edu", "message", address, data] => message::by_capability(number(address)?, number(data)? as u32),
         ["ahci", "out", base, pages, sector] => {
-            ahci::Disk::open()?.from_memory(number(base)?, number(pages)?, number(sector)?)
+            ahci::Disk::open()?.take_out(number(base)?, number(pages)?, number(sector)?)
         }
         ["ahci", "in", base, pages, sector] => {
-            ahci::Disk::open()?.to_memory(number(base)?, number(pages)?, number(sector)?)
+            ahci::Disk::open()?.bring_in(number(base)?, number(pages)?, number(sector)?)
         }
         ["virtio", device, "out", address, sector] => {
-            virtio::Disk::open(device)?.from_memory(number(address)?, number(sector)?)
+            virtio::Disk::open(device)?.take_out(number(address)?, number(sector)?)
         }
         ["virtio", device, "in", address, sector] => {
-            virtio::Disk::open(device)?.to_memory(number(address)?, number(sector)?)
+            virtio::Disk::open(device)?.bring_in(number(address)?, number(sector)?)
         }
         ["fw_cfg", "write", address] => fw_cfg::write(number(address)?),
         ["disk", "write", device, from, mib] => load::write(device, number(from)?, number(mib)?),
@@ -73,6 +73,6 @@ fn number(word: &str) -> anyhow::Result<u64> {
 }
 
 fn bytes(word: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(word.len() % 2 == 0, "half a byte");
+    ensure!(word.len().is_multiple_of(2), "half a byte");
     (0..word.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&word[at..at + 2], 16)?)).collect()
 }

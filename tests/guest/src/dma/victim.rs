@@ -36,6 +36,6 @@ pub fn fill(base: u64, pages: u64) -> anyhow::Result<()> {
     for (number, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         *word = ((base + number as u64 * 8) | 0x5aa5 << 48).to_le_bytes();
     }
-    println!("dma: filled {} MiB", pages * PAGE as u64 >> 20);
+    println!("dma: filled {} MiB", (pages * PAGE as u64) >> 20);
     Ok(())
 }

@@ -104,12 +104,12 @@ impl Disk {
     }
 
     /// A sector of the disk to memory.
-    pub fn to_memory(&self, address: u64, sector: u64) -> anyhow::Result<()> {
+    pub fn bring_in(&self, address: u64, sector: u64) -> anyhow::Result<()> {
         self.carry_out(IN, WRITES, address, sector)
     }
 
     /// Memory to a sector of the disk.
-    pub fn from_memory(&self, address: u64, sector: u64) -> anyhow::Result<()> {
+    pub fn take_out(&self, address: u64, sector: u64) -> anyhow::Result<()> {
         self.carry_out(OUT, 0, address, sector)
     }
 
