@@ -85,7 +85,7 @@ fn without_an_iommu_somebody_must_say_so_and_pcr_18_tells() -> Result<()> {
 /// It is TrustVisor's: the guest finds neither the firmware's list nor its registers, and its configuration is read-only.
 #[test]
 fn the_guest_has_no_iommu() -> Result<()> {
-    let machine = Boot::new("launch-iommu", &built()?).start()?;
+    let machine = Boot::new("launch-iommu", built()?.as_ref()).start()?;
     machine.wait_for("slb: no device reaches memory any more", SOON)?;
     machine.wait_until_ready()?;
     let info = machine.succeed("trustvisor info", SOON)?;
