@@ -16,7 +16,7 @@ mod trial;
 
 use anyhow::{Result, bail, ensure};
 use std::sync::LazyLock;
-use trial::{Build, Found, Trial, boot};
+use trial::{Build, Trial, boot};
 
 /// How a way is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,10 +65,8 @@ impl Wrong {
 
 /// Nothing is left, neither for who looks from outside nor for the next kernel.
 fn expect_nothing_left(trial: &Trial, wrong: &mut Wrong) -> Result<()> {
-    let Found { secret, fingerprints, .. } = trial.look()?;
-    wrong.unless(secret == 0 && fingerprints == 0, || {
-        format!("memory has {secret} words of the secret and {fingerprints} fingerprints of TrustVisor")
-    });
+    let found = trial.look()?;
+    wrong.unless(found.secret == 0 && found.fingerprints == 0, || format!("memory has {found}"));
     let hits = trial.scan()?;
     wrong.unless(hits == (0, 0), || format!("the next kernel finds {} + {} of them", hits.0, hits.1));
     Ok(())

@@ -7,10 +7,13 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 /// 16 bytes at a multiple of 8.
-type Chunk = [u64; 2];
+pub type Chunk = [u64; 2];
 
 /// Of 16 random bytes fewer are different in one case of 10^6; two addresses, or texts, have fewer.
 const DIFFERENT: u32 = 12;
+const DIFFERENT_IN_HALF: u32 = 6;
+/// For a half that stands alone.
+const DIFFERENT_IN_WORD: u32 = 7;
 
 /// Where TrustVisor is.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,7 @@ pub struct Fingerprints {
     runtime: HashSet<Chunk>,
     /// Of these, what is in `HYPERVISOR`: the root and the keys.
     keys: HashSet<Chunk>,
+    key_words: Vec<u64>,
     /// Whether a chunk may begin with this: most of memory is passed by quickly.
     low_half: Vec<bool>,
 }
@@ -42,18 +46,29 @@ impl Fingerprints {
             all: telling(runtime),
             runtime: telling(runtime),
             keys: telling(part(reserve.base + keys.start, reserve.base + keys.end)),
+            key_words: Vec::new(),
             low_half: Vec::new(),
         };
         found.all.extend(telling(part(reserve.pool, end)));
         found.index();
         let elsewhere = [image, part(0, reserve.base), part(end, memory.len() as u64)];
-        let public: Vec<_> = elsewhere.into_iter().flat_map(|bytes| found.find(bytes)).collect();
-        for (_, chunk) in public {
-            found.all.remove(&chunk);
-            found.runtime.remove(&chunk);
-            found.keys.remove(&chunk);
-        }
+        // At any byte, and without the last one: the hypervisor reads the OS's instructions, 15 bytes at a time.
+        let known: HashSet<Chunk> = found.all.iter().map(without_last).collect();
+        let shifted = elsewhere.into_iter().flat_map(|bytes| (0..8).filter_map(|shift| bytes.get(shift..)));
+        let all = shifted.flat_map(chunks).map(|(_, chunk)| chunk);
+        let here = all.filter(|chunk| found.may_begin(chunk)).map(|chunk| without_last(&chunk));
+        let public: HashSet<Chunk> = here.filter(|chunk| known.contains(chunk)).collect();
+        let own = |chunk: &Chunk| !public.contains(&without_last(chunk));
+        found.all.retain(own);
+        found.runtime.retain(own);
+        found.keys.retain(own);
         found.index();
+        let random = |word: &u64| different(&word.to_le_bytes()) >= DIFFERENT_IN_WORD;
+        let mut words: HashSet<u64> = found.keys.iter().map(|chunk| chunk[0]).filter(random).collect();
+        for word in elsewhere.into_iter().flat_map(words_of) {
+            words.remove(&word);
+        }
+        found.key_words = words.into_iter().collect();
         found
     }
 
@@ -64,8 +79,11 @@ impl Fingerprints {
 
     /// Where they are.
     pub fn find(&self, bytes: &[u8]) -> Vec<(usize, Chunk)> {
-        let quick = |chunk: &Chunk| self.low_half[chunk[0] as usize & 0xffff];
-        chunks(bytes).filter(|(_, chunk)| quick(chunk) && self.all.contains(chunk)).collect()
+        chunks(bytes).filter(|(_, chunk)| self.may_begin(chunk) && self.all.contains(chunk)).collect()
+    }
+
+    fn may_begin(&self, chunk: &Chunk) -> bool {
+        self.low_half[chunk[0] as usize & 0xffff]
     }
 
     /// How many there are: the runtime's, of these the keys', and the pool's.
@@ -73,23 +91,38 @@ impl Fingerprints {
         [self.runtime.len(), self.keys.len(), self.all.len() - self.runtime.len()]
     }
 
-    /// First halves of some of the keys', for who can look for so many words.
-    pub fn some_keys<const N: usize>(&self) -> Option<[u64; N]> {
-        let words: Vec<u64> = self.keys.iter().map(|chunk| chunk[0]).collect();
-        words.first_chunk().copied()
+    pub fn is_key(&self, chunk: &Chunk) -> bool {
+        self.keys.contains(chunk)
     }
+
+    /// Some of the keys' words, for who can look for so many. Half a chunk says less than a whole one, so of these too none is elsewhere.
+    pub fn some_keys<const N: usize>(&self) -> Option<[u64; N]> {
+        self.key_words.first_chunk().copied()
+    }
+}
+
+fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))
 }
 
 fn chunks(bytes: &[u8]) -> impl Iterator<Item = (usize, Chunk)> {
-    let (words, _) = bytes.as_chunks::<8>();
-    let chunk = |pair: &[[u8; 8]]| [u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1])];
-    words.windows(2).enumerate().map(move |(at, pair)| (at * 8, chunk(pair)))
+    words_of(bytes).zip(words_of(bytes).skip(1)).enumerate().map(|(at, (low, high))| (at * 8, [low, high]))
 }
 
+fn without_last(chunk: &Chunk) -> Chunk {
+    [chunk[0], chunk[1] & (u64::MAX >> 8)]
+}
+
+/// As a whole, and in both halves: an address beside a secret is none.
 fn is_random(chunk: &Chunk) -> bool {
+    let bytes = chunk.map(u64::to_le_bytes);
+    different(bytes.as_flattened()) >= DIFFERENT
+        && bytes.iter().all(|half| different(half) >= DIFFERENT_IN_HALF)
+}
+
+/// How many different bytes there are.
+fn different(bytes: &[u8]) -> u32 {
     let mut seen = [0u64; 4];
-    for byte in chunk.iter().flat_map(|word| word.to_le_bytes()) {
-        seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
-    }
-    seen.iter().map(|bits| bits.count_ones()).sum::<u32>() >= DIFFERENT
+    bytes.iter().for_each(|byte| seen[usize::from(byte >> 6)] |= 1 << (byte & 63));
+    seen.iter().map(|bits| bits.count_ones()).sum()
 }

@@ -3,7 +3,7 @@
 
 use crate::trial::{Build, Trial, boot};
 use crate::{Off, Wrong, expect_nothing_left};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use machine::Machine;
 use serde_json::json;
 use trustvisor_tests::pcr_in_guest;
@@ -27,7 +27,8 @@ fn held(machine: &Machine, values: &[Vec<u8>]) -> Result<usize> {
     Ok(values.iter().filter(is_there).count())
 }
 
-fn refused(way: &str) -> Result<()> {
+/// `may_be_ignored`: a machine that does nothing at all has not slept.
+fn refused(way: &str, may_be_ignored: bool) -> Result<()> {
     let trial = Trial::start(way, boot(way)?, &Build::real()?, "")?;
     let machine = &trial.machine;
     let values = launch_registers(machine)?;
@@ -35,29 +36,39 @@ fn refused(way: &str) -> Result<()> {
     ensure!(held(machine, &values)? == values.len(), "the TPM's state does not show its registers");
     machine.monitor_command("cont", json!({}))?;
     trial.go()?;
-    let (status, reason) = trial.wait_for_end()?.with_context(|| format!("{way}: nothing happens"))?;
+    let Some((status, reason)) = trial.wait_for_end()? else {
+        ensure!(may_be_ignored, "{way}: nothing happens");
+        return Ok(());
+    };
     println!("reset: {way}: {status}, {reason}");
-    let mut wrong = Wrong::default();
-    wrong.unless(status != "suspended", || "the machine sleeps".into());
     let open = held(machine, &values)?;
-    wrong.unless(open == 0, || format!("{open} of the registers 17 to 19 are as at the launch"));
+    if status == "suspended" {
+        // At a reset it would wake up: firmware goes on with Linux, whose memory it is, without TrustVisor.
+        bail!(
+            "{way}: the machine sleeps, {open} of PCRs 17 to 19 are as at the launch; memory has {}",
+            trial.look()?
+        );
+    }
+    let mut wrong = Wrong::default();
+    wrong.unless(open == 0, || format!("{open} of PCRs 17 to 19 are as at the launch"));
     expect_nothing_left(&trial, &mut wrong)?;
     wrong.result(way)
 }
 
 #[test]
 fn linux_may_not_sleep() -> Result<()> {
-    refused("s3")
+    refused("s3", false)
 }
 
 #[test]
 fn nor_may_root_by_the_register() -> Result<()> {
-    refused("s3-register")
+    refused("s3-register", false)
 }
 
 #[test]
 fn nor_by_the_register_s_second_byte() -> Result<()> {
-    refused("s3-byte")
+    // QEMU takes only the whole register, a chipset may take its half.
+    refused("s3-byte", true)
 }
 
 /// Linux hibernates: it writes its own memory to its disk, and has the machine go off by another sleeping state.

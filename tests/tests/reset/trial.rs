@@ -1,7 +1,7 @@
 //! A machine on which S keeps a secret, until root takes the machine out of TrustVisor's hands: what is in its memory before, at the moment
 //! when it would reset, sleep or go off (QEMU stops it there), and for a kernel that boots on it next, without TrustVisor.
 
-use crate::fingerprints::{Fingerprints, Reserve};
+use crate::fingerprints::{Chunk, Fingerprints, Reserve};
 use anyhow::{Context, Result, bail, ensure};
 use machine::{Boot, Machine};
 use serde_json::json;
@@ -53,14 +53,17 @@ pub struct Found {
     /// Words of S's secret.
     pub secret: usize,
     pub fingerprints: usize,
-    /// Where the first fingerprint is.
-    first: usize,
+    /// Of these, the root's and the keys'.
+    keys: usize,
+    /// The first fingerprints, and where they are.
+    places: Vec<(usize, Chunk)>,
 }
 
 impl Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} words of the secret, {} fingerprints", self.secret, self.fingerprints)?;
-        if self.fingerprints > 0 { write!(f, " (the first at {:#x})", self.first) } else { Ok(()) }
+        let Self { secret, fingerprints, keys, places } = self;
+        write!(f, "{secret} words of the secret, {fingerprints} fingerprints, of which {keys} of the keys")?;
+        if places.is_empty() { Ok(()) } else { write!(f, ", at {places:x?}") }
     }
 }
 
@@ -200,11 +203,16 @@ fn find(memory: &[u8], secret: &[u64], fingerprints: &Fingerprints) -> Found {
         }
     }
     let mut places = fingerprints.find(memory);
-    let first = places.first().map_or(0, |place| place.0);
+    let first = places.iter().take(3).copied().collect();
     places.sort_unstable_by_key(|place| place.1);
     places.dedup_by_key(|place| place.1);
     let secret = found.into_iter().filter(|found| *found).count();
-    Found { secret, fingerprints: places.len(), first }
+    Found {
+        secret,
+        fingerprints: places.len(),
+        keys: places.iter().filter(|place| fingerprints.is_key(&place.1)).count(),
+        places: first,
+    }
 }
 
 /// Numbers of a line, its first two words left out.
