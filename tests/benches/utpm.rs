@@ -18,7 +18,7 @@ use rsa::{BoxedUint, Pkcs1v15Sign, PrivateKey};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::hint::black_box;
-use utpm::quote::{Moment, Report, genuine};
+use utpm::quote::{Moment, Report, Subject, genuine};
 use utpm::random::Random;
 use utpm::seal::{Blob, seal, unseal};
 use utpm::{Pcrs, Root, digest};
@@ -120,9 +120,9 @@ fn report(criterion: &mut Criterion) {
     let moment = Moment { clock: 1, boot: 2, release: 3 };
     let ours = |bencher: &mut Bencher| {
         bencher.iter(|| {
-            let nonce = (TAG_QUOTE, &black_box([8; 32])[..]);
-            let report =
-                Report::new(&[1; 32], (key::RSA, &[2; 32]), &pcrs, 1, nonce, moment).expect("a report");
+            let nonce = black_box([8; 32]);
+            let subject = Subject { pcrs: &pcrs, select: 1, tag: TAG_QUOTE, data: &nonce, moment };
+            let report = Report::new(&[1; 32], key::RSA, &[2; 32], &subject).expect("a report");
             genuine(&[1; 32], report.bytes()).is_some()
         });
     };

@@ -2,7 +2,7 @@
 //! observations from the running machine: from Linux, which reads the TPM itself, wherever the machine gets that far.
 
 use anyhow::{Context, Result, ensure};
-use hypervisor::launch::{INFO_OFFSET, SLB_SIZE};
+use hypervisor::launch::{HANDOVER_OFFSET, Handover, INFO_OFFSET, SLB_SIZE};
 use machine::{Boot, Family, Machine, Multiboot, Pcr, predict};
 use trustvisor_tests::{SOON, built, expect_refusal, pcr_in_guest};
 
@@ -80,6 +80,25 @@ fn without_an_iommu_somebody_must_say_so_and_pcr_18_tells() -> Result<()> {
     let pcrs = predict(&built.hypervisor, unprotected)?;
     ensure!(pcrs.pcr18 != built.pcrs.pcr18);
     expect_pcrs_in_guest(&machine, &["sha1", "sha256"], [(17, &pcrs.pcr17), (18, &pcrs.pcr18)])
+}
+
+/// Its stack grows down towards what it hands on, and nothing would stop it there.
+#[test]
+fn the_slb_has_stack_enough() -> Result<()> {
+    let machine = Boot::new("launch-stack", built()?.as_ref()).start()?;
+    machine.wait_until_ready()?;
+    let line = machine
+        .lines()
+        .into_iter()
+        .find_map(|line| Some(line.split_once("slb: started at 0x")?.1.to_owned()));
+    let base = line.context("no SLB")?;
+    let base = u64::from_str_radix(base.split(',').next().context("no address")?, 16)?;
+    let lowest = HANDOVER_OFFSET + size_of::<Handover>() as u64;
+    let stack = machine.memory_dump(base + lowest, SLB_SIZE - lowest)?;
+    let unused = stack.iter().position(|byte| *byte != 0).context("no stack")?;
+    println!("launch: the SLB used {} bytes of stack, {unused} are left", stack.len() - unused);
+    ensure!(unused >= 1024, "{unused} bytes of {} are left", stack.len());
+    Ok(())
 }
 
 /// It is TrustVisor's: the guest finds neither the firmware's list nor its registers, and its configuration is read-only.

@@ -204,7 +204,7 @@ fn pci_machine(enabled: u32) -> Machine {
         put(0x64, 0x190b_000f);
         put(0x68, base | enabled);
         put(0x6c, 0);
-        registers.insert(at & !0xff00 | 0, 0x1480_1022);
+        registers.insert(at & !0xff00, 0x1480_1022);
     }
     Machine { registers, ..Default::default() }
 }
