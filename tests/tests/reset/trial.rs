@@ -163,10 +163,7 @@ impl Trial {
         self.machine.restart_with(&scanner.kernel_options(&options).run("serve"))?;
         self.machine.wait_until_ready()?;
         let hits = (self.secret_hits()?, self.key_hits()?);
-        println!(
-            "reset: {}: the next kernel: {} of the secret, {} of the keys",
-            self.way, hits.0, hits.1
-        );
+        println!("reset: {}: the next kernel: {} of the secret, {} of the keys", self.way, hits.0, hits.1);
         Ok(hits)
     }
 
