@@ -16,6 +16,8 @@ pub const MEMORY_MIB: u32 = 320;
 /// The next kernel leaves the rest as it is.
 const SCANNER_MIB: u32 = 128;
 pub const WORDS: usize = 16;
+/// So many fingerprints are named.
+const SHOWN: usize = 12;
 /// For S's process to start, and for Linux to sleep or go off.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -161,10 +163,7 @@ impl Trial {
         self.machine.restart_with(&scanner.kernel_options(&options).run("serve"))?;
         self.machine.wait_until_ready()?;
         let hits = (self.secret_hits()?, self.key_hits()?);
-        println!(
-            "reset: {}: the next kernel: {} of the secret, {} of the runtime's",
-            self.way, hits.0, hits.1
-        );
+        println!("reset: {}: the next kernel: {} of the secret, {} of the keys", self.way, hits.0, hits.1);
         Ok(hits)
     }
 
@@ -203,7 +202,7 @@ fn find(memory: &[u8], secret: &[u64], fingerprints: &Fingerprints) -> Found {
         }
     }
     let mut places = fingerprints.find(memory);
-    let first = places.iter().take(3).copied().collect();
+    let first = places.iter().take(SHOWN).copied().collect();
     places.sort_unstable_by_key(|place| place.1);
     places.dedup_by_key(|place| place.1);
     let secret = found.into_iter().filter(|found| *found).count();
