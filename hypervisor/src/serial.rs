@@ -64,13 +64,22 @@ pub fn line(level: Level, message: fmt::Arguments<'_>) {
 /// Says why the launch (or the machine) ends here, and stops this processor for ever.
 pub fn refuse(reason: impl fmt::Display) -> ! {
     say(format_args!("refused: {reason}"));
-    stop(|| ())
+    stop()
 }
 
-/// Says `stopped`, does a last thing and stops this processor for ever.
-pub fn stop(last: impl FnOnce()) -> ! {
+/// Says `stopped`, and stops this processor for ever.
+pub fn stop() -> ! {
+    stopped();
+    halt()
+}
+
+/// Says what is the last line.
+pub fn stopped() {
     say(format_args!("stopped"));
-    last();
+}
+
+/// Stops this processor for ever.
+pub fn halt() -> ! {
     loop {
         x86_64::instructions::interrupts::disable();
         x86_64::instructions::hlt();

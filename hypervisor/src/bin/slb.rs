@@ -162,5 +162,5 @@ fn zero_above_image(header: &RuntimeHeader) {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     say(format_args!("panic: {}", info.message()));
-    stop(|| ())
+    stop()
 }

@@ -65,7 +65,8 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
         }
         Err(reason) => {
             serial::say(format_args!("refused: {reason}"));
-            serial::stop(forget)
+            serial::stopped();
+            forget(halt, [0; 3])
         }
     }
 }
@@ -283,16 +284,21 @@ fn enable_svm(host_save: Hpa) {
 
 /// The OS came to its end.
 fn leave(mem: DirectMap, handover: &Handover, end: End) -> ! {
-    /// Writes to a port that does nothing, a microsecond each, until the machine should be off.
-    const PATIENCE: u32 = 5_000_000;
     match end {
         End::Reset(reason) => log::error!("{reason}: wiping and resetting the machine"),
         End::Sleep => tpm::cap(mem, TscClock { tsc_per_ms: handover.tsc_per_ms }),
         End::Off(..) => {}
     }
-    forget();
-    if let End::Off(port, size, value) = end {
-        PORTS.write(port, size, value);
+    let off = if let End::Off(port, size, value) = end { [port.into(), size.into(), value] } else { [0; 3] };
+    forget(switch_off, off)
+}
+
+/// Writes a value of so many bytes to a port, if there are any; resets the machine if it is not off then.
+extern "C" fn switch_off(port: u32, size: u32, value: u32) -> ! {
+    /// Writes to a port that does nothing, a microsecond each, until the machine should be off.
+    const PATIENCE: u32 = 5_000_000;
+    if size > 0 {
+        PORTS.write(port as u16, size as u8, value);
         (0..PATIENCE).for_each(|_| PORTS.write(0x80, 1, 0));
     }
     // SAFETY: nothing of this machine's state is needed any more: by the reset control register (CF9), the keyboard controller, a
@@ -322,24 +328,43 @@ fn wipe_unused_stack() {
 }
 
 /// Before control is lost: zeroes the pool, then the runtime's own data (frozen registers, micro-PCRs, the random number
-/// generator, the root) and what finished calls left on the stack, and writes the caches back, for memory keeps what it last held.
-/// After this only code and the stack in use are left.
-fn forget() {
+/// generator, the root) and all of the stack, and writes the caches back, for memory keeps what it last held. After this only code is
+/// left, and goes on with an empty stack.
+fn forget(last: extern "C" fn(u32, u32, u32) -> !, [first, second, third]: [u32; 3]) -> ! {
     if let Some(hv) = HYPERVISOR.get() {
         hv.wipe();
     }
-    wipe_unused_stack();
-    let [_, _, data, _] = parts();
-    // SAFETY: nobody uses the runtime's data after this: the callers only write ports and stop.
+    let [_, _, data, stack] = parts();
+    // SAFETY: nobody uses the runtime's data after this, nor what is on the stack: what comes last takes three numbers, writes ports and stops.
     unsafe {
         (data.start as *mut u8).write_bytes(0, (data.end - data.start) as usize);
-        core::arch::asm!("wbinvd", options(nostack));
+        core::arch::asm!(
+            "rep stosb",
+            "lea rsp, [rdi - 8]",
+            "wbinvd",
+            "mov edi, {first:e}",
+            "jmp {last}",
+            first = in(reg) first,
+            last = in(reg) last,
+            in("rdi") stack.start,
+            in("rcx") stack.end - stack.start,
+            in("al") 0u8,
+            in("esi") second,
+            in("edx") third,
+            options(noreturn),
+        );
     }
+}
+
+/// As [`switch_off`], for whoever must not go on.
+extern "C" fn halt(_: u32, _: u32, _: u32) -> ! {
+    serial::halt()
 }
 
 /// A bug of the hypervisor: nothing may be learned from it.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     serial::say(format_args!("bug: {info}"));
-    serial::stop(forget)
+    serial::stopped();
+    forget(halt, [0; 3])
 }
