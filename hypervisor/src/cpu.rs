@@ -8,7 +8,7 @@ use crate::ioports::Guard;
 use crate::memory::{DirectMap, RamMap};
 use crate::tables::ADDRESS;
 use crate::vmcb::{
-    CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vector, Vmcb, tlb,
+    ATTR_LONG, CR0_PG, EFER_LMA, EVENT_EXCEPTION, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID, Vector, Vmcb, tlb,
 };
 use core::cell::Cell;
 
@@ -84,6 +84,11 @@ impl Cpu {
     pub fn long_mode(&self) -> bool {
         let save = &self.os.save;
         save.cr0 & CR0_PG != 0 && save.efer & EFER_LMA != 0
+    }
+
+    /// Whether what it runs now is 64-bit code.
+    pub fn runs_64_bit_code(&self) -> bool {
+        self.long_mode() && self.os.save.cs.attributes & ATTR_LONG != 0
     }
 
     /// CR3 bits 51:12: what identifies the address space that the OS runs in now.

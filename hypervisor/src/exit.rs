@@ -11,12 +11,12 @@ use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::ioapic;
 use crate::ioports::{Access, Ports, Write};
-use crate::lapic::{self, Code, Source, Verdict};
+use crate::lapic::{self, Source, Verdict};
 use crate::msr::{self, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
 use crate::profiling;
-use crate::vmcb::{ATTR_LONG, EFER_LMA, Vector, exit_code};
+use crate::vmcb::{Vector, exit_code};
 use abi::exit;
 use core::sync::atomic::Ordering;
 
@@ -193,16 +193,13 @@ fn nested_page_fault(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor)
 /// Does a write to an APIC that the filter lets pass; drops one to the configuration of a bridge or to the chipset. None: the instruction is none that
 /// Linux or anybody sane uses there.
 fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa: u64) -> Option<()> {
-    let save = &cpu.os.save;
-    let bits64 = save.cs.attributes & ATTR_LONG != 0 && save.efer & EFER_LMA != 0;
-    let (code, base) = if bits64 { (Code::Bits64, 0) } else { (Code::Bits32, save.cs.base) };
-    if !cpu.long_mode() {
+    if !cpu.runs_64_bit_code() {
         return None;
     }
     let memory = cpu.memory(hv.pals.mem, hv.pals.ram, 0);
     let mut bytes = [0; lapic::MAX_INSTRUCTION];
-    let fetched = memory.fetch(Gva(save.rip.wrapping_add(base)), save.cpl == 3, &mut bytes).ok()?;
-    let store = lapic::decode(bytes.get(..fetched)?, code)?;
+    let fetched = memory.fetch(Gva(cpu.os.save.rip), cpu.os.save.cpl == 3, &mut bytes).ok()?;
+    let store = lapic::decode(bytes.get(..fetched)?)?;
     let value = match store.source {
         Source::Register(number) => *register(cpu, number) as u32,
         Source::Immediate(value) => value,

@@ -5,7 +5,7 @@ use crate::cpu::Cpu;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::pal::{Caller, Hardware, Outcome, Stop};
-use crate::vmcb::{ATTR_LONG, RFLAGS_IF, exit_code};
+use crate::vmcb::{RFLAGS_IF, exit_code};
 use abi::quote::{AttestedCall, MAX_REPORT};
 use abi::{Status, TOKEN_BIT, number};
 use arrayvec::ArrayVec;
@@ -29,7 +29,7 @@ pub fn vmmcall(hv: &Hypervisor, cpu: &mut Cpu, hardware: &mut impl Hardware) {
 /// CPL 3, 64-bit code, interrupts enabled.
 fn may_call(cpu: &Cpu) -> bool {
     let save = &cpu.os.save;
-    save.cpl == 3 && cpu.long_mode() && save.cs.attributes & ATTR_LONG != 0 && save.rflags & RFLAGS_IF != 0
+    save.cpl == 3 && cpu.runs_64_bit_code() && save.rflags & RFLAGS_IF != 0
 }
 
 fn dispatch(hv: &Hypervisor, caller: &mut Caller<impl Hardware>) -> Outcome {

@@ -6,15 +6,6 @@
 //! nested page fault, the value by the decoder; both are what the hypervisor then uses, so bytes that the guest changes in
 //! between make another write of its own, which was filtered as well.
 
-/// What the code segment says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    /// 64-bit mode.
-    Bits64,
-    /// Default operand and address size of 32 bits.
-    Bits32,
-}
-
 /// A store to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -43,35 +34,26 @@ pub const MAX_INSTRUCTION: usize = 15;
 const REX_W: u8 = 1 << 3;
 const REX_R: u8 = 1 << 2;
 
-/// Takes what ModRM says about the memory operand, by addresses of 16 bits or longer ones, and returns the `reg` field (APM vol. 3, 1.4).
-/// None: it is a register.
-fn memory_operand(bytes: &mut &[u8], bits16: bool) -> Option<u8> {
+/// Takes what ModRM says about the memory operand, and returns the `reg` field (APM vol. 3, 1.4). None: it is a register.
+fn memory_operand(bytes: &mut &[u8]) -> Option<u8> {
     let modrm = *bytes.split_off_first()?;
     let (mode, reg, rm) = (modrm >> 6, (modrm >> 3) & 7, modrm & 7);
     if mode == 3 {
         return None;
     }
-    let displacement = if bits16 {
-        match (mode, rm) {
-            (0, 6) | (2, _) => 2,
-            (1, _) => 1,
-            _ => 0,
-        }
-    } else {
-        let base = if rm == 4 { bytes.split_off_first()? & 7 } else { rm };
-        match (mode, base) {
-            (0, 5) | (2, _) => 4,
-            (1, _) => 1,
-            _ => 0,
-        }
+    let base = if rm == 4 { bytes.split_off_first()? & 7 } else { rm };
+    let displacement = match (mode, base) {
+        (0, 5) | (2, _) => 4,
+        (1, _) => 1,
+        _ => 0,
     };
     bytes.split_off(..displacement)?;
     Some(reg)
 }
 
-/// Decodes a store by MOV or XCHG (APM vol. 3, chapter 3). `bytes` begins at the instruction. None: it is another one, or goes on
-/// beyond the bytes given.
-pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
+/// Decodes a store by MOV or XCHG in 64-bit code (APM vol. 3, chapter 3). `bytes` begins at the instruction. None: it is another one,
+/// or goes on beyond the bytes given.
+pub fn decode(bytes: &[u8]) -> Option<Store> {
     let given = &bytes[..bytes.len().min(MAX_INSTRUCTION)];
     let mut bytes = given;
     // Prefixes (APM vol. 3, 1.2).
@@ -79,7 +61,7 @@ pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
     let opcode = loop {
         let byte = *bytes.split_off_first()?;
         match byte {
-            0x40..=0x4f if code == Code::Bits64 => {
+            0x40..=0x4f => {
                 rex = byte;
                 continue;
             }
@@ -93,7 +75,6 @@ pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
         // REX counts only directly before the opcode.
         rex = 0;
     };
-    let bits16 = code == Code::Bits32 && address_size;
     // The lowest bit tells bytes from wider operands.
     let size = match opcode & 1 {
         0 => 1,
@@ -109,12 +90,12 @@ pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
     let source = match opcode {
         // MOV r/m, r; XCHG r/m, r
         0x89 | 0x87 => {
-            let reg = memory_operand(&mut bytes, bits16)?;
+            let reg = memory_operand(&mut bytes)?;
             Source::Register(reg | if rex & REX_R != 0 { 8 } else { 0 })
         }
         // MOV r/m, imm
         0xc7 => {
-            if memory_operand(&mut bytes, bits16)? != 0 {
+            if memory_operand(&mut bytes)? != 0 {
                 return None;
             }
             let immediate = bytes.split_off(..size.min(4))?;
@@ -122,11 +103,7 @@ pub fn decode(bytes: &[u8], code: Code) -> Option<Store> {
         }
         // MOV moffset, RAX
         0xa3 => {
-            bytes.split_off(match (code, address_size) {
-                (Code::Bits64, false) => ..8,
-                (Code::Bits64, true) | (Code::Bits32, false) => ..4,
-                (Code::Bits32, true) => ..2,
-            })?;
+            bytes.split_off(..if address_size { 4 } else { 8 })?;
             Source::Register(0)
         }
         _ => return None,
@@ -210,7 +187,7 @@ mod tests {
     /// Bytes as an assembler makes them.
     #[test]
     fn known_instructions() {
-        let bits64: &[(&[u8], Option<Store>)] = &[
+        let instructions: &[(&[u8], Option<Store>)] = &[
             // mov [rdi], esi; mov [0xffffffffff5fd300], eax; mov [rdi + 0x300], r9d
             (&[0x89, 0x37], register(2, 6)),
             (&[0x89, 0x04, 0x25, 0x00, 0xd3, 0x5f, 0xff], register(7, 0)),
@@ -260,22 +237,8 @@ mod tests {
             (&[0x89, 0x80, 0, 0, 0], None),
             (&[0xc7, 0x00, 0, 0, 0], None),
         ];
-        for (bytes, expected) in bits64 {
-            assert_eq!(decode(bytes, Code::Bits64), *expected, "{bytes:02x?}");
-        }
-        let bits32: &[(&[u8], Option<Store>)] = &[
-            // mov [0xfee00300], ecx; mov [0xfee000b0], eax; mov [di], esi; mov [0x1234], esi (16-bit addresses)
-            (&[0x89, 0x0d, 0x00, 0x03, 0xe0, 0xfe], register(6, 1)),
-            (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe], register(5, 0)),
-            (&[0x67, 0x89, 0x35], register(3, 6)),
-            (&[0x67, 0x89, 0x36, 0x34, 0x12], register(5, 6)),
-            (&[0x67, 0xa3, 0x34, 0x12], register(4, 0)),
-            (&[0x67, 0x89, 0x74, 0x01], register(4, 6)),
-            // inc esp: REX exists in 64-bit mode only
-            (&[0x44, 0x89, 0x37], None),
-        ];
-        for (bytes, expected) in bits32 {
-            assert_eq!(decode(bytes, Code::Bits32), *expected, "{bytes:02x?}");
+        for (bytes, expected) in instructions {
+            assert_eq!(decode(bytes), *expected, "{bytes:02x?}");
         }
     }
 
@@ -283,9 +246,9 @@ mod tests {
     fn fifteen_bytes_and_no_more() {
         let mut bytes = [0x3e; 16];
         bytes[13..15].copy_from_slice(&[0x89, 0x37]);
-        assert_eq!(decode(&bytes, Code::Bits64), register(15, 6));
+        assert_eq!(decode(&bytes), register(15, 6));
         bytes[13..16].copy_from_slice(&[0x3e, 0x89, 0x37]);
-        assert_eq!(decode(&bytes, Code::Bits64), None);
+        assert_eq!(decode(&bytes), None);
     }
 
     /// Length of ModRM, SIB and displacement by mode and rm, written down from APM vol. 3, tables. The second
@@ -295,32 +258,25 @@ mod tests {
         [(2, 2), (2, 2), (2, 2), (2, 2), (3, 3), (2, 2), (2, 2), (2, 2)],
         [(5, 5), (5, 5), (5, 5), (5, 5), (6, 6), (5, 5), (5, 5), (5, 5)],
     ];
-    const LENGTH_16: [[usize; 8]; 3] =
-        [[1, 1, 1, 1, 1, 1, 3, 1], [2, 2, 2, 2, 2, 2, 2, 2], [3, 3, 3, 3, 3, 3, 3, 3]];
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
         #[test]
         fn agrees_with_the_tables(
             segment in prop_oneof![Just(None), prop_oneof![Just(0x3eu8), Just(0x65), Just(0x26)].prop_map(Some)],
-            address_size: bool, rex in prop_oneof![Just(None), (0x40u8..0x48).prop_map(Some)], bits64: bool,
+            address_size: bool, rex in prop_oneof![Just(None), (0x40u8..0x48).prop_map(Some)],
             opcode in prop_oneof![Just(0x89u8), Just(0xc7), Just(0x87)],
             mode in 0u8..3, reg in 0u8..8, rm in 0u8..8, tail: [u8; 12], value: u32,
         ) {
-            let code = if bits64 { Code::Bits64 } else { Code::Bits32 };
             let mut bytes: Vec<u8> = segment.into_iter().collect();
             bytes.extend(address_size.then_some(0x67));
-            bytes.extend(rex.filter(|_| bits64));
+            bytes.extend(rex);
             let reg = if opcode == 0xc7 { 0 } else { reg };
             bytes.extend([opcode, mode << 6 | reg << 3 | rm]);
-            let length = if !bits64 && address_size {
-                LENGTH_16[mode as usize][rm as usize]
-            } else {
-                let (usual, base_5) = LENGTH[mode as usize][rm as usize];
-                if tail[0] & 7 == 5 { base_5 } else { usual }
-            };
+            let (usual, base_5) = LENGTH[mode as usize][rm as usize];
+            let length = if tail[0] & 7 == 5 { base_5 } else { usual };
             bytes.extend(&tail[..length - 1]);
-            let high = if rex.is_some_and(|rex| bits64 && rex & 4 != 0) { 8 } else { 0 };
+            let high = if rex.is_some_and(|rex| rex & 4 != 0) { 8 } else { 0 };
             let source = if opcode == 0xc7 { Source::Immediate(value) } else { Source::Register(reg | high) };
             if opcode == 0xc7 {
                 bytes.extend(value.to_le_bytes());
@@ -331,15 +287,15 @@ mod tests {
                 None
             };
             for cut in 0..bytes.len() {
-                prop_assert_eq!(decode(&bytes[..cut], code), None);
+                prop_assert_eq!(decode(&bytes[..cut]), None);
             }
             bytes.extend([0x90; 4]);
-            prop_assert_eq!(decode(&bytes, code), expected);
+            prop_assert_eq!(decode(&bytes), expected);
         }
 
         #[test]
-        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..20), bits64: bool) {
-            if let Some(store) = decode(&bytes, if bits64 { Code::Bits64 } else { Code::Bits32 }) {
+        fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(store) = decode(&bytes) {
                 prop_assert!((2..=15).contains(&store.len) && store.len <= bytes.len());
                 prop_assert!(!matches!(store.source, Source::Register(16..)));
             }

@@ -8,7 +8,7 @@ use crate::memory::TestMemory;
 use crate::pal::Runnable;
 use crate::pal::tests::{CONFIG_SPACE, END, FEATURES, OS_RAM, POOL, facts, pals};
 use crate::tpm::root::Blob;
-use crate::vmcb::{self, CR0_PG, EVENT_VALID, exception};
+use crate::vmcb::{self, ATTR_LONG, CR0_PG, EVENT_VALID, exception};
 use abi::{Status, TOKEN_BIT, number};
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -297,6 +297,10 @@ fn configuration_of_bridges_is_read_and_not_written() {
     guest.memory.map().copy_to(Hpa(CODE), &[0x01, 0x07]);
     guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010).unwrap();
     assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "ADD");
+    guest.memory.map().copy_to(Hpa(CODE), &[0x89, 0x07]);
+    guest.cpu.os.save.cs.attributes = 0xc9b;
+    guest.exit(exit_code::NPF, 1 << 32 | 7, 0xb000_0010).unwrap();
+    assert_eq!((guest.injected(), guest.cpu.os.save.rip), (gp, CODE), "32-bit code");
     assert!(guest.processor.lapic.borrow().is_empty() && guest.processor.io_apic.borrow().is_empty());
 }
 

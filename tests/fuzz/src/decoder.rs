@@ -5,37 +5,32 @@
 //! disassembler does not see as a plain `MOV` or `XCHG` to memory either. Nothing depends on the bytes behind the
 //! instruction, and bytes that are too few are never enough.
 
-use hypervisor::lapic::{self, Code, Source, Store};
+use hypervisor::lapic::{self, Source, Store};
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
-use crate::input::Input;
-
-/// The first byte chooses the mode, the others are the instruction.
+/// The bytes are an instruction of 64-bit code.
 pub fn check(bytes: &[u8]) {
-    let mut input = Input::new(bytes);
-    let (code, bits) = input.pick(&[(Code::Bits64, 64), (Code::Bits32, 32)]);
-    let bytes = input.rest();
-    let mut decoder = Decoder::new(bits, bytes, DecoderOptions::AMD);
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::AMD);
     let instruction = decoder.decode();
-    match lapic::decode(bytes, code) {
-        Some(store) => accepted(bytes, code, store, &instruction),
+    match lapic::decode(bytes) {
+        Some(store) => accepted(bytes, store, &instruction),
         None => assert!(!is_plain_store(&instruction), "refused: {instruction:?} in {bytes:02x?}"),
     }
 }
 
-fn accepted(bytes: &[u8], code: Code, store: Store, instruction: &Instruction) {
+fn accepted(bytes: &[u8], store: Store, instruction: &Instruction) {
     let len = store.len;
     assert!((2..=15).contains(&len) && len <= bytes.len());
     assert!(!instruction.is_invalid(), "accepted what is no instruction: {bytes:02x?}");
     assert_eq!(len, instruction.len(), "length of {instruction:?}");
     for cut in 0..len {
-        assert_eq!(lapic::decode(&bytes[..cut], code), None);
+        assert_eq!(lapic::decode(&bytes[..cut]), None);
     }
     let mut followed = bytes[..len].to_vec();
     followed.extend([0xff; 4]);
-    assert_eq!(lapic::decode(&followed, code), Some(store));
+    assert_eq!(lapic::decode(&followed), Some(store));
 
     let expected = if store.exchange { Mnemonic::Xchg } else { Mnemonic::Mov };
     assert_eq!(instruction.mnemonic(), expected);
