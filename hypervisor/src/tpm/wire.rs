@@ -23,7 +23,8 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command without parameters yet.
+    /// A command without parameters yet. Made where it stays: the SLB's stack has no room for two.
+    #[inline(always)]
     pub fn new(tag: u16, code: u32) -> Self {
         let mut command = Self { bytes: [0; MESSAGE], used: 0, answer: [0; 2 * MESSAGE] };
         command.u16(tag).u32(0).u32(code);
