@@ -23,12 +23,12 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command without parameters yet. Made where it stays: the SLB's stack has no room for two.
-    #[inline(always)]
+    /// A command without parameters yet. Written where it is returned to: the SLB's stack has no room for two.
     pub fn new(tag: u16, code: u32) -> Self {
-        let mut command = Self { bytes: [0; MESSAGE], used: 0, answer: [0; 2 * MESSAGE] };
-        command.u16(tag).u32(0).u32(code);
-        command
+        // Tag and code around a size that is not known yet.
+        let header = (u128::from(tag) << 112 | u128::from(code) << 48).to_be_bytes();
+        let bytes = core::array::from_fn(|at| header.get(at).copied().unwrap_or(0));
+        Self { bytes, used: HEADER, answer: [0; 2 * MESSAGE] }
     }
 
     pub fn u8(&mut self, value: u8) -> &mut Self {
