@@ -181,7 +181,7 @@ pub mod tests {
         }
     }
 
-    /// A host bridge, an ISA bridge with two more functions, a bridge to bus 2 with a disk, AMD's fabric, a second root.
+    /// A host bridge, an ISA bridge with two more functions, a bridge to bus 2 with a disk, AMD's fabric, a second root with an IOMMU.
     pub fn machine() -> Machine {
         let mut registers = BTreeMap::new();
         let mut add = |bus: u32, device: u32, function: u32, class: u32| {
@@ -198,6 +198,7 @@ pub mod tests {
         add(0, 1, 0, 0x06_0400);
         add(2, 0, 0, 0x01_0802);
         add(0x40, 0, 0, 0x06_0000);
+        add(0x40, 0, 2, 0x08_0600);
         Machine { registers, ..Default::default() }
     }
 
@@ -217,6 +218,7 @@ pub mod tests {
             (0x8000_a304, true),
             (0x8000_c744, true),
             (0x8040_00b8, true),
+            (0x8040_0244, true),
             (0x8000_a004, false),
             (0x8000_0804, false),
             (0x8002_0010, false),
@@ -236,7 +238,7 @@ pub mod tests {
         assert_eq!(space.range, 0xe000_0000..0xf000_0000);
         let guarded: Vec<_> =
             (0..1u64 << 32).step_by(4096).filter(|page| space.guards(*page, 4096)).map(|p| p >> 12).collect();
-        assert_eq!(guarded, [0xe_0000, 0xe_00a3, 0xe_00c0, 0xe_00c7, 0xe_4000]);
+        assert_eq!(guarded, [0xe_0000, 0xe_00a3, 0xe_00c0, 0xe_00c7, 0xe_4000, 0xe_4002]);
         assert!(space.guards(0xe000_0000, 2 << 20) && space.guards(0xc000_0000, 1 << 30));
         assert!(!space.guards(0xe020_0000, 2 << 20) && !space.guards(0x8000_0000, 1 << 30));
     }

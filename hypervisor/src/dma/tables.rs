@@ -203,6 +203,30 @@ mod tests {
         }
     }
 
+    /// The bits by their numbers in the specification (2.2.2.1), from 128 on in the third word.
+    #[test]
+    fn entries() {
+        let set =
+            |entry: Entry| (0..256).filter(|bit| entry[bit / 64] >> (bit % 64) & 1 == 1).collect::<Vec<_>>();
+        // V, TV and IV: no translation, neither IR nor IW, IntCtl 0.
+        assert_eq!(set(CLOSED), [0, 1, 128]);
+        // Mode 4, addresses, IR, IW, domain 1, IntTabLen 9, EIntPass, NMIPass, IntCtl 2, Lint0Pass, Lint1Pass; not InitPass (184).
+        let expected = [0, 1, 11, 12, 61, 62, 64, 128, 129, 132, 141, 185, 186, 189, 190, 191];
+        assert_eq!(set(open(Hpa(0x1000), Hpa(0x2000))), expected);
+    }
+
+    #[test]
+    fn interrupts_are_for_one_processor_with_their_vectors() {
+        let memory = TestMemory::new(2);
+        let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(2 * PAGE_SIZE));
+        let table = interrupts(&mut area, 0x21);
+        for index in 0..1024 {
+            // RemapEn, fixed, physical; destination; vector. Nothing for types but fixed and arbitrated.
+            let expected = if index < 512 { 1 | 0x21 << 8 | (index & 0xff) << 16 } else { 0 };
+            assert_eq!(memory.map().read_u32(table + 4 * u64::from(index)), expected);
+        }
+    }
+
     #[test]
     fn the_area_is_large_enough() {
         let run = |n: u64| Run { start: Hpa((n << 29) + 0x10_1000), end: Hpa((n << 29) + 0x60_2000) };
