@@ -120,7 +120,7 @@ fn instruction(input: &mut Input) -> [u8; 15] {
 
 /// A byte from or to a guarded port, or something else.
 fn io_access(input: &mut Input) -> u64 {
-    let port = input.pick(&[0x60, 0x64, 0x92, 0x93u64]) << 16;
+    let port = input.pick(&[0x60, 0x64, 0x92, 0x93, 0xcf8, 0xcf9, 0xcfc, 0xcffu64]) << 16;
     port | if input.u8().is_multiple_of(4) {
         u64::from(input.u16())
     } else {
@@ -265,19 +265,31 @@ impl Ports for Model {
         self.anything(port.into()) & (u32::MAX >> (32 - 8 * u32::from(size)))
     }
     fn write(&self, port: u16, size: u8, value: u32) {
-        assert!(size == 1 || port >= 0xcf8);
-        match port {
-            0x60 | 0xcf8 => {}
-            // What `read` says the class is.
-            0xcfc..0xd00 => {
-                assert!(!matches!(self.anything(0xcfc) >> 16, 0x600 | 0x601), "a bridge is written")
+        if (port, size) == (0xcf8, 4) {
+            return;
+        }
+        for (port, value) in (port..).zip(&value.to_le_bytes()[..size.into()]) {
+            assert!(
+                size == 1 || !matches!(port, 0x60 | 0x64 | 0x92),
+                "the keyboard controller by wide writes"
+            );
+            match port {
+                0x64 => {
+                    assert!(!matches!(value, 0xd1 | 0xdd), "the output port");
+                    assert!(*value < 0xf0 || value & 1 == 1, "a pulse that resets");
+                }
+                0x92 => assert_eq!(value & 3, 2, "A20 and reset"),
+                0xcf9 => assert_eq!(value & 4, 0, "a reset by the chipset"),
+                // What `read` says the class is.
+                0xcfc..0xd00 => {
+                    assert!(
+                        !matches!(self.anything(0xcfc) >> 16, 0x600 | 0x601 | 0x806),
+                        "a bridge is written"
+                    )
+                }
+                // Not guarded: it does not exit, and if it did, it would be the guest's own.
+                _ => {}
             }
-            0x64 => {
-                assert!(!matches!(value, 0xd1 | 0xdd), "the output port");
-                assert!(value < 0xf0 || value & 1 == 1, "a pulse that resets");
-            }
-            0x92 => assert_eq!(value & 3, 2, "A20 and reset"),
-            _ => panic!("port {port:#x}"),
         }
     }
 }
