@@ -2,7 +2,7 @@
 //! it sleep. It wipes, shuts the TPM's registers of the launch, and resets.
 
 use crate::trial::{Build, Trial, boot};
-use crate::{Off, Wrong, expect_nothing_left};
+use crate::{Reset, Wrong, expect_nothing_left};
 use anyhow::{Context, Result, bail, ensure};
 use machine::Machine;
 use serde_json::json;
@@ -87,7 +87,8 @@ fn linux_hibernates() -> Result<()> {
     wrong.result(way)
 }
 
+/// QEMU's number for it is, on a chipset, that of a sleep that keeps memory: the machine is reset instead.
 #[test]
-fn off_by_hibernation_s_register() -> Result<()> {
-    crate::nothing_is_left("s4-register", Off)
+fn hibernation_s_register() -> Result<()> {
+    crate::nothing_is_left("s4-register", Reset)
 }
