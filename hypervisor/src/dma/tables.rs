@@ -67,8 +67,7 @@ impl<'a> Reach<'a> {
     /// `tops` is where memory ends below 4 GiB, and at all, as the processor decodes it (0: not known).
     pub fn new(
         ram: RamMap<'a>,
-        reserve: Range<u64>,
-        config_space: Range<u64>,
+        never: [Range<u64>; 3],
         registers: &'a [Range<u64>],
         tops: [u64; 2],
         phys_bits: u32,
@@ -76,7 +75,7 @@ impl<'a> Reach<'a> {
         let low = ram.runs().iter().map(|run| run.end.0).rfind(|end| *end <= NEVER_RAM);
         let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
         let windows = [tops[0].max(low.unwrap_or(0))..NEVER_RAM, tops[1].max(ram.end().0).max(4 << 30)..end];
-        Self { ram, windows, never: [reserve, config_space, HYPERTRANSPORT], registers }
+        Self { ram, windows, never, registers }
     }
 }
 
@@ -98,7 +97,7 @@ pub fn build(area: &mut TableArea, reach: &Reach<'_>) -> Hpa {
         let holds = |range: &Range<u64>| range.start <= start && start + size <= range.end;
         let ram = reach.ram.runs().iter().map(|run| run.start.0..run.end.0);
         let allowed = || ram.clone().chain(reach.windows.iter().cloned());
-        let never = || reach.never.iter().chain(reach.registers);
+        let never = || reach.never.iter().chain([&HYPERTRANSPORT]).chain(reach.registers);
         match size {
             _ if never().any(holds) || !allowed().any(|range| touches(&range)) => Some(0),
             PAGE_SIZE | LARGE_PAGE | HUGE_PAGE
@@ -126,6 +125,7 @@ mod tests {
 
     const RESERVE: Range<u64> = 0x3be0_0000..0x3fe0_0000;
     const CONFIG: Range<u64> = 0xb000_0000..0xc000_0000;
+    const WATCHDOG: Range<u64> = 0xfeb0_0000..0xfeb0_1000;
     const IOMMUS: [Range<u64>; 2] = [0xfeb8_0000..0xfeb8_4000, 0x9000_0000..0x9008_0000];
 
     fn runs() -> [Run; 4] {
@@ -167,7 +167,7 @@ mod tests {
         let memory = TestMemory::new(256);
         let runs = runs();
         let ram = RamMap::new(&runs).unwrap();
-        let reach = Reach::new(ram, RESERVE, CONFIG, &IOMMUS, [0x8000_0000, 0], 41);
+        let reach = Reach::new(ram, [RESERVE, CONFIG, WATCHDOG], &IOMMUS, [0x8000_0000, 0], 41);
         let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(41, 4) * PAGE_SIZE));
         let root = build(&mut area, &reach);
         let theirs = |at: u64| {
@@ -175,7 +175,9 @@ mod tests {
             let window = (0x8000_0000..0xfec0_0000).contains(&at)
                 || ((5 << 30) + 0x1000..0xfd_0000_0000).contains(&at)
                 || (0x100_0000_0000..0x200_0000_0000).contains(&at);
-            let never = CONFIG.contains(&at) || IOMMUS.iter().any(|iommu| iommu.contains(&at));
+            let never = CONFIG.contains(&at)
+                || WATCHDOG.contains(&at)
+                || IOMMUS.iter().any(|iommu| iommu.contains(&at));
             (ram || window) && !never
         };
         let borders =
@@ -235,7 +237,7 @@ mod tests {
         for bits in [36, 40, 48] {
             let memory = TestMemory::new(2048);
             let ram = RamMap::new(&runs).unwrap();
-            let reach = Reach::new(ram, RESERVE, CONFIG, &iommus, [0x1_0000, 0], bits);
+            let reach = Reach::new(ram, [RESERVE, CONFIG, WATCHDOG], &iommus, [0x1_0000, 0], bits);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(tables(bits, runs.len()) * PAGE_SIZE));
             build(&mut area, &reach);
         }

@@ -117,9 +117,9 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let mut area = TableArea::new(early, reserve.base + TABLES_OFFSET, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let iommus = dma::registers(early, info)?;
-    let range = reserve.base.0..reserve.end.0;
+    let never = [reserve.base.0..reserve.end.0, config.range.clone(), chipset.watchdog.clone()];
     let tops = [check::TOP_MEM, TOP_MEM2].map(platform::read);
-    let reach = Reach::new(ram, range, config.range.clone(), &iommus, tops, features.phys_bits);
+    let reach = Reach::new(ram, never, &iommus, tops, features.phys_bits);
     let faults = dma::open(early, &mut area, handover, &reach)?;
     let hide = Hidden {
         reserve: (reserve.base, reserve.end),
