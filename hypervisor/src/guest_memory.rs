@@ -17,6 +17,7 @@ use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE, pieces};
 use crate::memory::{DirectMap, RamMap};
 use crate::vmcb::{CR0_WP, CR4_LA57, CR4_PKE, EFER_NXE};
 use core::ops::Range;
+use x86_64::structures::idt::PageFaultErrorCode as Code;
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +35,9 @@ pub enum Access {
 pub struct Fault {
     /// The first byte that could not be accessed: CR2 of the #PF to be raised.
     pub gva: Gva,
-    /// Its error code, [`error`] bits. None: no #PF could mend this: non-canonical, a supervisor page asked for as a user, or not the
+    /// Its error code (APM vol. 2, 8.4.2). None: no #PF could mend this: non-canonical, a supervisor page asked for as a user, or not the
     /// OS's RAM.
     pub error_code: Option<u32>,
-}
-
-/// Bits of the page-fault error code (APM vol. 2, 8.4.2).
-pub mod error {
-    /// The page was present (else: it was not).
-    pub const PRESENT: u32 = 1 << 0;
-    /// A write.
-    pub const WRITE: u32 = 1 << 1;
-    /// From CPL 3.
-    pub const USER: u32 = 1 << 2;
-    /// A reserved bit was set in a table entry.
-    pub const RESERVED: u32 = 1 << 3;
-    /// An instruction fetch (reported only with no-execute enabled).
-    pub const FETCH: u32 = 1 << 4;
-    /// A protection key forbade it.
-    pub const KEY: u32 = 1 << 5;
 }
 
 /// Bits of table entries (APM vol. 2, 5.4). `PAGE` is in a PDE or PDPTE: it maps a page.
@@ -228,14 +213,17 @@ impl<'a> GuestMemory<'a> {
     /// fetch again what the processor has just executed.
     pub fn translate(&self, gva: Gva, access: Access, user: bool) -> Result<Hpa, Fault> {
         let bad_address = Err(Fault { gva, error_code: None });
-        let fault = |bits: u32| Err(Fault { gva, error_code: Some(bits | self.error_of(access, user)) });
+        let fault = |more: Code| {
+            let code = more | self.error_of(access, user);
+            Err(Fault { gva, error_code: Some(code.bits() as u32) })
+        };
         if !self.space.allows(gva, user) {
             return bad_address;
         }
         let leaf = match self.walk(gva) {
             Ok(leaf) => leaf,
-            Err(Miss::Absent { .. }) => return fault(0),
-            Err(Miss::Reserved) => return fault(error::PRESENT | error::RESERVED),
+            Err(Miss::Absent { .. }) => return fault(Code::empty()),
+            Err(Miss::Reserved) => return fault(Code::PROTECTION_VIOLATION | Code::MALFORMED_TABLE),
             Err(Miss::NotRam) => return bad_address,
         };
         if user && !leaf.user {
@@ -248,9 +236,11 @@ impl<'a> GuestMemory<'a> {
             }
             Access::Fetch => !leaf.no_execute,
         };
-        let key_forbids = self.key_forbids(&leaf, access, user);
-        if !allowed || key_forbids {
-            return fault(error::PRESENT | if key_forbids { error::KEY } else { 0 });
+        if self.key_forbids(&leaf, access, user) {
+            return fault(Code::PROTECTION_VIOLATION | Code::PROTECTION_KEY);
+        }
+        if !allowed {
+            return fault(Code::PROTECTION_VIOLATION);
         }
         if !self.ram.contains(leaf.at) {
             return bad_address;
@@ -258,14 +248,12 @@ impl<'a> GuestMemory<'a> {
         Ok(leaf.at)
     }
 
-    fn error_of(&self, access: Access, user: bool) -> u32 {
-        let user = if user { error::USER } else { 0 };
-        user | match access {
-            Access::Read => 0,
-            Access::Write => error::WRITE,
-            Access::Fetch if self.space.no_execute() => error::FETCH,
-            Access::Fetch => 0,
-        }
+    fn error_of(&self, access: Access, user: bool) -> Code {
+        let mut code = Code::empty();
+        code.set(Code::USER_MODE, user);
+        code.set(Code::CAUSED_BY_WRITE, access == Access::Write);
+        code.set(Code::INSTRUCTION_FETCH, access == Access::Fetch && self.space.no_execute());
+        code
     }
 
     /// Protection keys guard data accesses to user pages: two bits of PKRU a key, access disable and write disable (APM vol. 2,

@@ -4,6 +4,8 @@
 use crate::addr::Hpa;
 use crate::launch::GuestStart;
 use abi::image::SENTINEL;
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::{debug::Dr6Flags, rflags::RFlags};
 pub use x86_64::structures::idt::ExceptionVector as Vector;
 
 /// A segment register in the state save area.
@@ -179,29 +181,17 @@ pub const EFER_LME: u64 = 1 << 8;
 pub const EFER_LMA: u64 = 1 << 10;
 pub const EFER_NXE: u64 = 1 << 11;
 pub const EFER_SVME: u64 = 1 << 12;
-const CR0_PE: u64 = 1 << 0;
-const CR0_MP: u64 = 1 << 1;
-const CR0_TS: u64 = 1 << 3;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NE: u64 = 1 << 5;
 pub const CR0_WP: u64 = 1 << 16;
 pub const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_MCE: u64 = 1 << 6;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
 pub const CR4_LA57: u64 = 1 << 12;
 pub const CR4_OSXSAVE: u64 = 1 << 18;
 pub const CR4_PKE: u64 = 1 << 22;
 pub const RFLAGS_IF: u64 = 1 << 9;
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_RF: u64 = 1 << 16;
 const RFLAGS_FIXED: u64 = 1 << 1;
 /// Power-on value of the page attribute table (7.8.2), for which all tables are made.
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const DR6_RESET: u64 = 0xffff_0ff0;
 const DR7_RESET: u64 = 0x400;
-const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// `CS.L` in [`Segment::attributes`].
 pub const ATTR_LONG: u16 = 1 << 9;
 const KERNEL_CODE: u16 = 0x29b;
@@ -238,8 +228,9 @@ impl Vmcb {
         let save = &mut self.save;
         save.ldtr = Segment { attributes: LDT, ..Segment::default() };
         save.efer = EFER_LME | EFER_LMA | EFER_SVME;
-        save.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE;
-        save.cr4 = CR4_PAE;
+        let cr0 = Cr0Flags::PAGING | Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR;
+        save.cr0 = (cr0 | Cr0Flags::EXTENSION_TYPE | Cr0Flags::PROTECTED_MODE_ENABLE).bits();
+        save.cr4 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits();
         save.rflags = RFLAGS_FIXED;
         (save.dr6, save.dr7, save.g_pat) = (DR6_RESET, DR7_RESET, PAT_RESET);
     }
@@ -281,13 +272,13 @@ impl Vmcb {
         save.cr3 = root.0;
         save.efer |= EFER_NXE;
         // Else a machine check is no exception, which is intercepted, but a shutdown.
-        save.cr4 |= CR4_MCE;
-        save.cr0 |= CR0_MP;
+        save.cr4 |= Cr4Flags::MACHINE_CHECK_EXCEPTION.bits();
+        save.cr0 |= Cr0Flags::MONITOR_COPROCESSOR.bits();
         if fpu {
-            save.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+            save.cr4 |= (Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::OSXSAVE).bits();
         } else {
             // The first FPU instruction is #NM, a fault like any other.
-            save.cr0 |= CR0_TS;
+            save.cr0 |= Cr0Flags::TASK_SWITCHED.bits();
         }
     }
 
@@ -332,10 +323,10 @@ impl Vmcb {
     /// 13.1.4).
     pub fn go_on_at(&mut self, rip: u64) {
         self.save.rip = rip;
-        self.save.rflags &= !RFLAGS_RF;
+        self.save.rflags &= !RFlags::RESUME_FLAG.bits();
         self.control.interrupt_shadow = 0;
-        if self.save.rflags & RFLAGS_TF != 0 {
-            self.save.dr6 |= DR6_SINGLE_STEP;
+        if self.save.rflags & RFlags::TRAP_FLAG.bits() != 0 {
+            self.save.dr6 |= Dr6Flags::STEP.bits();
             self.inject(Vector::Debug, None);
         }
     }
@@ -381,7 +372,7 @@ mod tests {
         // IRET, which S cannot execute, is none of the way out of a call; what has no instruction stays clear.
         assert_eq!((control.intercepts[3] & 1 << 20, control.intercepts[4] >> 15), (0, 0));
         assert_eq!(control.intercepts[5], 0x1f);
-        assert_ne!(vmcb.save.cr4 & CR4_MCE, 0);
+        assert_ne!(vmcb.save.cr4 & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits(), 0);
         assert_ne!(control.v_intr & V_INTR_MASKING, 0);
         assert_eq!((control.nested, vmcb.save.cr3, control.msrpm, control.iopm), (0, 0x5000, 0x2000, 0x4000));
         assert_eq!(
@@ -396,7 +387,10 @@ mod tests {
         for fpu in [false, true] {
             let mut vmcb = Vmcb::zeroed();
             vmcb.init_pal(MAPS, Hpa(0x5000), fpu);
-            assert_eq!((vmcb.save.cr0 & CR0_TS == 0, vmcb.save.cr4 & CR4_OSXSAVE != 0), (fpu, fpu));
+            assert_eq!(
+                (vmcb.save.cr0 & Cr0Flags::TASK_SWITCHED.bits() == 0, vmcb.save.cr4 & CR4_OSXSAVE != 0),
+                (fpu, fpu)
+            );
         }
     }
 
@@ -424,12 +418,12 @@ mod tests {
     fn an_instruction_done_for_the_guest_ends_like_any_other() {
         let mut vmcb = Vmcb::zeroed();
         vmcb.control.interrupt_shadow = 1;
-        (vmcb.save.rip, vmcb.save.rflags) = (u64::MAX, RFLAGS_RF | 2);
+        (vmcb.save.rip, vmcb.save.rflags) = (u64::MAX, RFlags::RESUME_FLAG.bits() | 2);
         vmcb.skip(3, true);
         assert_eq!((vmcb.save.rip, vmcb.save.rflags, vmcb.control.interrupt_shadow), (2, 2, 0));
         assert_eq!((vmcb.control.event_inject, vmcb.save.dr6), (0, 0));
         vmcb.control.next_rip = 0x1004;
-        vmcb.save.rflags |= RFLAGS_TF;
+        vmcb.save.rflags |= RFlags::TRAP_FLAG.bits();
         vmcb.skip(3, true);
         assert_eq!((vmcb.save.rip, vmcb.control.event_inject, vmcb.save.dr6), (0x1004, 0x8000_0301, 1 << 14));
     }

@@ -63,9 +63,7 @@ impl Counters {
 
     /// What was kept.
     pub fn new(bytes: &[u8; Self::SIZE]) -> Self {
-        let mut slots = [[0; SLOT]; Self::COUNT];
-        slots.as_flattened_mut().copy_from_slice(bytes);
-        Self(slots)
+        Self(zerocopy::transmute!(*bytes))
     }
 
     /// What a counter of the PAL of this identity has come to.

@@ -4,6 +4,7 @@
 //! [`genuine`] and nothing else. So an identity key signs only structures that the runtime has built. The report is public.
 
 use abi::quote::{AttestedCall, MAX_NONCE, MAX_REPORT, key};
+use arrayvec::ArrayVec;
 use hmac::Mac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -43,10 +44,7 @@ pub struct Subject<'a> {
 }
 
 /// A report.
-pub struct Report {
-    bytes: [u8; MAX_REPORT],
-    used: usize,
-}
+pub struct Report(ArrayVec<u8, MAX_REPORT>);
 
 impl Report {
     /// For a signing key of this kind; `name` is SHA-256 of its TPMT_PUBLIC. None: PCR 0 is not selected, the data is too long, or
@@ -55,21 +53,21 @@ impl Report {
         if subject.select & 1 == 0 || subject.data.len() > MAX_NONCE {
             return None;
         }
-        let mut report = Self { bytes: [0; MAX_REPORT], used: TAG };
-        report.put(&[kind]);
+        let mut report = Self(ArrayVec::new());
+        report.put(&[0; TAG]).put(&[kind]);
         match kind {
             key::RSA | key::P256 => report.attest(name, subject),
             key::RSA_SHA1 => report.quote_info(subject),
             _ => return None,
         }
-        let tag = mac(report_key, &[&report.bytes[TAG..report.used]]).finalize().into_bytes();
-        report.bytes[..TAG].copy_from_slice(&tag);
+        let tag = mac(report_key, &[&report.0[TAG..]]).finalize().into_bytes();
+        report.0[..TAG].copy_from_slice(&tag);
         Some(report)
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.used]
+        &self.0
     }
 
     /// TPMS_ATTEST with a TPMS_QUOTE_INFO (TPM 2.0 part 2, 10.12.12 and 10.12.4).
@@ -98,8 +96,7 @@ impl Report {
 
     /// All that is put fits: the longest TPMS_ATTEST has 182 bytes.
     fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes[self.used..self.used + bytes.len()].copy_from_slice(bytes);
-        self.used += bytes.len();
+        self.0.extend(bytes.iter().copied());
         self
     }
 }

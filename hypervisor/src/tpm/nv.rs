@@ -26,11 +26,10 @@ const READ: u32 = 0x14e;
 /// TPMA_NV (part 2, 13.4): AUTHWRITE, AUTHREAD, NO_DA.
 const ATTRIBUTES: u32 = 1 << 2 | 1 << 18 | 1 << 25;
 
-/// Response codes (part 2, 6.6.3): it is there already; not there (of handle 1); not ours: its attributes do not allow
-/// it, or it opens to something else (of session 1).
-const DEFINED: u32 = 0x14c;
+/// Response codes (part 2, 6.6.3): not there (of handle 1); not ours: it is there already, its attributes do not allow it, or it opens
+/// to something else (of session 1).
 const NO_INDEX: u32 = 0x18b;
-const NOT_OURS: [u32; 4] = [0x12f, 0x149, 0x98e, 0x9a2];
+const NOT_OURS: [u32; 5] = [0x14c, 0x12f, 0x149, 0x98e, 0x9a2];
 
 /// The identity, that no PAL has, of the counter of launches.
 const LAUNCHES: [u8; 32] = [0; 32];
@@ -66,7 +65,6 @@ impl<T: Transport> Tpm<T> {
         let mut counters = match found {
             Ok(table) => Counters::new(&table),
             Err(Error::Refused(NO_INDEX)) => return Err(CountersState::Gone),
-            Err(Error::Refused(DEFINED)) => return Err(CountersState::NotOurs),
             Err(Error::Refused(code)) if NOT_OURS.contains(&code) => return Err(CountersState::NotOurs),
             Err(error) => return Err(failed(error)),
         };

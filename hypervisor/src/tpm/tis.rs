@@ -156,9 +156,9 @@ impl<R: Registers, C: Clock> Tis<R, C> {
 
     fn write(&mut self, mut bytes: &[u8]) -> Done {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(self.burst()?.min(bytes.len()));
+            let burst = self.burst()?.min(bytes.len());
+            let now = bytes.split_off(..burst).unwrap_or_default();
             now.iter().for_each(|byte| self.registers.write8(self.page | register::DATA_FIFO, *byte));
-            bytes = later;
         }
         Ok(())
     }
@@ -179,14 +179,12 @@ impl<R: Registers, C: Clock> Tis<R, C> {
         self.status() & (sts::VALID | sts::DATA) == sts::VALID | sts::DATA
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> Done {
-        let mut rest = bytes;
-        while !rest.is_empty() {
+    fn read(&mut self, mut bytes: &mut [u8]) -> Done {
+        while !bytes.is_empty() {
             self.wait_status(TIMEOUT, "data", sts::DATA, sts::DATA)?;
-            let burst = self.burst()?.min(rest.len());
-            let (now, later) = rest.split_at_mut(burst);
+            let burst = self.burst()?.min(bytes.len());
+            let now = bytes.split_off_mut(..burst).unwrap_or_default();
             now.iter_mut().for_each(|byte| *byte = self.registers.read8(self.page | register::DATA_FIFO));
-            rest = later;
         }
         Ok(())
     }

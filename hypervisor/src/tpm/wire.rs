@@ -158,15 +158,11 @@ impl<'a> Reader<'a> {
     }
 
     pub fn take(&mut self, count: usize) -> Done<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Error::Malformed("too short"))?;
-        self.0 = rest;
-        Ok(taken)
+        self.0.split_off(..count).ok_or(Error::Malformed("too short"))
     }
 
     pub fn array<const N: usize>(&mut self) -> Done<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
+        self.take(N)?.try_into().map_err(|_| Error::Malformed("size"))
     }
 
     pub fn u8(&mut self) -> Done<u8> {

@@ -3,7 +3,8 @@
 use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
-use core::arch::x86_64::{__cpuid_count, _rdtsc};
+pub use core::arch::x86_64::__cpuid_count as cpuid;
+use core::arch::x86_64::_rdtsc;
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
@@ -19,11 +20,6 @@ use hypervisor::tpm::clock::TscClock;
 use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::registers::model_specific::Msr;
-
-/// The processor's own answer.
-pub fn cpuid(leaf: u32, subleaf: u32) -> Registers {
-    __cpuid_count(leaf, subleaf)
-}
 
 /// The machine's ports.
 // SAFETY: written are the guest's own accesses, judged by `ioports` and `pci`; addresses of PCI functions and of a chipset's registers; what

@@ -3,10 +3,8 @@
 //! Guarantees: the root is opened or made before PCR 19 is extended, and from then on its blob is shut; PCR 19 holds the identity keys
 //! of this launch and the separator, nothing else; the localities are given back.
 
-use crate::processor::cpuid;
 use crate::start::Refusal;
 use abi::{CountersState, Digests, Extends, RootState};
-use core::arch::x86_64::_rdrand64_step;
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, NO_TPM};
 use hypervisor::memory::DirectMap;
@@ -22,6 +20,7 @@ use hypervisor::tpm::tis::Tis;
 use hypervisor::tpm::{self, Family, Tpm};
 use spin::Mutex;
 use utpm::{Hasher, Identity, Root};
+use x86_64::instructions::random::RdRand;
 use zeroize::Zeroizing;
 
 /// The image of the quoting PAL.
@@ -38,19 +37,6 @@ type HardwareTpm = Tpm<Tis<Mmio, TscClock>>;
 
 /// What became of the root and of the counters.
 pub type States = (RootState, CountersState);
-
-fn rdrand() -> Option<u64> {
-    #[target_feature(enable = "rdrand")]
-    fn step() -> Option<u64> {
-        let mut value = 0;
-        (_rdrand64_step(&mut value) == 1).then_some(value)
-    }
-    if cpuid(1, 0).ecx & 1 << 30 == 0 {
-        return None;
-    }
-    // SAFETY: CPUID says that RDRAND is there.
-    unsafe { step() }
-}
 
 /// Hands the secrets on to be published. In a frame of its own, which is wiped: they go over the stack on their way.
 #[inline(never)]
@@ -100,7 +86,8 @@ fn secrets(
     blob: &mut Blob,
 ) -> Result<(MicroTpm, States), Refusal> {
     let seeded = |more: &[u8]| {
-        Random::seeded(rdrand, more).ok_or("the processor's random number generator (RDRAND) does not work")
+        Random::seeded(|| RdRand::new()?.get_u64(), more)
+            .ok_or("the processor's random number generator (RDRAND) does not work")
     };
     // The processor's alone keep the TPM's from who listens on the bus.
     let mut random = seeded(&[])?;
