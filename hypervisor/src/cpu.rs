@@ -51,13 +51,8 @@ pub struct Cpu {
     repeated: u8,
 }
 
-/// Faults for the same byte by the same instruction.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Spot {
-    cr3: u64,
-    rip: u64,
-    gva: Gva,
-}
+/// Faults for the same byte by the same instruction: CR3, RIP, the address.
+type Spot = (u64, u64, Gva);
 
 /// As many #PF for one spot are raised before the call gives up.
 const MAX_REPEATED: u8 = 3;
@@ -80,15 +75,10 @@ impl Cpu {
         }
     }
 
-    /// Whether the OS is in long mode now: only then has it tables that can be followed.
-    pub fn long_mode(&self) -> bool {
-        let save = &self.os.save;
-        save.cr0 & CR0_PG != 0 && save.efer & EFER_LMA != 0
-    }
-
-    /// Whether what it runs now is 64-bit code.
+    /// Whether the OS runs 64-bit code now: in long mode, where it has tables that can be followed.
     pub fn runs_64_bit_code(&self) -> bool {
-        self.long_mode() && self.os.save.cs.attributes & ATTR_LONG != 0
+        let save = &self.os.save;
+        save.cr0 & CR0_PG != 0 && save.efer & EFER_LMA != 0 && save.cs.attributes & ATTR_LONG != 0
     }
 
     /// CR3 bits 51:12: what identifies the address space that the OS runs in now.
@@ -148,7 +138,7 @@ impl Cpu {
     /// Raises #PF for user memory named by a hypercall. False: it was raised for this spot too often.
     #[must_use]
     pub fn raise_pf(&mut self, gva: Gva, error_code: u32, limited: bool) -> bool {
-        let spot = Spot { cr3: self.os.save.cr3, rip: self.os.save.rip, gva };
+        let spot = (self.os.save.cr3, self.os.save.rip, gva);
         if !limited || spot != self.fault {
             self.progress();
         }
@@ -182,9 +172,10 @@ mod tests {
     #[test]
     fn only_long_mode_has_tables() {
         let mut cpu = cpu();
+        cpu.os.save.cs.attributes = ATTR_LONG;
         for (cr0, efer, long) in [(CR0_PG, 1 << 11, false), (0, EFER_LMA, false), (CR0_PG, EFER_LMA, true)] {
             (cpu.os.save.cr0, cpu.os.save.efer) = (cr0, efer);
-            assert_eq!(cpu.long_mode(), long);
+            assert_eq!(cpu.runs_64_bit_code(), long);
         }
     }
 

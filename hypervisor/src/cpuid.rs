@@ -33,9 +33,8 @@ mod bit {
     pub const INVLPGB_NESTED: u32 = 1 << 21;
 }
 
-/// The guest's answer for this leaf and subleaf, from the processor's (`raw`) and the guest's CR4.
-pub fn answer(leaf: u32, subleaf: u32, raw: Registers, cr4: u64) -> Registers {
-    let mut guest = raw;
+/// The guest's answer for this leaf and subleaf, from the processor's and the guest's CR4.
+pub fn answer(leaf: u32, subleaf: u32, mut guest: Registers, cr4: u64) -> Registers {
     match (leaf, subleaf) {
         (1, _) => {
             // The trap of ICR writes watches the mapped APIC only.

@@ -16,14 +16,15 @@ use utpm::quote::call_digest;
 /// What is attested of a PAL's calls.
 #[derive(Default)]
 pub struct Attestation {
-    running: Option<Running>,
+    /// The call under way, if that is attested.
+    pub(super) running: Option<Running>,
     /// The last call that was attested, and its digest.
     last: Option<(AttestedCall, [u8; 32])>,
     chain: [u8; 32],
 }
 
 /// An attested call under way.
-struct Running {
+pub(super) struct Running {
     entry: u16,
     kinds: [u8; MAX_ARGS],
     nonce: [u8; 32],
@@ -32,16 +33,6 @@ struct Running {
 }
 
 impl Attestation {
-    /// Whether the call under way is attested.
-    pub(super) fn is_running(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// The call is as if it had never begun.
-    pub(super) fn stop(&mut self) {
-        self.running = None;
-    }
-
     /// The next bytes of a buffer.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         if let Some(running) = &mut self.running {

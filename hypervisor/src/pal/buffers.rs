@@ -108,7 +108,7 @@ impl Pals {
         let stop = pal.fault(fault, ran || pal.call.total > SLICE);
         if !matches!(stop, Stop::Fault { token: Some(_), .. }) {
             pal.state = State::Idle;
-            pal.attestation.stop();
+            pal.attestation.running = None;
             pal.tokens += 1;
             pal.faults = 0;
         }

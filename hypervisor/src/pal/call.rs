@@ -166,7 +166,7 @@ impl Pals {
                 Err(fault) => return self.call_fault(pal, fault),
             }
             let has_buffers = pal.call.count > 0;
-            let attested = pal.attestation.is_running();
+            let attested = pal.attestation.running.is_some();
             let next = match progress.step {
                 Step::Zero if has_buffers => Step::Fetch,
                 Step::Fetch => Step::Probe,

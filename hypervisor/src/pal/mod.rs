@@ -263,9 +263,6 @@ impl Pal {
     }
 }
 
-/// Why a handle or a token names no PAL that the caller may use now.
-type Refused = Status;
-
 impl Pals {
     /// No PAL yet.
     pub fn new(
@@ -300,7 +297,7 @@ impl Pals {
 
     /// The slot that this handle names, if it is the caller's, and the registration that was there before anything was looked at.
     #[inline(always)]
-    fn find(&self, caller: &Caller<impl Hardware>) -> Result<(usize, Incarnation), Refused> {
+    fn find(&self, caller: &Caller<impl Hardware>) -> Result<(usize, Incarnation), Status> {
         let handle = caller.handle();
         let index = handle.low as usize % MAX_PALS;
         let slot = &self.slots[index];
@@ -316,7 +313,7 @@ impl Pals {
     /// The caller's PAL that this handle names. The handle is looked at before the lock is asked for, so that strangers hold
     /// nobody up; that the slot still holds the same registration is seen under the lock.
     #[inline(always)]
-    fn open(&self, caller: &Caller<impl Hardware>) -> Result<MutexGuard<'_, Pal>, Refused> {
+    fn open(&self, caller: &Caller<impl Hardware>) -> Result<MutexGuard<'_, Pal>, Status> {
         let (index, incarnation) = self.find(caller)?;
         let pal = self.lock(index)?;
         if pal.call.incarnation == incarnation { Ok(pal) } else { Err(Status::NoSuchPal) }
@@ -324,7 +321,7 @@ impl Pals {
 
     /// The slot's PAL, unless another processor has it.
     #[inline(always)]
-    fn lock(&self, index: usize) -> Result<MutexGuard<'_, Pal>, Refused> {
+    fn lock(&self, index: usize) -> Result<MutexGuard<'_, Pal>, Status> {
         self.slots[index].pal.try_lock().ok_or(Status::Busy)
     }
 
@@ -377,7 +374,7 @@ impl Pals {
     }
 
     /// `PAL_INFO`.
-    pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Refused> {
+    pub fn pal_info(&self, caller: &Caller<impl Hardware>) -> Result<abi::PalInfo, Status> {
         let pal = self.open(caller)?;
         Ok(abi::PalInfo {
             measurement: *pal.pcrs.measurement(),
