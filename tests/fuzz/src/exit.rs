@@ -118,11 +118,11 @@ fn instruction(input: &mut Input) -> [u8; 15] {
     bytes
 }
 
-/// A byte from or to a guarded port, or something else.
+/// A byte from or to a guarded port, or anything else of a size that there is.
 fn io_access(input: &mut Input) -> u64 {
     let port = input.pick(&[0x60, 0x64, 0x92, 0x93, 0xcf8, 0xcf9, 0xcfc, 0xcffu64]) << 16;
     port | if input.u8().is_multiple_of(4) {
-        u64::from(input.u16())
+        u64::from(input.u16()) & !(7 << 4) | input.pick(&[1, 2, 4]) << 4
     } else {
         1 << 4 | u64::from(input.u8() & 1)
     }
