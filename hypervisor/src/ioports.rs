@@ -152,7 +152,8 @@ impl Guard {
     /// A write that is no string.
     pub fn write(&mut self, ports: &impl Ports, Access { port, size, .. }: Access, value: u32) -> Write {
         // The byte that a port gets, if it gets any.
-        let byte = |at: u16| value.to_le_bytes().into_iter().take(size.into()).nth(at.checked_sub(port)?.into());
+        let byte =
+            |at: u16| value.to_le_bytes().into_iter().take(size.into()).nth(at.checked_sub(port)?.into());
         let reaches = |range: &Range<u16>| range.clone().any(|port| byte(port).is_some());
         let sleep = byte(self.chipset.sleep + 1).filter(|high| high & SLEEP != 0);
         if (port, size) == (pci::ADDRESS, 4) {

@@ -7,9 +7,10 @@
 //! | offset | what |
 //! |---|---|
 //! | 0 | SLB, 64 KiB: `length` measured bytes, then scratch zeroed by the SLB itself |
+//! | [`SLB_MAX_LENGTH`] | the SLB's `.bss` (`slb.ld`) |
 //! | [`SLB_TABLES`] | the SLB's page tables (PML4, PDPT, PD) |
-//! | [`SLB_DEVICE_TABLE`] | the first device table of IOMMUs, which closes memory |
-//! | [`SLB_COMMANDS`] | what the SLB tells IOMMUs, and its `.bss` (`slb.ld`) |
+//! | [`SLB_DEVICE_TABLE`] | what first closes memory to devices: a device table of IOMMUs, or bits of a DEV's bitmap |
+//! | [`SLB_COMMANDS`] | what the SLB tells IOMMUs, or more such bits |
 //! | [`HANDOVER_OFFSET`] | [`Handover`], written by the SLB for the runtime |
 //! | up to 64 KiB | the SLB's stack, growing down from the end |
 //! | [`INFO_OFFSET`] | [`LaunchInfo`], written by the loader |
@@ -29,15 +30,15 @@ pub const RESERVE_VA: u64 = 0xffff_ffff_8000_0000;
 /// Size of the block that SKINIT protects.
 pub const SLB_SIZE: u64 = 0x1_0000;
 /// The measured part of the SLB ends here at the latest.
-pub const SLB_MAX_LENGTH: u64 = 0x8000;
+pub const SLB_MAX_LENGTH: u64 = 0x8800;
 /// The SLB's page tables.
-pub const SLB_TABLES: u64 = 0x8000;
-/// A page for a device table: too small for all devices, and under SKINIT's protection.
-pub const SLB_DEVICE_TABLE: u64 = 0xb000;
-/// The start of a page, where IOMMUs get their commands from the SLB.
-pub const SLB_COMMANDS: u64 = 0xc000;
+pub const SLB_TABLES: u64 = 0x9000;
+/// A page for a device table, which is too small for all devices, and under SKINIT's protection; or for bits of a DEV's bitmap.
+pub const SLB_DEVICE_TABLE: u64 = 0xc000;
+/// The start of a page, where IOMMUs get their commands from the SLB, or where the bits go on.
+pub const SLB_COMMANDS: u64 = 0xd000;
 /// Where the SLB leaves its [`Handover`].
-pub const HANDOVER_OFFSET: u64 = 0xc400;
+pub const HANDOVER_OFFSET: u64 = 0xd040;
 /// Where the loader puts its [`LaunchInfo`].
 pub const INFO_OFFSET: u64 = 0x1_0000;
 /// Where the loader puts the runtime's image.
@@ -195,7 +196,7 @@ const _: () = {
     assert!(size_of::<GuestStart>() == 48);
     assert!(size_of::<LaunchInfo>() as u64 <= RUNTIME_OFFSET - INFO_OFFSET);
     // What is left is the SLB's stack; how much of it is used, the suite `launch` looks at.
-    assert!(HANDOVER_OFFSET + size_of::<Handover>() as u64 <= SLB_SIZE - 10 * 1024);
+    assert!(HANDOVER_OFFSET + size_of::<Handover>() as u64 <= SLB_SIZE - 7 * 1024);
     assert!(SLB_TABLES + 3 * PAGE_SIZE <= SLB_DEVICE_TABLE && SLB_DEVICE_TABLE + PAGE_SIZE <= SLB_COMMANDS);
     assert!(SLB_MAX_LENGTH <= SLB_TABLES);
 };

@@ -38,6 +38,17 @@ pub fn read(ports: &impl Ports, function: u32, register: u32) -> u32 {
     ports.read(DATA.start, 4)
 }
 
+/// Writes one.
+pub fn write(ports: &impl Ports, function: u32, register: u32, value: u32) {
+    ports.write(ADDRESS, 4, ENABLE | function << 8 | register);
+    ports.write(DATA.start, 4, value);
+}
+
+/// Whether there is such a function, and AMD's.
+pub fn is_amds(ports: &impl Ports, function: u32) -> bool {
+    read(ports, function, IDENTITY) & 0xffff == AMD
+}
+
 fn is_guarded(ports: &impl Ports, function: u32) -> bool {
     matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE | IOMMU)
 }
@@ -50,7 +61,7 @@ pub fn drops_write(ports: &impl Ports) -> bool {
     let function = (address & FUNCTION) >> 8;
     let drops = address & ENABLE != 0
         && is_guarded(ports, function)
-        && !(address & 0x0f00_fffc == SMN_INDEX && read(ports, function, IDENTITY) & 0xffff == AMD);
+        && !(address & 0x0f00_fffc == SMN_INDEX && is_amds(ports, function));
     ports.write(ADDRESS, 4, address);
     drops
 }
@@ -127,8 +138,11 @@ fn aligned(base: u64, size: u64) -> Result<Option<Range<u64>>, &'static str> {
     if base.is_multiple_of(size) { Ok(Some(base..base + size)) } else { Err(MISPLACED) }
 }
 
-/// From MSR C001_0058 (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two; more than 256 are segments).
-fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, &'static str> {
+/// The register that says where configuration space is in memory.
+pub const MMIO_CFG_BASE: u32 = 0xc001_0058;
+
+/// What [`MMIO_CFG_BASE`] says (BKDG, PPR: bit 0 enables, bits 5:2 are the buses as a power of two; more than 256 are segments).
+pub fn processors(mmio_cfg_base: u64) -> Result<Option<Range<u64>>, &'static str> {
     if mmio_cfg_base & 1 == 0 {
         return Ok(None);
     }

@@ -106,7 +106,7 @@ fn the_slb_has_stack_enough() -> Result<()> {
 #[test]
 fn the_guest_has_no_iommu() -> Result<()> {
     let machine = Boot::new("launch-iommu", built()?.as_ref()).start()?;
-    machine.wait_for("slb: no device reaches memory any more", SOON)?;
+    machine.wait_for("slb: no device reaches this memory any more", SOON)?;
     machine.wait_until_ready()?;
     let info = machine.succeed("trustvisor info", SOON)?;
     ensure!(info.iter().any(|l| l == "protected from devices: yes"), "{info:?}");

@@ -22,6 +22,7 @@ use hypervisor::launch::{
 };
 use hypervisor::memory::{DirectMap, copy_bytes};
 use hypervisor::options::Options;
+use hypervisor::pci;
 use hypervisor::serial::{Hex, line, open, refuse, say, stop};
 use hypervisor::slb::{self, Launch, PCR_CODE, PCR_CONFIGURATION, pit};
 use hypervisor::tpm::clock::TscClock;
@@ -56,15 +57,16 @@ extern "C" fn slb_main(base: u64) -> ! {
     }
     // SAFETY: only PCI functions' addresses are written.
     let ports = unsafe { RealPorts::new() };
-    // SAFETY: the low 4 GiB are mapped by identity. Written are IOMMUs' registers (the record was checked) and, of the reserve, a page that nothing else
+    // SAFETY: the low 4 GiB are mapped by identity. Written are IOMMUs' registers (the record was checked), those of AMD's northbridges where the processor says that they are, and, of the reserve, a page that nothing else
     // uses, what follows the runtime, and the handover's place for commands, which nobody has a reference to.
     let mem = unsafe { DirectMap::new(0, 4 << 30) };
     // From here on nobody but this processor can change the runtime.
-    handover.dma = dma::close(&ports, mem, &handover.info).unwrap_or_else(|rule| refuse(rule));
+    let mmio_cfg_base = try_rdmsr(pci::MMIO_CFG_BASE).unwrap_or(0);
+    handover.dma = dma::close(&ports, mem, &handover.info, mmio_cfg_base).unwrap_or_else(|rule| refuse(rule));
     if handover.dma == dma::UNPROTECTED {
         say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));
     } else {
-        line(Info, format_args!("no device reaches memory any more"));
+        line(Info, format_args!("no device reaches this memory any more"));
     }
     let header = runtime_header();
     if handover.info.skinit_missing != 0 {

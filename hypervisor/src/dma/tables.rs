@@ -59,7 +59,7 @@ pub fn fill(mem: DirectMap, table: Hpa, bytes: u64, entry: Entry) {
 pub struct Reach<'a> {
     ram: RamMap<'a>,
     windows: [Range<u64>; 2],
-    never: [Range<u64>; 3],
+    pub never: [Range<u64>; 3],
     registers: &'a [Range<u64>],
 }
 

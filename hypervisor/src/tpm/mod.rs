@@ -118,6 +118,8 @@ impl<T: Transport> Tpm<T> {
     ///
     /// A 1.2 TPM answers a 2.0 command with tag 00C4 (error), a 2.0 TPM with tag 8001: no identification register, which
     /// differ between interfaces, has to be believed.
+    // In a frame of its own: the SLB has little stack.
+    #[inline(never)]
     pub fn open(mut transport: T) -> Done<Self> {
         let (family, banks) = match v20::banks(&mut transport)? {
             Some(banks) => (Family::V20, banks),

@@ -176,6 +176,8 @@ fn derive(key: &[u8], label: &[u8], newer: &Nonce, older: &Nonce) -> Zeroizing<N
 }
 
 /// Empties the TPM's few places for objects and sessions, whoever left something there.
+// In a frame of its own: the SLB has little stack.
+#[inline(never)]
 pub(super) fn flush_all(tpm: &mut impl Transport) -> Done {
     for first in [TRANSIENT, LOADED_SESSION] {
         let mut command = Command::new(NO_SESSIONS, code::GET_CAPABILITY);

@@ -38,8 +38,12 @@ pub fn all(places: &[Place]) -> Vec<Attack> {
     all.push(attack("AHCI reads every page of the reserve", sweep_out));
     all.push(attack("edu reads the IOMMU's registers", |trial| edu_reads_registers(trial, IOMMU + 0x30, 8)));
     all.push(attack("edu writes the IOMMU's registers", iommu_register));
-    all.push(attack("edu reads the TPM's locality 1", |trial| edu_reads_registers(trial, LOCALITY_1, 4)));
-    all.push(attack("edu requests the TPM's locality 1", locality));
+    for locality in 1..=3 {
+        let at = TPM + 0x1000 * locality;
+        let reads = move |trial: &Trial| edu_reads_registers(trial, at, 4);
+        all.push(attack(format!("edu reads the TPM's locality {locality}"), reads));
+        all.push(attack(format!("edu requests the TPM's locality {locality}"), move |trial| request(trial, at)));
+    }
     all.push(attack("edu reads configuration space", |trial| edu_reads_registers(trial, CONFIG, 4)));
     all.push(attack("edu opens SMM's memory by configuration space", configuration));
     all.push(attack("edu writes INIT into the I/O APIC", |trial| io_apic(trial, 5)));
@@ -144,7 +148,7 @@ fn sweep_in(trial: &Trial) -> Result<Outcome> {
 /// AMD I/O virtualization specification, 3.4: the exclusion range's limit.
 const EXCLUSION_LIMIT: u64 = IOMMU + 0x28;
 /// TCG PC Client TIS 1.3, 5.2: the access register of locality 1.
-const LOCALITY_1: u64 = 0xfed4_1000;
+const TPM: u64 = 0xfed4_0000;
 const REQUEST_USE: u8 = 1 << 1;
 const ACTIVE: u8 = 1 << 5;
 /// 82Q35 data sheet, 5.1: where firmware puts configuration space, and the host bridge's SMRAM.
@@ -191,14 +195,14 @@ fn iommu_register(trial: &Trial) -> Result<Outcome> {
     Ok(Done)
 }
 
-fn locality(trial: &Trial) -> Result<Outcome> {
-    let taken = || Ok::<_, anyhow::Error>(trial.dump(LOCALITY_1, 1)?[0] & (REQUEST_USE | ACTIVE) != 0);
-    ensure!(!taken()?, "locality 1 is in use");
-    trial.edu_write(LOCALITY_1, &[REQUEST_USE])?;
+fn request(trial: &Trial, locality: u64) -> Result<Outcome> {
+    let taken = || Ok::<_, anyhow::Error>(trial.dump(locality, 1)?[0] & (REQUEST_USE | ACTIVE) != 0);
+    ensure!(!taken()?, "the locality is in use");
+    trial.edu_write(locality, &[REQUEST_USE])?;
     if !taken()? {
         return Ok(Blocked);
     }
-    trial.edu_write(LOCALITY_1, &[ACTIVE])?;
+    trial.edu_write(locality, &[ACTIVE])?;
     Ok(Done)
 }
 

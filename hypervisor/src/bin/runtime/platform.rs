@@ -12,7 +12,7 @@ use hypervisor::launch::ensure;
 use hypervisor::memory::{RamMap, Run};
 use hypervisor::npt;
 use hypervisor::paging::Reserve;
-use hypervisor::pci::ConfigSpace;
+use hypervisor::pci::{self, ConfigSpace};
 use hypervisor::profiling;
 use hypervisor::vmcb::PAT_RESET;
 use x86_64::registers::model_specific::Msr;
@@ -39,8 +39,6 @@ const RULES: [Rule; 6] = [
     (VM_CR, 1 << 4, 0, "the firmware has disabled SVM"),
 ];
 
-/// Where PCI configuration space is in memory (see [`ConfigSpace`]).
-const MMIO_CFG_BASE: u32 = 0xc001_0058;
 /// Where SMM's memory is, and whether (APM vol. 2, 10.2.5: TValid).
 const SMM_ADDR: u32 = 0xc001_0112;
 const SMM_MASK: u32 = 0xc001_0113;
@@ -86,7 +84,7 @@ pub fn check(
     for (msr, bits, value, broken) in RULES {
         ensure(read(msr) & bits == value, broken)?;
     }
-    config.find(&PORTS, read(MMIO_CFG_BASE))?;
+    config.find(&PORTS, read(pci::MMIO_CFG_BASE))?;
     // The OS's RAM is where hypercalls write for it.
     let space = Run { start: Hpa(config.range.start), end: Hpa(config.range.end) };
     let over_ram = space.overlaps(&Run { start: reserve.base, end: reserve.end }) || ram.overlaps(&space);

@@ -120,7 +120,7 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let never = [reserve.base.0..reserve.end.0, config.range.clone(), chipset.watchdog.clone()];
     let tops = [check::TOP_MEM, TOP_MEM2].map(platform::read);
     let reach = Reach::new(ram, never, &iommus, tops, features.phys_bits);
-    let faults = dma::open(early, &mut area, handover, &reach)?;
+    let faults = dma::open(&PORTS, early, &mut area, handover, &reach)?;
     let hide = Hidden {
         reserve: (reserve.base, reserve.end),
         start_page,
