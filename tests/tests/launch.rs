@@ -70,7 +70,7 @@ fn without_an_iommu_somebody_must_say_so_and_pcr_18_tells() -> Result<()> {
     let built = built()?;
     let boot = |name| Boot::new(name, &built).iommu(false);
     let nothing =
-        "nothing keeps devices out: no IOMMU (it may be off in the firmware), and no dma=unprotected";
+        "nothing keeps devices out: no IOMMU (it may be off in the firmware), no DEV, and no dma=unprotected";
     expect_refusal(boot("launch-no-iommu"), "slb", nothing)?;
     let unprotected = "dma=unprotected console=com1";
     let machine = boot("launch-unprotected").options(unprotected).start()?;
