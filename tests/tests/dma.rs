@@ -5,6 +5,10 @@
 
 #[path = "dma/attacks.rs"]
 mod attacks;
+#[path = "dma/card.rs"]
+mod card;
+#[path = "dma/order.rs"]
+mod order;
 #[path = "dma/ordinary.rs"]
 mod ordinary;
 #[path = "dma/places.rs"]
