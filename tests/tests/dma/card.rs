@@ -1,5 +1,5 @@
 //! A network card (Intel 8255x) that is commanded from outside, by QEMU's `qtest` socket, whether the machine runs or stands still.
-//! Its self-test writes [`RESULT`] to any address, at once (8255x Software Developer Manual, 6.3.3.2).
+//! Its self-test writes [`RESULT`] to any address, at once (8255x Open Source Software Developer Manual, PORT).
 
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
