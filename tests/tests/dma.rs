@@ -1,10 +1,15 @@
 //! Devices against TrustVisor, commanded by a hostile root: transfers to and from its memory, to registers that guard it, and messages
 //! that would reset or start a processor. And ordinary devices at work, which must not notice that they are kept from there.
+//! And one that writes to it all the time while the machine is launched.
 //!
-//! Every attack is carried out twice, as in `attacks.rs`: against TrustVisor, and on the bare machine, to show that it is an attack.
+//! Every attack by root is carried out twice, as in `attacks.rs`: against TrustVisor, and on the bare machine, to show that it is an attack.
 
 #[path = "dma/attacks.rs"]
 mod attacks;
+#[path = "dma/card.rs"]
+mod card;
+#[path = "dma/order.rs"]
+mod order;
 #[path = "dma/ordinary.rs"]
 mod ordinary;
 #[path = "dma/places.rs"]

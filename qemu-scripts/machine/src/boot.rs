@@ -2,6 +2,7 @@
 
 mod start;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub struct Boot {
     hypervisor: bool,
     skinit: bool,
     tampering: Vec<Tampering>,
+    watched: Option<Range<u64>>,
     tpm: Option<Family>,
     tpm_state: Option<PathBuf>,
     tpm_fault: Option<Fault>,
@@ -92,6 +94,7 @@ impl Boot {
             hypervisor: true,
             skinit: true,
             tampering: Vec::new(),
+            watched: None,
             tpm: Some(Family::V20),
             tpm_state: None,
             tpm_fault: None,
@@ -179,6 +182,14 @@ impl Boot {
     #[must_use]
     pub fn tamper(mut self, offset: u64, bytes: Vec<u8>) -> Self {
         self.tampering.push((offset, bytes));
+        self
+    }
+
+    /// Stops at SKINIT, and when these bytes (from the SLB's base) are first read after it. Each time the console says so, and
+    /// [`Machine::go_on`](crate::Machine::go_on) lets it go on.
+    #[must_use]
+    pub fn watched(mut self, bytes: Range<u64>) -> Self {
+        self.watched = Some(bytes);
         self
     }
 

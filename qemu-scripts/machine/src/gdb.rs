@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -117,6 +118,17 @@ impl Gdb {
 
     pub(crate) fn remove_breakpoint(&mut self, address: u64) -> Result<()> {
         self.command(&format!("z1,{address:x},1")).context("removing a breakpoint")
+    }
+
+    /// Stops after an instruction that reads one of these bytes.
+    pub(crate) fn insert_read_watch(&mut self, bytes: &Range<u64>) -> Result<()> {
+        self.command(&format!("Z3,{:x},{:x}", bytes.start, bytes.end - bytes.start))
+            .context("setting a watch")
+    }
+
+    pub(crate) fn remove_read_watch(&mut self, bytes: &Range<u64>) -> Result<()> {
+        self.command(&format!("z3,{:x},{:x}", bytes.start, bytes.end - bytes.start))
+            .context("removing a watch")
     }
 
     /// Runs until a stop; `None` if the machine ends first.

@@ -193,6 +193,11 @@ impl Machine {
         self.monitor_command("system_reset", json!({})).map(drop)
     }
 
+    /// Lets a machine that has stopped go on.
+    pub fn go_on(&self) -> Result<()> {
+        self.monitor_command("cont", json!({})).map(drop)
+    }
+
     /// A command of QEMU's monitor (QMP).
     pub fn monitor_command(&self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
         lock(&self.monitor).execute(command, arguments)

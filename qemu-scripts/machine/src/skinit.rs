@@ -7,10 +7,12 @@
 //! Stricter than hardware where that shows slips: DS, ES, FS and GS are neither flat nor null but point elsewhere. Not
 //! played: SL_DEV (DMA protection of the 64 KiB), #SX and the other processors' part; GDTR and IDTR keep their values.
 
+use std::ops::Range;
 use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use hypervisor::launch::RESERVE_VA;
 
 use crate::console::Console;
 use crate::gdb::{Closer, Gdb, Register};
@@ -28,6 +30,8 @@ const STEPS: usize = 20;
 
 /// How the stub speaks of a breakpoint: signal 5.
 const TRAP: &str = "T05";
+/// And of a watch for reads.
+const READ: &str = "rwatch:";
 
 const SLB_SIZE: u64 = 0x1_0000;
 const CR0_PE: u64 = 1;
@@ -49,20 +53,19 @@ pub(crate) struct StandIn {
     /// Address of the loader's instruction.
     instruction: u64,
     tpm: Option<Locality4>,
-    tampering: Vec<Tampering>,
+    pub(crate) tampering: Vec<Tampering>,
+    /// Bytes from the SLB's base: the machine stops for somebody else at SKINIT, and when they are first read.
+    pub(crate) watched: Option<Range<u64>>,
+    /// Where they are watched for.
+    watches: Vec<Range<u64>>,
 }
 
 impl StandIn {
     /// Attaches to a machine that waits for its start.
-    pub(crate) fn attach(
-        socket: &Path,
-        instruction: u64,
-        tpm: Option<Locality4>,
-        tampering: Vec<Tampering>,
-    ) -> Result<Self> {
+    pub(crate) fn attach(socket: &Path, instruction: u64, tpm: Option<Locality4>) -> Result<Self> {
         let mut gdb = Gdb::attach(socket)?;
         gdb.insert_breakpoint(instruction)?;
-        Ok(Self { gdb, instruction, tpm, tampering })
+        Ok(Self { gdb, instruction, tpm, tampering: Vec::new(), watched: None, watches: Vec::new() })
     }
 
     /// Starts the machine and plays SKINIT whenever it comes to it, until the machine ends or the closer is dropped.
@@ -85,14 +88,36 @@ impl StandIn {
                 continue;
             }
             self.gdb.select(&stop)?;
-            if self.at_the_instruction()? {
+            let mut goes_on = true;
+            if stop.contains(READ) {
+                self.unwatch(console)?;
+                goes_on = false;
+            } else if self.at_the_instruction()? {
                 self.skinit(console)?;
+                goes_on = self.watches.is_empty();
             } else {
                 // Some other program's code at the same address.
                 self.step_over()?;
             }
-            next = self.gdb.go_on()?;
+            next = if goes_on { self.gdb.go_on()? } else { self.gdb.next_stop()? };
         }
+        Ok(())
+    }
+
+    /// By either address that the SLB has for its memory.
+    fn watch(&mut self, base: u64) -> Result<()> {
+        if let Some(bytes) = &self.watched {
+            self.watches.extend([base, RESERVE_VA].map(|base| base + bytes.start..base + bytes.end));
+        }
+        self.watches.iter().try_for_each(|watch| self.gdb.insert_read_watch(watch))
+    }
+
+    fn unwatch(&mut self, console: &Console) -> Result<()> {
+        for watch in self.watches.drain(..) {
+            self.gdb.remove_read_watch(&watch)?;
+        }
+        let rip = self.gdb.read(Register::Rip)?;
+        console.note(format!("machine: first read of what is watched, before {rip:#x}"));
         Ok(())
     }
 
@@ -132,6 +157,7 @@ impl StandIn {
         };
         self.clear_gif()?;
         self.set_state(base, base + u64::from(entry))?;
+        self.watch(base)?;
         console.note(format!("machine: SKINIT: SLB at {base:#x}, {length} bytes {how}"));
         Ok(())
     }

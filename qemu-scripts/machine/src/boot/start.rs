@@ -72,8 +72,9 @@ impl Boot {
         }
         let instruction = symbol(&self.loader, skinit::SYMBOL).context("loader")?;
         let locality_4 = tpm.map(Locality4::new).transpose()?;
-        let stand_in =
-            StandIn::attach(&folder.join(DEBUGGER), instruction, locality_4, self.tampering.clone())?;
+        let mut stand_in = StandIn::attach(&folder.join(DEBUGGER), instruction, locality_4)?;
+        stand_in.tampering.clone_from(&self.tampering);
+        stand_in.watched.clone_from(&self.watched);
         stand_in.attend(console.clone()).map(Some)
     }
 

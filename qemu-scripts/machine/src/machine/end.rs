@@ -56,7 +56,7 @@ impl Machine {
             ensure!(Instant::now() < deadline, "no reset (log: {})", self.log().display());
             thread::sleep(Duration::from_millis(10));
         }
-        self.monitor_command("cont", json!({})).map(drop)
+        self.go_on()
     }
 
     /// What its TPM loses without power, as swtpm keeps it: PCRs are in there as they are. Only while the machine is stopped; at the next
