@@ -57,8 +57,9 @@ extern "C" fn slb_main(base: u64) -> ! {
     }
     // SAFETY: only PCI functions' addresses are written.
     let ports = unsafe { RealPorts::new() };
-    // SAFETY: the low 4 GiB are mapped by identity. Written are IOMMUs' registers (the record was checked), those of AMD's northbridges where the processor says that they are, and, of the reserve, a page that nothing else
-    // uses, what follows the runtime, and the handover's place for commands, which nobody has a reference to.
+    // SAFETY: the low 4 GiB are mapped by identity. Written are registers of IOMMUs (the record was checked), those of AMD's northbridges
+    // where the processor says that they are, and, of the reserve, pages that nothing else uses and what follows the runtime, which
+    // nobody has a reference to.
     let mem = unsafe { DirectMap::new(0, 4 << 30) };
     // From here on nobody but this processor can change the runtime.
     let mmio_cfg_base = try_rdmsr(pci::MMIO_CFG_BASE).unwrap_or(0);

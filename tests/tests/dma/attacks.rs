@@ -42,7 +42,9 @@ pub fn all(places: &[Place]) -> Vec<Attack> {
         let at = TPM + 0x1000 * locality;
         let reads = move |trial: &Trial| edu_reads_registers(trial, at, 4);
         all.push(attack(format!("edu reads the TPM's locality {locality}"), reads));
-        all.push(attack(format!("edu requests the TPM's locality {locality}"), move |trial| request(trial, at)));
+        all.push(attack(format!("edu requests the TPM's locality {locality}"), move |trial| {
+            request(trial, at)
+        }));
     }
     all.push(attack("edu reads configuration space", |trial| edu_reads_registers(trial, CONFIG, 4)));
     all.push(attack("edu opens SMM's memory by configuration space", configuration));
