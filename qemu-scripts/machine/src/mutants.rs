@@ -1,6 +1,6 @@
 //! Suite `model`: with each of the [`machine::mutations`], a check, wipe or flush less, some unit test of the hypervisor must fail.
 //!
-//! There are many: a commit tries a sixth of them, the next commit the next sixth.
+//! There are many: a commit tries a twelfth of them, the next commit the next twelfth.
 //!
 //! A mutation that does not compile proves nothing and fails the suite, and so does one whose text is no longer in the code. A test
 //! that hangs is ended at its time limit and counts as one that noticed. Mutations that only a system test can notice are left
@@ -17,7 +17,7 @@ use machine::{Mutation, Trial, Verdict, mutations, root, say};
 const WORKERS: usize = 2;
 
 /// Commits that try all mutations together.
-const TURNS: usize = 6;
+const TURNS: usize = 12;
 
 pub(crate) fn run(every: bool) -> Result<()> {
     let all = mutations()?;

@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// How many PALs suite soak registers, calls and kills
     #[arg(long, value_name = "CYCLES", default_value_t = 500)]
     soak: u64,
-    /// Suite model tries every mutation, not the sixth whose turn it is with this commit
+    /// Suite model tries every mutation, not the twelfth whose turn it is with this commit
     #[arg(long)]
     all_mutations: bool,
 }
