@@ -2,11 +2,11 @@
 //! have to take its word for. Both make the same checks, on the SLB's own copy: the SLB, so that it does not start the runtime in vain,
 //! the runtime, so that it relies on nobody.
 
-use crate::addr::{Hpa, LARGE_PAGE, PAGE_SIZE};
+use crate::addr::{Hpa, LARGE_PAGE};
 use crate::dma::amdvi::REGISTERS;
 use crate::launch::{
     INFO_MAGIC, Iommu, LaunchInfo, MAX_RESERVE, MIN_RESERVE, RESERVE_VA, RUNTIME_END, RUNTIME_MAGIC,
-    RUNTIME_OFFSET, RuntimeHeader, START_PAGE_LIMIT, ensure,
+    RUNTIME_OFFSET, RuntimeHeader, ensure,
 };
 use crate::memory::{RamMap, Run};
 use crate::options::Options;
@@ -38,15 +38,10 @@ pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<Ra
     ensure((MIN_RESERVE..=MAX_RESERVE).contains(&size), "size of the reserve")?;
     ensure(base <= (1 << 32) - size, "the reserve is not below 4 GiB")?;
     ensure(top_of_memory == 0 || base + size <= top_of_memory, "the reserve is not below TOP_MEM")?;
-    let (start, start_page) = (Hpa(base), Hpa(info.start_page.into()));
-    ensure(start_page.0 != 0 && start_page.0 < START_PAGE_LIMIT, "the start page is not where one can be")?;
-
     let ram = RamMap::new(info.ram.get(..info.ram_count as usize).ok_or("length of the memory map")?)?;
-    let reserve = Run { start, end: start + size };
-    for hidden in [reserve, Run { start: start_page, end: start_page + PAGE_SIZE }] {
-        hidden.check()?;
-        ensure(!ram.overlaps(&hidden), "the OS has what TrustVisor needs")?;
-    }
+    let reserve = Run { start: Hpa(base), end: Hpa(base + size) };
+    reserve.check()?;
+    ensure(!ram.overlaps(&reserve), "the OS has what TrustVisor needs")?;
     for Iommu { base, .. } in iommus(info)? {
         let fits = base.is_multiple_of(REGISTERS) && (top_of_memory..=(1 << 32) - REGISTERS).contains(base);
         let registers = Run { start: Hpa(*base), end: Hpa(base.saturating_add(REGISTERS)) };
@@ -54,6 +49,15 @@ pub fn record(info: &LaunchInfo, own_base: u64, top_of_memory: u64) -> Result<Ra
         ensure(fits && !over_ram, "the registers of an IOMMU are where none can be")?;
     }
     Ok(ram)
+}
+
+/// Whether RAM is where it seems to be: no range of it is turned into I/O or back (APM vol. 2, 7.9.2), and TOP_MEM counts (SYSCFG). A
+/// register that the processor does not have reads as 0.
+pub fn decoding(msr: impl Fn(u32) -> u64) -> Result<(), &'static str> {
+    const IORR_MASKS: [u32; 2] = [0xc001_0017, 0xc001_0019];
+    const SYSCFG: u32 = 0xc001_0010;
+    ensure(IORR_MASKS.iter().all(|mask| msr(*mask) & 1 << 11 == 0), "an I/O range register is in use")?;
+    ensure(msr(TOP_MEM) == 0 || msr(SYSCFG) & 1 << 20 != 0, "TOP_MEM does not count")
 }
 
 /// Checks the runtime's header against the room there is.
@@ -84,7 +88,7 @@ mod tests {
             skinit_missing: 0,
             ram_count: 4,
             iommu_count: 1,
-            start_page: 0x9_e000,
+            reserved: 0,
             guest: GuestStart::default(),
             root_len: 0,
             root: [0; crate::launch::MAX_ROOT_BLOB],
@@ -124,9 +128,22 @@ mod tests {
     }
 
     #[test]
+    fn ram_is_where_it_seems() {
+        let with = |registers: &'static [(u32, u64)]| {
+            decoding(|msr| registers.iter().find(|(number, _)| *number == msr).map_or(0, |(_, value)| *value))
+        };
+        assert_eq!(with(&[]), Ok(()), "an emulator");
+        assert_eq!(with(&[(TOP_MEM, 0x8000_0000), (0xc001_0010, 0x30_0000), (0xc001_0017, 0x7ff)]), Ok(()));
+        assert!(with(&[(TOP_MEM, 0x8000_0000), (0xc001_0010, 0x20_0000)]).is_err());
+        for iorr in [&[(0xc001_0017, 0xfff0_0800)], &[(0xc001_0019, 0x800)]] {
+            assert!(with(iorr).is_err());
+        }
+    }
+
+    #[test]
     fn every_rule_is_checked() {
         type Lie = (&'static str, fn(&mut LaunchInfo));
-        let lies: [Lie; 26] = [
+        let lies: [Lie; 22] = [
             ("magic", |i| i.magic[7] ^= 1),
             ("options", |i| i.options.dma_unprotected = 2),
             ("length of the list of IOMMUs", |i| i.iommu_count = 17),
@@ -143,13 +160,9 @@ mod tests {
             ("size of the reserve", |i| i.reserve_size = MIN_RESERVE - LARGE_PAGE),
             ("size of the reserve", |i| i.reserve_size = MAX_RESERVE + LARGE_PAGE),
             ("length of the memory map", |i| i.ram_count = MAX_RUNS as u32 + 1),
-            ("the start page is not where one can be", |i| i.start_page = 0),
-            ("the start page is not where one can be", |i| i.start_page = 0x9_f000),
-            ("the memory map has RAM that is no whole pages", |i| i.start_page = 0x9_e800),
             ("the memory map has RAM that is no whole pages", |i| i.ram[2].end = Hpa(0x3fff_0001)),
             ("the memory map is not in order", |i| i.ram[3] = i.ram[2]),
             ("the memory map has RAM where devices are", |i| i.ram[2].end = Hpa(0xfee0_1000)),
-            ("the OS has what TrustVisor needs", |i| i.start_page = 0x9_d000),
             ("the OS has what TrustVisor needs", |i| i.ram[1].end = Hpa(BASE + 0x1000)),
             ("the OS has what TrustVisor needs", |i| i.ram[2].start = Hpa(BASE + (64 << 20) - 0x1000)),
             ("the OS has what TrustVisor needs", |i| i.ram[1].end = i.ram[2].start),
@@ -210,7 +223,7 @@ mod tests {
         ) {
             let mut info = info();
             [info.reserve_base, info.reserve_size] = [numbers[0], numbers[1]];
-            [info.options.console, info.ram_count, info.start_page] = counts;
+            [info.options.console, info.ram_count, info.iommu_count] = counts;
             for (run, (start, end)) in info.ram.iter_mut().zip(pieces) {
                 *run = Run { start: Hpa(start), end: Hpa(end) };
             }

@@ -1,8 +1,9 @@
 //! The chipset's ways to take the machine away from the hypervisor, sleep and watchdogs, and what it has that goes past an IOMMU. Where they are, the chipset itself is asked, not
 //! the firmware's tables, which whoever ran before can have changed.
 
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::ioports::Ports;
+use crate::launch::ensure;
 use crate::pci;
 use core::ops::Range;
 
@@ -13,23 +14,26 @@ pub struct Chipset {
     pub sleep: u16,
     /// Ports to which writes do nothing.
     pub dropped: [Range<u16>; 2],
-    /// A page of registers to which writes do nothing.
-    pub registers: Range<u64>,
+    /// Pages of registers to which writes do nothing.
+    pub registers: [Range<u64>; 2],
     /// The watchdog's, which nobody sees.
     pub watchdog: Range<u64>,
 }
 
 /// AMD's FCH is where its SMBus controller is (PPRs, "FCH"), whoever of the two made it.
 const SMBUS: u32 = 0x14 << 3;
+const REVISION: u32 = 0x08;
 const AMD: u32 = 0x1022;
 const ATI: u32 = 0x1002;
-/// Its index and data ports of power management registers, and the number of AcpiPm1CntBlk, a port.
+/// Its index and data ports of power management registers.
 const INDEX: u16 = 0xcd6;
 const DATA: u16 = 0xcd7;
-const PM1_CONTROL: u32 = 0x62;
 /// Its registers, those of power management, SMI and the watchdog among them, in memory; and the watchdog's other place.
-const REGISTERS: u64 = 0xfed8_0000;
-const WATCHDOG: u64 = 0xfeb0_0000;
+const REGISTERS: u32 = 0xfed8_0000;
+const WATCHDOG: u32 = 0xfeb0_0000;
+/// Where (in the bridge to LPC) its SPI controller is, which may speak to the TPM past the localities.
+const LPC_BRIDGE: u32 = SMBUS | 3;
+const SPI_BASE: u32 = 0xa0;
 
 /// The bridge of Intel's ICH9, which QEMU puts under AMD processors as well (ICH9 data sheet, 13.1.13: PMBASE).
 const LPC: u32 = 0x1f << 3;
@@ -42,20 +46,40 @@ const TCO: Range<u16> = 0x60..0x80;
 /// (QEMU, docs/specs/fw_cfg.rst: DMA).
 const FW_CFG_DMA: Range<u16> = 0x514..0x51c;
 
+const MOVED: &str = "the chipset's registers are at an unusual address";
+
 impl Chipset {
     /// Looks which it is.
     pub fn find(ports: &impl Ports) -> Result<Self, &'static str> {
-        if matches!(pci::read(ports, SMBUS, 0) & 0xffff, AMD | ATI) {
-            let byte = |number| {
-                ports.write(INDEX, 1, number);
-                ports.read(DATA, 1) as u16 & 0xff
+        let maker = pci::read(ports, SMBUS, 0);
+        if matches!(maker & 0xffff, AMD | ATI) {
+            let word = |first: u32| {
+                [first + 1, first].into_iter().fold(0, |word, number| {
+                    ports.write(INDEX, 1, number);
+                    word << 8 | ports.read(DATA, 1) & 0xff
+                })
             };
-            let page = |base| base..base + PAGE_SIZE;
+            let address = |first| word(first + 2) << 16 | word(first);
+            // Numbers of AcpiPm1CntBlk, a port, and where the watchdog is, by generation: SB600 and SB700; SB800 to Bolton; what came after.
+            let (sleep, watchdog) = match (maker >> 16, pci::read(ports, SMBUS, REVISION) & 0xff) {
+                (0x4385, ..0x40) => (0x22, address(0x6c)),
+                (0x780b, 0x41..) | (0x790b, 0x49..) => (0x62, WATCHDOG),
+                _ => {
+                    let moved = address(0x24);
+                    ensure(moved & 1 == 0 || moved & !0xffc == REGISTERS | 1, MOVED)?;
+                    (0x62, address(0x48))
+                }
+            };
+            let spi = pci::read(ports, LPC_BRIDGE, SPI_BASE);
+            let page = |base: u32| {
+                let start = Hpa(base.into()).page().0;
+                start..start + PAGE_SIZE
+            };
             return Ok(Self {
-                sleep: byte(PM1_CONTROL) | byte(PM1_CONTROL + 1) << 8,
+                sleep: word(sleep) as u16,
                 dropped: [DATA..DATA + 1, 0..0],
-                registers: page(REGISTERS),
-                watchdog: page(WATCHDOG),
+                registers: [page(REGISTERS), page(spi)],
+                watchdog: page(watchdog),
             });
         }
         if pci::read(ports, LPC, 0) == ICH9 {

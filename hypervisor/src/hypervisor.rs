@@ -21,7 +21,7 @@ pub struct Hypervisor {
     /// The quoting PAL's RSA key, as the loader handed it in.
     pub key_blob: Blob,
     /// Where stores that fault do nothing: PCI configuration space in memory, and the chipset's registers.
-    dropped: [Range<u64>; 2],
+    dropped: [Range<u64>; 3],
     /// What devices have tried.
     faults: Mutex<Faults>,
     /// What [`Self::info`] answers, but for what changes after the launch.
@@ -33,7 +33,7 @@ impl Hypervisor {
     pub fn new(
         pals: Pals,
         facts: Info,
-        dropped: [Range<u64>; 2],
+        dropped: [Range<u64>; 3],
         faults: Faults,
         root_blob: Blob,
         key_blob: Blob,

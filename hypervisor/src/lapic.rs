@@ -164,8 +164,6 @@ pub fn filter(offset: u32, value: u32) -> Verdict {
 
 /// Command register: INIT to all other processors (APM vol. 2, 16.5).
 pub const ICR_INIT_OTHERS: u32 = 0x000c_4500;
-/// Command register: start-up of all other processors, at the page in bits 7:0.
-pub const ICR_STARTUP_OTHERS: u32 = 0x000c_4600;
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@
 //! | [`DEVICE_TABLE_OFFSET`] | the whole device table of IOMMUs, 2 MiB |
 //! | [`TABLES_OFFSET`] | the runtime's tables, then the PAL pool |
 //!
-//! The SLB's page tables map the low 4 GiB by identity and the reserve at [`RESERVE_VA`] (2 MiB pages, read-write-execute);
+//! The SLB's page tables map the low 4 GiB by identity, uncached, and the reserve at [`RESERVE_VA`] (2 MiB pages, read-write-execute);
 //! SLB and runtime are linked to run there, so their bytes do not depend on where the reserve lies.
 
 use crate::addr::PAGE_SIZE;
@@ -50,8 +50,6 @@ pub const RUNTIME_END: u64 = 0x20_0000;
 pub const DEVICE_TABLE_OFFSET: u64 = RUNTIME_END;
 /// The runtime's tables.
 pub const TABLES_OFFSET: u64 = DEVICE_TABLE_OFFSET + crate::dma::tables::DEVICE_TABLE;
-/// The start page ends here at the latest: a start-up IPI reaches the first MiB, and firmware's data lies above.
-pub const START_PAGE_LIMIT: u64 = 0x9_f000;
 
 /// The smallest reserve.
 pub const MIN_RESERVE: u64 = 16 << 20;
@@ -136,9 +134,8 @@ pub struct LaunchInfo {
     pub ram_count: u32,
     /// Entries of `iommus` in use.
     pub iommu_count: u32,
-    /// A page of RAM below 640 KiB in which the other processors start (real mode). It stays the hypervisor's: a processor may be
-    /// late. Reserved in the guest's memory map.
-    pub start_page: u32,
+    /// Padding, 0.
+    pub reserved: u32,
     /// How the guest starts.
     pub guest: GuestStart,
     /// What the user chose.
@@ -153,7 +150,7 @@ pub struct LaunchInfo {
     pub key_blob_len: u64,
     /// The RSA identity key that was saved with it, as the quoting PAL sealed it.
     pub key_blob: [u8; KEY_BLOB_ROOM],
-    /// The RAM that the OS has, in whole pages, ascending: that of the machine without the reserve and the start page.
+    /// The RAM that the OS has, in whole pages, ascending: that of the machine without the reserve.
     pub ram: [Run; MAX_RUNS],
 }
 

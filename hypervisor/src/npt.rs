@@ -28,8 +28,6 @@ const TPM_HIDDEN: Range<u64> = TPM.0 + PAGE_SIZE..TPM.0 + 5 * PAGE_SIZE;
 pub struct Hidden<'a> {
     /// The reserve: first byte, and first byte after it.
     pub reserve: (Hpa, Hpa),
-    /// The page in which the other processors start.
-    pub start_page: Hpa,
     /// Registers of IOMMUs.
     pub iommus: &'a [Range<u64>],
     /// Its registers are readable, its watchdog is not.
@@ -51,11 +49,12 @@ pub fn build(area: &mut TableArea, hide: Hidden<'_>, phys_bits: u32) -> Hpa {
     let ones = area.hold(&[0xff; PAGE_SIZE as usize]);
     let reserve = area.hold([(ones.0 | CONSTANT).to_le_bytes(); 512].as_flattened());
     let end = 1u64 << phys_bits.min(MAX_PHYS_BITS);
-    let watched = [page_at(LAPIC), page_at(IO_APIC), hide.chipset.registers.clone()];
-    let hidden = [MESSAGES, TPM_HIDDEN, page_at(hide.start_page), hide.chipset.watchdog.clone()];
+    let apics = [page_at(LAPIC), page_at(IO_APIC)];
+    let hidden = [MESSAGES, TPM_HIDDEN, hide.chipset.watchdog.clone()];
     area.fill(root, (0, ROOT_ENTRY), &|_| ALL, &|start, size| {
         let touches = |range: &Range<u64>| start < range.end && range.start < start + size;
-        let is_watched = watched.iter().any(touches) || hide.config.guards(start, size);
+        let mut watched = apics.iter().chain(&hide.chipset.registers);
+        let is_watched = watched.any(touches) || hide.config.guards(start, size);
         let is_hidden = hidden.iter().chain(hide.iommus).any(touches);
         let is_reserve = touches(&(hide.reserve.0.0..hide.reserve.1.0));
         match size {
@@ -77,8 +76,8 @@ fn page_at(page: Hpa) -> Range<u64> {
 
 /// Tables that [`build`] takes at most, for sizing the area.
 pub fn tables(phys_bits: u32) -> u64 {
-    // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the start page, the reserve (it may
-    // cross a GiB) and the devices; PTs for the start page and the devices; both for each IOMMU.
+    // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the watchdog, the reserve (it may
+    // cross a GiB) and the devices; PTs for the watchdog and the devices; both for each IOMMU.
     let own = 3 + 4 + 3 + 2 * MAX_IOMMUS as u64;
     own + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + pci::TABLES
 }
@@ -113,12 +112,11 @@ mod tests {
             let memory = TestMemory::new(64);
             let mut area = TableArea::new(memory.map(), Hpa(0), Hpa(64 * PAGE_SIZE));
             let reserve = (Hpa(base), Hpa(base + (4 << 20)));
-            let start_page = Hpa(0x9_e000);
             let mut config = ConfigSpace::none();
             config.find(&pci::tests::machine(), 0xe000_0000 | 8 << 2 | 1).unwrap();
             let iommus = [0xfeb8_0000..0xfeb8_4000, 0xf800_0000..0xf808_0000];
             let chipset = chipset::tests::FCH;
-            let hide = Hidden { reserve, start_page, iommus: &iommus, chipset: &chipset, config: &config };
+            let hide = Hidden { reserve, iommus: &iommus, chipset: &chipset, config: &config };
             let root = build(&mut area, hide, 40);
             let is_reserve = |gpa: u64| (reserve.0.0..reserve.1.0).contains(&gpa);
             let check = |gpa: u64| {
@@ -127,7 +125,6 @@ mod tests {
                 let hidden = is_reserve(gpa)
                     || (0xfed4_1000..0xfed4_5000).contains(&gpa)
                     || (0xfee0_1000..0xfef0_0000).contains(&gpa)
-                    || (0x9_e000..0x9_f000).contains(&gpa)
                     || (0xfeb0_0000..0xfeb0_1000).contains(&gpa)
                     || iommus.iter().any(|registers| registers.contains(&gpa));
                 if hidden {
@@ -137,7 +134,8 @@ mod tests {
                 } else {
                     let bridge =
                         [0xe000_0000, 0xe00a_3000, 0xe00c_0000, 0xe00c_7000].contains(&(gpa & !0xfff));
-                    let watched = bridge || [0xfee0_0000, 0xfec0_0000, 0xfed8_0000].contains(&(gpa & !0xfff));
+                    let registers = [0xfee0_0000, 0xfec0_0000, 0xfed8_0000, 0xfec1_0000];
+                    let watched = bridge || registers.contains(&(gpa & !0xfff));
                     assert_eq!((hpa, writable), (gpa, !watched), "{gpa:#x}");
                 }
             };
@@ -175,13 +173,7 @@ mod tests {
             let chipset = chipset::tests::FCH;
             let iommus: Vec<_> =
                 (0..MAX_IOMMUS as u64).map(|n| (n << 29 | 0x4000)..(n << 29 | 0x8000)).collect();
-            let hide = Hidden {
-                reserve,
-                start_page: Hpa(0x9_e000),
-                iommus: &iommus,
-                chipset: &chipset,
-                config: &config,
-            };
+            let hide = Hidden { reserve, iommus: &iommus, chipset: &chipset, config: &config };
             build(&mut area, hide, bits);
         }
     }

@@ -24,13 +24,16 @@ const FUNCTION: u32 = 0x00ff_ff00;
 
 /// Registers of every function: identity, class code (PCI 3.0, 6.1).
 const IDENTITY: u32 = 0x00;
+const COMMAND: u32 = 0x04;
 const CLASS: u32 = 0x08;
 const ABSENT: u32 = u32::MAX;
 const AMD: u32 = 0x1022;
-/// Class and subclass of bridges that route for the machine, and of IOMMUs (PCI Code and ID Assignment 1.11, 1.7 and 1.9).
+/// Class and subclass of bridges that route for the machine, of IOMMUs, and of AMD's security processor (PCI Code and ID Assignment 1.11, 1.7,
+/// 1.9 and 1.17).
 const HOST_BRIDGE: u32 = 0x0600;
 const ISA_BRIDGE: u32 = 0x0601;
 const IOMMU: u32 = 0x0806;
+const SECURITY_PROCESSOR: u32 = 0x1080;
 
 /// Reads a register of the function with this number: bus, device, function in 8, 5, 3 bits.
 pub fn read(ports: &impl Ports, function: u32, register: u32) -> u32 {
@@ -50,7 +53,29 @@ pub fn is_amds(ports: &impl Ports, function: u32) -> bool {
 }
 
 fn is_guarded(ports: &impl Ports, function: u32) -> bool {
-    matches!(read(ports, function, CLASS) >> 16, HOST_BRIDGE | ISA_BRIDGE | IOMMU)
+    match read(ports, function, CLASS) >> 16 {
+        HOST_BRIDGE | ISA_BRIDGE | IOMMU => true,
+        SECURITY_PROCESSOR => is_amds(ports, function),
+        _ => false,
+    }
+}
+
+/// No device starts a transfer any more until the OS tells it to (PCI 3.0, 6.2.2: bit 2). The security processor is off for good, for
+/// IOMMUs do not judge what it transfers, and its commands have addresses.
+pub fn stop_devices(ports: &impl Ports) {
+    const MASTER: u32 = 1 << 2;
+    const ALL: u32 = 7;
+    for function in functions(ports) {
+        let command = read(ports, function, COMMAND);
+        let off = match read(ports, function, CLASS) >> 16 {
+            SECURITY_PROCESSOR if is_guarded(ports, function) => ALL,
+            _ if is_guarded(ports, function) || command == ABSENT => continue,
+            _ => MASTER,
+        };
+        write(ports, function, COMMAND, command & 0xffff & !off);
+        // What it has sent is there before the answer.
+        read(ports, function, COMMAND);
+    }
 }
 
 /// Whether a write to the data ports must not be done. Leaves the address as it was. AMD's root complexes (device 0) have a register

@@ -2,8 +2,6 @@
 //! and decides, writes nothing.
 
 use abi::quote::KEY_BLOB;
-use hypervisor::addr::PAGE_SIZE;
-use hypervisor::launch::START_PAGE_LIMIT;
 
 use crate::bytes::Memory;
 use crate::bzimage::BzImage;
@@ -36,9 +34,7 @@ pub struct Layout<'a> {
     pub key_blob: &'a [u8],
     /// Where everything goes.
     pub plan: Plan,
-    /// The page in which the other processors start.
-    pub start_page: u64,
-    /// The guest's memory map, in which the reserve and the start page are reserved.
+    /// The guest's memory map, in which the reserve is reserved.
     pub guest_map: MemoryMap,
 }
 
@@ -95,10 +91,8 @@ pub fn lay_out<'a>(
         boot_area: size_of::<BootArea>() as u64,
     };
     let plan = plan(&info.map, &taken, &needs).map_err(|what| Refusal::no_room(what, reserve))?;
-    let start_page = start_page(&info.map, &taken).ok_or(Refusal::NoRoom("starting the other processors"))?;
-    let start_range = Range { start: start_page, end: start_page + PAGE_SIZE };
-    let guest_map = info.map.with_reserved(plan.reserve)?.with_reserved(start_range)?;
-    Ok(Layout { image, kernel, cmdline, initrd, root, key_blob, plan, start_page, guest_map })
+    let guest_map = info.map.with_reserved(plan.reserve)?;
+    Ok(Layout { image, kernel, cmdline, initrd, root, key_blob, plan, guest_map })
 }
 
 /// What was saved: the root, and behind it the key blob, if one was made.
@@ -107,16 +101,6 @@ fn split_key_blob(saved: &[u8]) -> (&[u8], &[u8]) {
         Some((root, key_blob)) if key_blob.starts_with(&abi::seal::MAGIC) => (root, key_blob),
         _ => (saved, &[]),
     }
-}
-
-/// The highest page of RAM that a processor can start in and that nothing else needs: Linux wants the lower ones for itself.
-fn start_page(map: &MemoryMap, taken: &[Range]) -> Option<u64> {
-    let pages = (1..START_PAGE_LIMIT / PAGE_SIZE).rev().map(|page| page * PAGE_SIZE);
-    pages.map(|start| Range { start, end: start + PAGE_SIZE }).find_map(|page| {
-        let is_ram = map.ram().any(|ram| ram.start <= page.start && page.end <= ram.end);
-        let is_free = taken.iter().all(|taken| !taken.overlaps(&page));
-        (is_ram && is_free).then_some(page.start)
-    })
 }
 
 #[cfg(test)]
@@ -184,10 +168,7 @@ mod tests {
         assert_eq!(plan.reserve, Range { start: 0x1c00_0000, end: 0x2000_0000 });
         assert_eq!(plan.kernel.start, 0x320_0000, "behind the modules");
         assert_eq!((plan.initrd.len(), plan.boot_area.len()), (5000, size_of::<BootArea>() as u64));
-        assert_eq!(layout.start_page, 0x9_e000);
-        let start_page = Range { start: 0x9_e000, end: 0x9_f000 };
-        let apart = |ram: Range| !ram.overlaps(&plan.reserve) && !ram.overlaps(&start_page);
-        assert!(layout.guest_map.ram().all(apart));
+        assert!(layout.guest_map.ram().all(|ram| !ram.overlaps(&plan.reserve)));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn userland_under_tpm_12() -> Result<()> {
 }
 
 #[test]
-fn a_second_processor_is_parked_and_stays_so() -> Result<()> {
+fn a_second_processor_is_not_started_and_stays_so() -> Result<()> {
     let boot = Boot::new("guest-smp", built()?.as_ref()).processors(2).limit(SECOND_PROCESSOR);
     let machine = boot.start()?;
     machine.wait_until_ready()?;

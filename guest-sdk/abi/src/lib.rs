@@ -326,8 +326,6 @@ pub struct Info {
     pub reserve_size: u64,
     /// First byte of the pool.
     pub pool_base: u64,
-    /// Processors that TrustVisor holds besides the guest's.
-    pub parked_cpus: u64,
     /// Exits so far, by [`exit`] kind.
     pub exits: [u64; 16],
     /// Longest stretch in the hypervisor so far with interrupts held off, in TSC ticks.
@@ -368,6 +366,6 @@ const _: () = {
     assert!(size_of::<Handle>() == 16);
     assert!(size_of::<Digests>() == 52);
     assert!(size_of::<Extends>() == 8 * 2 + 12 * 56);
-    assert!(size_of::<Info>() == 64 + 128 + 16 + 104 + 8 + size_of::<Extends>() + 24);
+    assert!(size_of::<Info>() == 56 + 128 + 16 + 104 + 8 + size_of::<Extends>() + 24);
     assert!(size_of::<PalInfo>() == 72);
 };

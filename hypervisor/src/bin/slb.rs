@@ -52,7 +52,9 @@ extern "C" fn slb_main(base: u64) -> ! {
     let options = check::options(&handover.info).unwrap_or_default();
     open(options.console, "slb", options.level());
     line(Info, format_args!("started at {base:#x}, {} bytes measured", own_bytes().len()));
-    if let Err(rule) = check::record(&handover.info, base, try_rdmsr(check::TOP_MEM).unwrap_or(0)) {
+    let msr = |msr| try_rdmsr(msr).unwrap_or(0);
+    check::decoding(msr).unwrap_or_else(|rule| refuse(rule));
+    if let Err(rule) = check::record(&handover.info, base, msr(check::TOP_MEM)) {
         refuse(format_args!("the loader's record is wrong ({rule})"));
     }
     // SAFETY: only PCI functions' addresses are written.
@@ -62,7 +64,7 @@ extern "C" fn slb_main(base: u64) -> ! {
     // nobody has a reference to.
     let mem = unsafe { DirectMap::new(0, 4 << 30) };
     // From here on nobody but this processor can change the runtime.
-    let mmio_cfg_base = try_rdmsr(pci::MMIO_CFG_BASE).unwrap_or(0);
+    let mmio_cfg_base = msr(pci::MMIO_CFG_BASE);
     handover.dma = dma::close(&ports, mem, &handover.info, mmio_cfg_base).unwrap_or_else(|rule| refuse(rule));
     if handover.dma == dma::UNPROTECTED {
         say(format_args!("warning: dma=unprotected: devices can read and change TrustVisor's memory"));

@@ -39,8 +39,8 @@ mod register {
 }
 use register::*;
 
-/// CONTROL: IommuEn, EventLogEn, Coherent, CmdBufEn.
-const TRANSLATE: u64 = 1 << 0;
+/// CONTROL: IommuEn and HtTunEn, for what comes over a tunnel as well; EventLogEn, Coherent, CmdBufEn.
+const TRANSLATE: u64 = 3;
 const LOG: u64 = 1 << 2;
 const COHERENT: u64 = 1 << 10;
 const COMMANDS: u64 = 1 << 12;
@@ -63,6 +63,7 @@ const INVALIDATE_DEVICE: u64 = 2 << 60;
 const INVALIDATE_PAGES: u64 = 3 << 60;
 /// All pages, and the directories above them.
 const EVERYTHING: u64 = 0x7fff_ffff_ffff_f000 | 3;
+const INVALIDATE_INTERRUPTS: u64 = 5 << 60;
 const INVALIDATE_ALL: u64 = 8 << 60;
 
 /// Bytes of memory that [`AmdVi::set`] works in, at the start of a page: a command, its completion wait, and what that one stores.
@@ -71,7 +72,7 @@ const DONE: u64 = 0x444f_4e45;
 /// Looks until an answer counts as missing: a second at least.
 const PATIENCE: u32 = if cfg!(test) { 100 } else { 50_000_000 };
 
-/// Whether PCI shows these IOMMUs, where they are said to be, and no others.
+/// Whether PCI shows these IOMMUs, where they are said to be, and no others. Where firmware has not enabled their registers, now they are.
 pub fn check(ports: &impl Ports, iommus: &[Iommu]) -> Result<(), &'static str> {
     const DIFFERS: &str = "the IOMMUs of the firmware's list (IVRS) are not those that PCI shows";
     let mut found = 0;
@@ -81,7 +82,12 @@ pub fn check(ports: &impl Ports, iommus: &[Iommu]) -> Result<(), &'static str> {
         let base = u64::from(high) << 32 | u64::from(low) & !(REGISTERS - 1);
         let is_it = |said: &&Iommu| said.function == u64::from(function);
         let said = iommus.iter().find(is_it).ok_or(DIFFERS)?;
-        ensure(low & BASE_ENABLED == 0 || said.base == base, DIFFERS)?;
+        if low & BASE_ENABLED == 0 {
+            pci::write(ports, function, at + 8, (said.base >> 32) as u32);
+            pci::write(ports, function, at + 4, said.base as u32 | BASE_ENABLED);
+        } else {
+            ensure(said.base == base, DIFFERS)?;
+        }
         found += 1;
     }
     ensure(found == iommus.len(), DIFFERS)
@@ -137,7 +143,8 @@ impl<R: Registers> AmdVi<R> {
         }
         (0..pci::FUNCTIONS as u64).try_for_each(|number| {
             self.command(mem, work, [INVALIDATE_DEVICE | number, 0])?;
-            self.command(mem, work, [INVALIDATE_PAGES | number << 32, EVERYTHING])
+            self.command(mem, work, [INVALIDATE_PAGES | number << 32, EVERYTHING])?;
+            self.command(mem, work, [INVALIDATE_INTERRUPTS | number, 0])
         })
     }
 
@@ -165,7 +172,8 @@ impl<R: Registers> AmdVi<R> {
     /// Takes all events out of the log: how many, and the last.
     pub fn take_events(&self, mem: DirectMap) -> (u64, [u64; 2]) {
         let (Self { registers, .. }, Some(log)) = (self, self.log) else { return Default::default() };
-        let [head, tail] = [EVENT_HEAD, EVENT_TAIL].map(|pointer| registers.read(pointer) % LOG_SIZE);
+        let [head, tail] =
+            [EVENT_HEAD, EVENT_TAIL].map(|pointer| registers.read(pointer) % LOG_SIZE / EVENT * EVENT);
         let last = log + tail.wrapping_sub(EVENT) % LOG_SIZE;
         registers.write(EVENT_HEAD, tail);
         if registers.read(STATUS) & OVERFLOW != 0 {

@@ -66,6 +66,7 @@ pub fn close(
     if info.options.dma_unprotected != 0 {
         return Ok(UNPROTECTED);
     }
+    pci::stop_devices(ports);
     let iommus = iommus(info)?;
     amdvi::check(ports, iommus)?;
     let base = Hpa(info.reserve_base);
@@ -87,7 +88,7 @@ pub fn close(
     };
     // First a small table, in the block, closes memory to some devices by its entries, to all others by having none for them. While SKINIT
     // protects the block, IOMMUs cannot read it either, and what they cannot read is closed; they forget what they knew by commands
-    // from elsewhere, so that nothing is open between.
+    // from elsewhere, which no device changes, for none is at work: so nothing is open between.
     set(DEVICE_TABLE_OFFSET, SLB_DEVICE_TABLE, PAGE_SIZE)?;
     release()?;
     set(SLB_COMMANDS, SLB_DEVICE_TABLE, PAGE_SIZE)?;
@@ -121,9 +122,8 @@ pub fn open(
         UNPROTECTED => {}
         DEV => {
             mem.zero(table, dev::BITMAP_SIZE);
-            let start = u64::from(info.start_page);
-            let more = [start..start + PAGE_SIZE, TPM.0..TPM.0 + 5 * PAGE_SIZE];
-            for pages in reach.never.iter().cloned().chain(more).filter(|pages| pages.end <= 4 << 30) {
+            let tpm = TPM.0..TPM.0 + 5 * PAGE_SIZE;
+            for pages in reach.never.iter().cloned().chain([tpm]).filter(|pages| pages.end <= 4 << 30) {
                 exclude(mem, table, pages);
             }
             dev::find(ports).iter().try_for_each(|dev| dev.protect(ports, table))?;

@@ -108,7 +108,7 @@ impl Guest {
         let hv = Hypervisor::new(
             pals(&memory),
             facts(),
-            [CONFIG_SPACE, 0..0],
+            [CONFIG_SPACE, 0..0, 0..0],
             Faults::default(),
             Blob::new(),
             Blob::new(),

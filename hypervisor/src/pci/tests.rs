@@ -1,12 +1,15 @@
 use super::*;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::vec::Vec;
 
 /// Configuration space behind its ports.
 #[derive(Default)]
 pub struct Machine {
     pub address: Cell<u32>,
     pub registers: BTreeMap<u32, u32>,
+    /// What was written to registers, which keep what they have.
+    pub writes: RefCell<Vec<(u32, u32)>>,
 }
 
 impl Ports for Machine {
@@ -19,12 +22,17 @@ impl Ports for Machine {
         }
     }
     fn write(&self, port: u16, size: u8, value: u32) {
-        assert_eq!((port, size), (0xcf8, 4), "configuration is not written");
-        self.address.set(value);
+        assert_eq!(size, 4);
+        match port {
+            0xcf8 => self.address.set(value),
+            0xcfc => self.writes.borrow_mut().push((self.address.get(), value)),
+            _ => panic!("port {port:#x}"),
+        }
     }
 }
 
-/// A host bridge, an ISA bridge with two more functions, a bridge to bus 2 with a disk, AMD's fabric, a second root with an IOMMU.
+/// A host bridge, an ISA bridge with two more functions, a bridge to bus 2 with a disk, AMD's fabric, a second root with an IOMMU and a security
+/// processor.
 pub fn machine() -> Machine {
     let mut registers = BTreeMap::new();
     let mut add = |bus: u32, device: u32, function: u32, class: u32| {
@@ -42,6 +50,7 @@ pub fn machine() -> Machine {
     add(2, 0, 0, 0x01_0802);
     add(0x40, 0, 0, 0x06_0000);
     add(0x40, 0, 2, 0x08_0600);
+    add(0x40, 1, 0, 0x10_8000);
     Machine { registers, ..Default::default() }
 }
 
@@ -62,6 +71,7 @@ fn writes_to_bridges_that_route_are_dropped_and_no_others() {
         (0x8000_c744, true),
         (0x8040_00b8, true),
         (0x8040_0244, true),
+        (0x8040_0804, true),
         (0x8000_a004, false),
         (0x8000_0804, false),
         (0x8002_0010, false),
@@ -71,7 +81,26 @@ fn writes_to_bridges_that_route_are_dropped_and_no_others() {
         machine.address.set(address);
         assert_eq!(drops_write(&machine), dropped, "{address:#x}");
         assert_eq!(machine.address.get(), address);
+        assert!(machine.writes.borrow().is_empty());
     }
+    let mut others = machine;
+    others.registers.insert(0x8040_0800, 0x8086_8086);
+    others.address.set(0x8040_0804);
+    assert!(!drops_write(&others), "somebody else's encryption controller");
+}
+
+/// Bus mastering alone, and the security processor whole; bridges that route and IOMMUs go on.
+#[test]
+fn devices_are_stopped() {
+    let mut machine = machine();
+    let at = |address: u32| address & !0xff | COMMAND;
+    let there: Vec<u32> = machine.registers.keys().map(|address| at(*address)).collect();
+    machine.registers.extend(there.into_iter().map(|address| (address, 0x0290_0547)));
+    stop_devices(&machine);
+    let stopped = [(0x8000_0804, 0x543), (0x8000_0904, 0x543), (0x8000_a004, 0x543), (0x8002_0004, 0x543)];
+    let all: BTreeMap<_, _> = stopped.into_iter().chain([(0x8040_0804, 0x540)]).collect();
+    assert_eq!(machine.writes.borrow().iter().copied().collect::<BTreeMap<_, _>>(), all);
+    assert_eq!(machine.writes.borrow().len(), all.len());
 }
 
 #[test]
@@ -81,7 +110,7 @@ fn their_pages_are_guarded_wherever_configuration_space_is() {
     assert_eq!(space.range, 0xe000_0000..0xf000_0000);
     let guarded: Vec<_> =
         (0..1u64 << 32).step_by(4096).filter(|page| space.guards(*page, 4096)).map(|p| p >> 12).collect();
-    assert_eq!(guarded, [0xe_0000, 0xe_00a3, 0xe_00c0, 0xe_00c7, 0xe_4000, 0xe_4002]);
+    assert_eq!(guarded, [0xe_0000, 0xe_00a3, 0xe_00c0, 0xe_00c7, 0xe_4000, 0xe_4002, 0xe_4008]);
     assert!(space.guards(0xe000_0000, 2 << 20) && space.guards(0xc000_0000, 1 << 30));
     assert!(!space.guards(0xe020_0000, 2 << 20) && !space.guards(0x8000_0000, 1 << 30));
 }

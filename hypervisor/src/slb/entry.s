@@ -6,6 +6,7 @@
 .set CODE64, 0x08
 .set DATA, 0x10
 .set MSR_EFER, 0xc0000080
+.set MSR_PAT, 0x277
 
     .section .slb.entry, "ax"
     .code32
@@ -53,17 +54,24 @@ slb_entry:
     cmpl $0x24100000, %edx
     jne refuse
 
-    // Entries of PML4 and PDPT: present, writable (3); 1 GiB and 2 MiB pages: 83 (APM vol. 2, 5.3).
+    // PAT as after a reset, and nothing cached that was so under another: else what is written to a device could stay in a cache.
+    movl $MSR_PAT, %ecx
+    movl $0x00070406, %eax
+    movl %eax, %edx
+    wrmsr
+    wbinvd
+
+    // Entries of PML4 and PDPT: present, writable (3); 1 GiB and 2 MiB pages: 83, uncached whatever MTRRs say: 9B (APM vol. 2, 5.3, 7.8).
     leal {SLB_TABLES}(%ebp), %edi
     movl %edi, %cr3
     leal 0x1003(%edi), %eax
     movl %eax, (%edi)
     movl %eax, 511 * 8(%edi)
     addl $0x1000, %edi
-    movl $0x00000083, (%edi)
-    movl $0x40000083, 8(%edi)
-    movl $0x80000083, 16(%edi)
-    movl $0xc0000083, 24(%edi)
+    movl $0x0000009b, (%edi)
+    movl $0x4000009b, 8(%edi)
+    movl $0x8000009b, 16(%edi)
+    movl $0xc000009b, 24(%edi)
     leal 0x1003(%edi), %eax
     movl %eax, 510 * 8(%edi)
     addl $0x1000, %edi

@@ -60,7 +60,7 @@ pub fn with_machine<T>(f: impl FnOnce(&mut Machine) -> T) -> T {
             hv: Hypervisor::new(
                 pals(memory, forever),
                 facts(),
-                [0..0, 0..0],
+                [0..0, 0..0, 0..0],
                 Faults::default(),
                 Blob::new(),
                 Blob::new(),

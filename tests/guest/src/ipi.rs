@@ -17,7 +17,6 @@ const ALL_BUT_SELF: u32 = 3 << 18;
 
 pub fn run() -> anyhow::Result<()> {
     let info = trustvisor::info()?;
-    ensure!(info.parked_cpus == 1, "TrustVisor holds {} processors besides ours", info.parked_cpus);
     let kernel = Kernel::open()?;
     let bait = Bait::lay(&kernel)?;
     let startup = STARTUP | bait.vector();
@@ -47,7 +46,6 @@ pub fn run() -> anyhow::Result<()> {
     let after = trustvisor::info()?;
     let refused = after.ipis_refused - info.ipis_refused;
     ensure!(refused >= commands.len() as u64, "{refused} of {} commands refused", commands.len());
-    ensure!(after.parked_cpus == 1, "TrustVisor holds {} processors now", after.parked_cpus);
     ensure!(register()?.count()? == 1, "S does not run after it");
     Ok(())
 }

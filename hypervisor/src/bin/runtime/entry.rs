@@ -33,7 +33,6 @@ runtime_entry:
     // Writable: #VMEXIT demands it of the host's tables (APM vol. 2, 15.6).
     .section .data
     .balign 8
-    .global runtime_gdt
 runtime_gdt:
     .quad 0
     .quad 0x00af9b000000ffff

@@ -26,15 +26,12 @@ const VM_CR_DIS_A20M: u64 = 1 << 2;
 /// counts as 0: it cannot be in the way.
 type Rule = (u32, u64, u64, &'static str);
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 4] = [
     // APIC_BASE: the address; enabled, and not in x2APIC mode (APM vol. 2, 16.3.1, 16.9).
     (0x1b, 0x000f_ffff_ffff_f000, npt::LAPIC.0, "the local APIC is not at FEE0_0000"),
     (0x1b, 3 << 10, 1 << 11, "the local APIC is off or in x2APIC mode (turn that off in the firmware)"),
     // SYSCFG.MemEncryptionModEn and SecureNestedPagingEn (APM vol. 2, 15.34, 15.36).
     (0xc001_0010, 1 << 23 | 1 << 24, 0, "memory encryption is on (turn SME, SEV off in the firmware)"),
-    // IORRMask registers and their valid bit (APM vol. 2, 7.9.2).
-    (0xc001_0017, 1 << 11, 0, "an I/O range register is in use"),
-    (0xc001_0019, 1 << 11, 0, "an I/O range register is in use"),
     // SVMDIS (APM vol. 2, 15.30.1).
     (VM_CR, 1 << 4, 0, "the firmware has disabled SVM"),
 ];

@@ -107,7 +107,6 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let info = &handover.info;
     let features = features();
     let (reserve, ram) = check(info, features.phys_bits)?;
-    let start_page = Hpa(info.start_page.into());
     let config = MutexGuard::leak(CONFIG_SPACE.lock());
     platform::check(reserve, &ram, &features, config)?;
     let chipset = Chipset::find(&PORTS)?;
@@ -121,15 +120,10 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
     let tops = [check::TOP_MEM, TOP_MEM2].map(platform::read);
     let reach = Reach::new(ram, never, &iommus, tops, features.phys_bits);
     let faults = dma::open(&PORTS, early, &mut area, handover, &reach)?;
-    let hide = Hidden {
-        reserve: (reserve.base, reserve.end),
-        start_page,
-        iommus: &iommus,
-        chipset: &chipset,
-        config,
-    };
+    let hide = Hidden { reserve: (reserve.base, reserve.end), iommus: &iommus, chipset: &chipset, config };
     let nested_cr3 = npt::build(&mut area, hide, features.phys_bits);
-    let dropped = [config.range.clone(), chipset.registers.clone()];
+    let [registers, spi] = chipset.registers.clone();
+    let dropped = [config.range.clone(), registers, spi];
     let (cpu, pal_maps) = boot_cpu(&mut area, handover, features, nested_cr3, chipset);
     let (host_save, os_state) = (area.take(1), area.take(1));
     let root = paging::build(&mut area, reserve, top, &parts());
@@ -147,9 +141,8 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
         NO_TPM => info.skinit_missing == 0,
         _ => handover.dynamic_launch != 0,
     };
-    let parked = smp::park_others(mem, clock, start_page, base, in_init);
-    if parked > 0 {
-        log::info!("{parked} more processor(s) held in the hypervisor");
+    if !in_init {
+        smp::hold_others(mem);
     }
 
     let facts = Info {
@@ -159,7 +152,6 @@ fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
         reserve_base: base.0,
         reserve_size: end.0 - base.0,
         pool_base: frames.base().0,
-        parked_cpus: parked.into(),
         pcr17: handover.pcr17,
         pcr18: handover.pcr18,
         ..Info::default()

@@ -5,7 +5,7 @@ use crate::dma::tables::{CLOSED, fill, open};
 use crate::memory::TestMemory;
 use crate::pci::tests::Machine;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -20,6 +20,8 @@ struct Model {
     registers: RefCell<BTreeMap<u64, u64>>,
     features: u64,
     remembered: RefCell<BTreeMap<u64, [u64; 4]>>,
+    /// Devices of which it remembers interrupts.
+    interrupts: RefCell<BTreeSet<u64>>,
     /// It has stopped answering.
     silent: Cell<bool>,
     /// It has translated at some time, and has stopped to.
@@ -57,7 +59,11 @@ impl Model {
                 1 if first & 1 != 0 => self.mem.write_u64(Hpa(first & 0x000f_ffff_ffff_fff8), second),
                 2 => drop(self.remembered.borrow_mut().remove(&(first & 0xffff))),
                 3 => assert_eq!((first & 0xffff, second), (0, 0x7fff_ffff_ffff_f003)),
-                8 if self.features & 1 << 6 != 0 => self.remembered.borrow_mut().clear(),
+                5 => drop(self.interrupts.borrow_mut().remove(&(first & 0xffff))),
+                8 if self.features & 1 << 6 != 0 => {
+                    self.remembered.borrow_mut().clear();
+                    self.interrupts.borrow_mut().clear();
+                }
                 _ => panic!("command {first:#x} {second:#x}"),
             }
             self.put(COMMAND_HEAD, (head + 16) % PAGE_SIZE);
@@ -100,6 +106,7 @@ fn machine(memory: &TestMemory, features: u64) -> (Rc<Model>, AmdVi<Rc<Model>>) 
         registers: RefCell::default(),
         features,
         remembered: RefCell::default(),
+        interrupts: RefCell::default(),
         silent: Cell::new(false),
         stopped: Cell::new(false),
     });
@@ -109,7 +116,9 @@ fn machine(memory: &TestMemory, features: u64) -> (Rc<Model>, AmdVi<Rc<Model>>) 
 /// Whoever had it before left it as he liked; afterwards it goes by the new table alone, for every device.
 #[test]
 fn nothing_is_left_of_what_it_knew() {
-    for (features, before) in [(1 << 6, 0), (1 << 6, TRANSLATE), (0, TRANSLATE | COMMANDS | 1 << 13)] {
+    for (features, before) in
+        [(1 << 6, 0), (1 << 6, 1), (1 << 6, TRANSLATE), (0, TRANSLATE | COMMANDS | 1 << 13)]
+    {
         let memory = TestMemory::new(PAGES + 8);
         let (model, iommu) = machine(&memory, features);
         model.put(CONTROL, before);
@@ -118,11 +127,13 @@ fn nothing_is_left_of_what_it_knew() {
         let theirs = open(Hpa(0x1000), Hpa(0x2000));
         for device in 0..1 << 16 {
             model.remembered.borrow_mut().insert(device, theirs);
+            model.interrupts.borrow_mut().insert(device);
         }
         fill(memory.map(), TABLE, PAGES * PAGE_SIZE, CLOSED);
         iommu.set(memory.map(), WORK, TABLE, PAGES).unwrap();
         assert!(!model.stopped.get(), "what it stopped before it let through meanwhile");
         assert!((0..1 << 16).all(|device| model.entry(device) == Some(CLOSED)));
+        assert!(model.interrupts.borrow().is_empty());
         assert_eq!((model.get(EXCLUSION_BASE), model.get(EXCLUSION_LIMIT)), (0, 0));
         assert_eq!(model.get(CONTROL), TRANSLATE | COHERENT | LOG, "no commands, nothing else");
         // And so once more, when all have been used.
@@ -220,8 +231,11 @@ fn firmware_and_pci_must_agree() {
     for wrong in [Iommu { function: 2, base: 0xfeb8_4000 }, Iommu { function: 3, base: 0xfeb8_0000 }] {
         assert!(check(&pci_machine(1), &[right[0], wrong]).is_err());
     }
-    let elsewhere = Iommu { function: 2, base: 0xfed8_0000 };
-    assert_eq!(check(&pci_machine(0), &[right[0], elsewhere]), Ok(()), "firmware has not fixed where");
+    let (elsewhere, off) = (Iommu { function: 2, base: 0xfed8_0000 }, pci_machine(0));
+    assert_eq!(check(&off, &[right[0], elsewhere]), Ok(()), "firmware has not fixed where");
+    let written = off.writes.borrow().clone();
+    let all = [(0x8000_026c, 0), (0x8000_0268, 0xfed8_0001), (0x8040_026c, 0), (0x8040_0268, 0xfd20_0001)];
+    assert_eq!(written, all, "now it is");
     // A DEV, whose capability has the same number; and a list that is a ring.
     let mut machine = pci_machine(1);
     machine.registers.insert(1 << 31 | 0x200 | 0x64, 0x1908_000f);

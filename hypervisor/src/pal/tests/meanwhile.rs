@@ -86,7 +86,8 @@ fn before_control_is_lost_the_pool_is_zeroed_whatever_is_locked() {
     memory.map().copy_to(base, &std::vec![0xa5; (total * PAGE_SIZE) as usize]);
     memory.map().write_u64(Hpa(POOL - 8), 0xa5);
     let facts = Info { pool_base: base.0, frames_total: total, ..facts() };
-    let hv = Hypervisor::new(pals, facts, [CONFIG_SPACE, 0..0], Faults::default(), Blob::new(), Blob::new());
+    let hv =
+        Hypervisor::new(pals, facts, [CONFIG_SPACE, 0..0, 0..0], Faults::default(), Blob::new(), Blob::new());
     let _locked = (hv.pals.pool.lock(), hv.pals.slots[0].pal.lock(), hv.pals.tpm.random.lock());
     hv.wipe();
     let mut bytes = std::vec![0xff; (total * PAGE_SIZE) as usize];

@@ -131,7 +131,7 @@ fn fill_reserve(
         skinit_missing: 0,
         ram_count: 0,
         iommu_count,
-        start_page: layout.start_page as u32,
+        reserved: 0,
         guest,
         options,
         iommus,
