@@ -213,11 +213,6 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
     }
     let offset = gpa as u32 % PAGE_SIZE as u32;
     let local = Hpa(gpa).page() == npt::LAPIC;
-    if store.exchange
-        && let Source::Register(number) = store.source
-    {
-        *register(cpu, number) = processor.apic_read(Hpa(gpa & !0xf)).into();
-    }
     let verdict = match local {
         true => lapic::filter(offset, value),
         false if ioapic::passes(offset, value, processor.apic_read(npt::IO_APIC)) => Verdict::Pass,
