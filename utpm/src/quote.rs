@@ -119,17 +119,17 @@ pub fn call_digest(entry: u16, signature: &[u8; 6], nonce: &[u8; 32], call: &Att
     fields.iter().fold(Sha256::new(), add).finalize().into()
 }
 
-/// TPMT_PUBLIC of an identity key, up to the key itself: SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
+/// TPMT_PUBLIC of an identity key, up to the key itself, with its size: SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
 /// restricted, sign; no policy (TPM 2.0 part 2, 12.2.4).
-const RSA_PUBLIC: [u8; 22] =
-    [0, 1, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x14, 0, 0x0b, 8, 0, 0, 0, 0, 0];
-const P256_PUBLIC: [u8; 18] = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3];
+const RSA_PUBLIC: [u8; 24] =
+    [0, 1, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x14, 0, 0x0b, 8, 0, 0, 0, 0, 0, 1, 0];
+const P256_PUBLIC: [u8; 22] =
+    [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 32];
 
 /// TPMT_PUBLIC of an RSA-2048 identity key.
 pub fn rsa_public(modulus: &[u8; 256]) -> [u8; 280] {
     let mut public = [0; 280];
-    public[..22].copy_from_slice(&RSA_PUBLIC);
-    public[22..24].copy_from_slice(&[1, 0]);
+    public[..24].copy_from_slice(&RSA_PUBLIC);
     public[24..].copy_from_slice(modulus);
     public
 }
@@ -137,8 +137,7 @@ pub fn rsa_public(modulus: &[u8; 256]) -> [u8; 280] {
 /// TPMT_PUBLIC of a P-256 identity key.
 pub fn p256_public(x: &[u8; 32], y: &[u8; 32]) -> [u8; 88] {
     let mut public = [0; 88];
-    public[..18].copy_from_slice(&P256_PUBLIC);
-    public[18..22].copy_from_slice(&[0, 0x10, 0, 32]);
+    public[..22].copy_from_slice(&P256_PUBLIC);
     public[22..54].copy_from_slice(x);
     public[54..56].copy_from_slice(&[0, 32]);
     public[56..].copy_from_slice(y);
