@@ -1,7 +1,7 @@
 //! The guest's writes to its local APIC, where they must be watched: on processors whose INIT intercept does not hold INIT
 //! back, the APIC's page is mapped read-only and each write is decoded, filtered and then done by the hypervisor.
 //!
-//! Guarantees: no INIT, start-up or SMI leaves the guest ([`filter`]), neither as an IPI nor by the local vector table; any
+//! Guarantees: no INIT, start-up or SMI leaves the guest ([`passes`]), neither as an IPI nor by the local vector table; any
 //! bytes are decoded to what a processor would have stored, or refused ([`decode`]). The register written is named by the
 //! nested page fault, the value by the decoder; both are what the hypervisor then uses, so bytes that the guest changes in
 //! between make another write of its own, which was filtered as well.
@@ -98,17 +98,6 @@ pub fn decode(bytes: &[u8]) -> Option<Store> {
     Some(Store { len: given.len() - bytes.len(), size, source })
 }
 
-/// What becomes of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done.
-    Pass,
-    /// It is dropped: not a register, not writable, or an interrupt that is not the guest's to configure.
-    Drop,
-    /// It is dropped: an IPI that would take a processor out of the hypervisor's hands.
-    RefuseIpi,
-}
-
 /// The command register, low half: writing it sends the IPI.
 pub const COMMAND_LOW: u32 = 0x300;
 
@@ -123,29 +112,24 @@ pub mod message {
 /// Masked: a local vector, or an entry of the I/O APIC, delivers nothing.
 pub const MASKED: u32 = 1 << 16;
 
-/// Judges a write of 32 bits at this offset of the APIC's page. The APIC's identity is not the guest's to change, so that
+/// Whether a write of 32 bits at this offset of the APIC's page is done. It is not if it would take a processor out of the hypervisor's
+/// hands, or there is no register that could be written. The APIC's identity is not the guest's to change, so that
 /// interrupts sent by the hypervisor arrive. The registers: APM vol. 2, 16.3.2, table 16-2.
-pub fn filter(offset: u32, value: u32) -> Verdict {
+pub fn passes(offset: u32, value: u32) -> bool {
+    use message::*;
     let message = (value >> 8) & 7;
     match offset {
-        _ if !offset.is_multiple_of(16) => Verdict::Drop,
-        COMMAND_LOW => match message {
-            message::FIXED | message::LOWEST_PRIORITY | message::NMI => Verdict::Pass,
-            _ => Verdict::RefuseIpi,
-        },
+        _ if !offset.is_multiple_of(16) => false,
+        COMMAND_LOW => matches!(message, FIXED | LOWEST_PRIORITY | NMI),
         // Local vectors, from the timer's to the error's; the extended ones.
-        0x320..=0x370 | 0x500..=0x530 => match message {
-            message::FIXED | message::NMI | message::EXTERNAL => Verdict::Pass,
-            _ if value & MASKED != 0 => Verdict::Pass,
-            _ => Verdict::Drop,
-        },
+        0x320..=0x370 | 0x500..=0x530 => matches!(message, FIXED | NMI | EXTERNAL) || value & MASKED != 0,
         // Task priority, end of interrupt, logical destination and its format, spurious vector, error status.
-        0x80 | 0xb0 | 0xd0 | 0xe0 | 0xf0 | 0x280 => Verdict::Pass,
+        0x80 | 0xb0 | 0xd0 | 0xe0 | 0xf0 | 0x280 => true,
         // Command register, high half: the destination. The timer's initial count and divisor.
-        0x310 | 0x380 | 0x3e0 => Verdict::Pass,
+        0x310 | 0x380 | 0x3e0 => true,
         // Extended: control, specific end of interrupt, interrupt enable.
-        0x410 | 0x420 | 0x480..=0x4f0 => Verdict::Pass,
-        _ => Verdict::Drop,
+        0x410 | 0x420 | 0x480..=0x4f0 => true,
+        _ => false,
     }
 }
 
@@ -287,7 +271,7 @@ mod tests {
         fn nothing_dangerous_passes(offset in 0u32..0x1000, value: u32) {
             let message = value >> 8 & 7;
             for offset in [offset, offset & !15, 0x300, 0x320, 0x350, 0x500] {
-                if filter(offset, value) == Verdict::Pass {
+                if passes(offset, value) {
                     prop_assert!(offset % 16 == 0);
                     prop_assert!(offset != 0x300 || [0, 1, 4].contains(&message));
                     let lvt = (0x320..=0x370).contains(&offset) || (0x500..=0x530).contains(&offset);
@@ -300,25 +284,25 @@ mod tests {
     #[test]
     fn filtering() {
         // Linux: reschedule, INIT assert and de-assert, start-up, NMI to all others.
-        assert_eq!(filter(0x300, 0x0000_08fd), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_03fd), Verdict::RefuseIpi, "remote read");
-        assert_eq!(filter(0x300, 0x0000_07fd), Verdict::RefuseIpi, "external interrupt");
-        assert_eq!(filter(0x300, 0x0000_00fd), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_c500), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x0000_8500), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x0000_0699), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x000c_0400), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_0200), Verdict::RefuseIpi);
-        assert_eq!(filter(0x310, 0x0100_0000), Verdict::Pass);
+        assert!(passes(0x300, 0x0000_08fd));
+        assert!(!passes(0x300, 0x0000_03fd), "remote read");
+        assert!(!passes(0x300, 0x0000_07fd), "external interrupt");
+        assert!(passes(0x300, 0x0000_00fd));
+        assert!(!passes(0x300, 0x0000_c500));
+        assert!(!passes(0x300, 0x0000_8500));
+        assert!(!passes(0x300, 0x0000_0699));
+        assert!(passes(0x300, 0x000c_0400));
+        assert!(!passes(0x300, 0x0000_0200));
+        assert!(passes(0x310, 0x0100_0000));
         // End of interrupt; a local vector as external interrupt, as SMI, as a masked SMI, as INIT.
-        assert_eq!(filter(0xb0, 0), Verdict::Pass);
-        assert_eq!(filter(0x350, 0x700), Verdict::Pass);
-        assert_eq!(filter(0x340, 0x200), Verdict::Drop);
-        assert_eq!(filter(0x340, 0x1_0200), Verdict::Pass);
-        assert_eq!(filter(0x520, 0x500), Verdict::Drop);
+        assert!(passes(0xb0, 0));
+        assert!(passes(0x350, 0x700));
+        assert!(!passes(0x340, 0x200));
+        assert!(passes(0x340, 0x1_0200));
+        assert!(!passes(0x520, 0x500));
         // Identity, version, in-service, between two registers.
         for offset in [0x20, 0x30, 0x100, 0x304, 0x2fe, 0xffc] {
-            assert_eq!(filter(offset, 0), Verdict::Drop, "{offset:#x}");
+            assert!(!passes(offset, 0), "{offset:#x}");
         }
     }
 }
