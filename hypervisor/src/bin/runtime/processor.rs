@@ -4,7 +4,6 @@ use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
 pub use core::arch::x86_64::__cpuid_count as cpuid;
-use core::arch::x86_64::_rdtsc;
 use hypervisor::addr::{Hpa, PAGE_SIZE};
 use hypervisor::asid::Asids;
 use hypervisor::cpu::Cpu;
@@ -16,7 +15,7 @@ use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::{Ports, RealPorts};
 use hypervisor::pal::{Hardware, Runnable};
 use hypervisor::profiling::Profiling;
-use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::clock::{TscClock, tsc};
 use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::registers::model_specific::Msr;
@@ -39,17 +38,11 @@ struct ThisProcessor<'a> {
     clock: TscClock,
     fpu: Fpu,
     os_fpu: &'static mut Area,
-    /// The OS has begun to profile.
-    profiles: bool,
     /// Profiling or speculation has something to switch.
     switches_more: bool,
-    profiling: Profiling,
+    /// Once the OS has begun to profile.
+    profiling: Option<Profiling>,
     speculation: Speculation,
-}
-
-fn tsc() -> u64 {
-    // SAFETY: RDTSC only reads a counter.
-    unsafe { _rdtsc() }
 }
 
 /// Reads a register that [`Profiling`] found to be there.
@@ -73,8 +66,8 @@ impl ThisProcessor<'_> {
             // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
             unsafe { self.fpu.enter(self.os_fpu, area) };
         }
-        if self.profiles {
-            self.profiling.stop(read_switch, write_switch);
+        if let Some(profiling) = &mut self.profiling {
+            profiling.stop(read_switch, write_switch);
         }
         self.speculation.enter(pal);
     }
@@ -83,8 +76,8 @@ impl ThisProcessor<'_> {
     #[inline(never)]
     fn leave_more(&mut self, fpu: Hpa) {
         self.speculation.leave();
-        if self.profiles {
-            self.profiling.resume(write_switch);
+        if let Some(profiling) = &mut self.profiling {
+            profiling.resume(write_switch);
         }
         if fpu != Hpa(0) {
             let area = self.hv.pals.mem.pointer(fpu, PAGE_SIZE);
@@ -179,7 +172,8 @@ impl Processor for ThisProcessor<'_> {
     }
 
     fn start_profiling(&mut self) {
-        (self.profiles, self.switches_more) = (true, true);
+        self.profiling = Some(Profiling::new(|msr| try_rdmsr(msr).is_some()));
+        self.switches_more = true;
     }
 }
 
@@ -196,9 +190,8 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
         fpu: Fpu::new(),
         os_fpu,
-        profiles: false,
         switches_more: speculation.does_anything(),
-        profiling: Profiling::new(|msr| try_rdmsr(msr).is_some()),
+        profiling: None,
         speculation,
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.
