@@ -59,8 +59,7 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     if code == exit_code::VMMCALL {
         hv.count_exit(exit::VMMCALL);
         hypercall::vmmcall(hv, cpu, processor);
-        if cpu.machine_check.get() {
-            cpu.machine_check.set(false);
+        if cpu.machine_check.take() {
             cpu.os.inject(Vector::MachineCheck, None);
         }
         return Ok(());

@@ -5,7 +5,7 @@ use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
 pub use core::arch::x86_64::__cpuid_count as cpuid;
 use hypervisor::addr::{Hpa, PAGE_SIZE};
-use hypervisor::asid::Asids;
+use hypervisor::asid::{Asids, Incarnation};
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
@@ -13,7 +13,8 @@ use hypervisor::exit::{self, End, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::{Ports, RealPorts};
-use hypervisor::pal::{Hardware, Runnable};
+use hypervisor::pal::Hardware;
+use hypervisor::pal::space::PalFrames;
 use hypervisor::profiling::Profiling;
 use hypervisor::tpm::clock::{TscClock, tsc};
 use hypervisor::tpm::tis::{self, Tis};
@@ -94,16 +95,16 @@ impl ThisProcessor<'_> {
 
 impl Hardware for ThisProcessor<'_> {
     #[inline(always)]
-    fn run_pal(&mut self, run: Runnable, regs: &mut Gprs) {
-        let vmcb = run.vmcb;
-        let (asid, flush) = self.asids.assign(run.incarnation);
+    fn run_pal(&mut self, frames: &PalFrames, incarnation: Incarnation, regs: &mut Gprs) {
+        let PalFrames { vmcb, fpu, .. } = *frames;
+        let (asid, flush) = self.asids.assign(incarnation);
         // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
         // reference to it now.
         let pal = unsafe { &mut *self.hv.pals.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
         (pal.control.asid, pal.control.tlb_control) = (asid, flush);
-        let more = self.switches_more || run.fpu != Hpa(0);
+        let more = self.switches_more || fpu != Hpa(0);
         if more {
-            self.enter_more(pal, run.fpu);
+            self.enter_more(pal, fpu);
         }
         self.let_in();
         // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's page tables map its own frames only and
@@ -117,7 +118,7 @@ impl Hardware for ThisProcessor<'_> {
         }
         self.held_since = tsc();
         if more {
-            self.leave_more(run.fpu);
+            self.leave_more(fpu);
         }
         self.hv.count_exit(abi::exit::PAL);
     }
@@ -135,8 +136,8 @@ impl Hardware for ThisProcessor<'_> {
         value
     }
 
-    fn tpm(&mut self) -> Option<Tis<impl tis::Registers, TscClock>> {
-        Some(Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1))
+    fn tpm(&mut self) -> Tis<impl tis::Registers, TscClock> {
+        Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1)
     }
 }
 
