@@ -17,17 +17,6 @@ pub type ReportKey = [u8; 32];
 
 const TAG: usize = 32;
 
-/// What is said of the machine in a quote: clockInfo and firmwareVersion.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// Milliseconds since the launch.
-    pub clock: u64,
-    /// The launch's number in the root's life.
-    pub boot: u32,
-    /// The release of TrustVisor.
-    pub release: u64,
-}
-
 /// What is quoted of a PAL: the selected PCRs, and with `tag` and `data` what the verifier wants to find.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -39,8 +28,12 @@ pub struct Subject<'a> {
     pub tag: u8,
     /// A nonce, or the digest of an attested call.
     pub data: &'a [u8],
-    /// When it is quoted.
-    pub moment: Moment,
+    /// Milliseconds since the launch.
+    pub clock: u64,
+    /// The launch's number in the root's life.
+    pub boot: u32,
+    /// The release of TrustVisor.
+    pub release: u64,
 }
 
 /// A report.
@@ -72,14 +65,14 @@ impl Report {
 
     /// TPMS_ATTEST with a TPMS_QUOTE_INFO (TPM 2.0 part 2, 10.12.12 and 10.12.4).
     fn attest(&mut self, name: &[u8; 32], subject: &Subject<'_>) {
-        let Subject { pcrs, select, tag, data, moment } = *subject;
+        let Subject { pcrs, select, tag, data, clock, boot, release } = *subject;
         let digest = composite(pcrs.sha256(), select.into());
         // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE; the signer's name.
         self.put(b"\xffTCG\x80\x18").put(&[0, 34, 0, 0x0b]).put(name);
         self.put(&[0, data.len() as u8 + 1, tag]).put(data);
         // TPMS_CLOCK_INFO: no restart without a reset; the clock never goes back.
-        self.put(&moment.clock.to_be_bytes()).put(&moment.boot.to_be_bytes()).put(&[0, 0, 0, 0, 1]);
-        self.put(&moment.release.to_be_bytes());
+        self.put(&clock.to_be_bytes()).put(&boot.to_be_bytes()).put(&[0, 0, 0, 0, 1]);
+        self.put(&release.to_be_bytes());
         self.put(&[0, 0, 0, 1, 0, 0x0b, 3, select, 0, 0]).put(&[0, 32]).put(&digest);
     }
 
@@ -154,7 +147,6 @@ mod tests {
 
     const KEY: ReportKey = [3; 32];
     const NAME: [u8; 32] = [0xaa; 32];
-    const MOMENT: Moment = Moment { clock: 0x0102_0304_0506_0708, boot: 9, release: 10 };
 
     fn pcrs() -> Pcrs {
         let mut pcrs = Pcrs::new(digest(b"S"));
@@ -163,7 +155,8 @@ mod tests {
     }
 
     fn report(kind: u8, select: u8, tag: u8, data: &[u8]) -> Option<Vec<u8>> {
-        let subject = Subject { pcrs: &pcrs(), select, tag, data, moment: MOMENT };
+        let (clock, boot, release) = (0x0102_0304_0506_0708, 9, 10);
+        let subject = Subject { pcrs: &pcrs(), select, tag, data, clock, boot, release };
         Report::new(&KEY, kind, &NAME, &subject).map(|report| report.bytes().to_vec())
     }
 
