@@ -13,7 +13,7 @@ use crate::vmcb::{
 use core::cell::Cell;
 
 /// What the processor offers, by CPUID.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Features {
     /// The exit tells where the next instruction is.
     pub nrip: bool,
@@ -31,6 +31,7 @@ pub struct Features {
 }
 
 /// A processor that runs the OS.
+#[derive(Default)]
 pub struct Cpu {
     pub os: Vmcb,
     pub regs: Gprs,
@@ -60,19 +61,7 @@ const MAX_REPEATED: u8 = 3;
 impl Cpu {
     /// Before its VMCB is initialised.
     pub fn new(features: Features, tsc_per_ms: u64) -> Self {
-        Self {
-            os: Vmcb::zeroed(),
-            regs: Gprs::default(),
-            features,
-            os_hpa: Hpa(0),
-            profiling_msrpm: Hpa(0),
-            held_max: 0,
-            tsc_per_ms,
-            machine_check: Cell::new(false),
-            ports: Guard::default(),
-            fault: Spot::default(),
-            repeated: 0,
-        }
+        Self { features, tsc_per_ms, ..Self::default() }
     }
 
     /// Whether the OS runs 64-bit code now: in long mode, where it has tables that can be followed.

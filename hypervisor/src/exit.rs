@@ -11,7 +11,7 @@ use crate::hypercall;
 use crate::hypervisor::Hypervisor;
 use crate::ioapic;
 use crate::ioports::{Access, Ports, Write};
-use crate::lapic::{self, Source, Verdict};
+use crate::lapic::{self, Source};
 use crate::msr::{self, WriteAnswer};
 use crate::npt;
 use crate::pal::Hardware;
@@ -59,8 +59,7 @@ pub fn handle(hv: &Hypervisor, cpu: &mut Cpu, processor: &mut impl Processor) ->
     if code == exit_code::VMMCALL {
         hv.count_exit(exit::VMMCALL);
         hypercall::vmmcall(hv, cpu, processor);
-        if cpu.machine_check.get() {
-            cpu.machine_check.set(false);
+        if cpu.machine_check.take() {
             cpu.os.inject(Vector::MachineCheck, None);
         }
         return Ok(());
@@ -212,24 +211,15 @@ fn watched_write(hv: &Hypervisor, cpu: &mut Cpu, processor: &impl Processor, gpa
         return None;
     }
     let offset = gpa as u32 % PAGE_SIZE as u32;
-    let local = Hpa(gpa).page() == npt::LAPIC;
-    if store.exchange
-        && let Source::Register(number) = store.source
-    {
-        *register(cpu, number) = processor.apic_read(Hpa(gpa & !0xf)).into();
-    }
-    let verdict = match local {
-        true => lapic::filter(offset, value),
-        false if ioapic::passes(offset, value, processor.apic_read(npt::IO_APIC)) => Verdict::Pass,
-        false => Verdict::RefuseIpi,
+    let passes = match Hpa(gpa).page() {
+        npt::LAPIC => lapic::passes(offset, value),
+        _ => ioapic::passes(offset, value, processor.apic_read(npt::IO_APIC)),
     };
-    match verdict {
-        Verdict::Pass => processor.apic_write(Hpa(gpa), value),
-        Verdict::Drop => {}
-        Verdict::RefuseIpi => {
-            log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
-            hv.ipis_refused.fetch_add(1, Ordering::Relaxed);
-        }
+    if passes {
+        processor.apic_write(Hpa(gpa), value);
+    } else {
+        log::debug!("refused an interrupt message: {value:#x} at {gpa:#x}");
+        hv.ipis_refused.fetch_add(1, Ordering::Relaxed);
     }
     cpu.skip(store.len as u64);
     Some(())

@@ -109,38 +109,37 @@ impl Frames {
     }
 }
 
-/// What the model of [`crate::pal`] asks.
-#[cfg(test)]
-impl Frames {
-    /// Whose frame this is; of the pool's frames.
-    pub fn owner_of(&self, frame: Hpa) -> Option<Owner> {
-        let index = (frame.0.checked_sub(self.base.0)? / PAGE_SIZE) as u32;
-        let word = if index < self.total { self.word(index) } else { NONE };
-        (word != NONE && word & OWNED != 0).then_some(word as Owner)
-    }
-
-    /// The same bookkeeping in another copy of the memory.
-    pub fn over(self, mem: DirectMap) -> Self {
-        Self { mem, ..self }
-    }
-
-    /// The free list, but for what follows a frame that is on it twice.
-    pub fn free_frames(&self) -> std::vec::Vec<Hpa> {
-        let mut list = std::vec::Vec::new();
-        let mut index = self.head;
-        while index < self.total && list.len() < self.total as usize {
-            list.push(self.frame(index));
-            index = self.word(index);
-        }
-        list
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::TestMemory;
     use proptest::prelude::*;
+
+    /// What the model of [`crate::pal`] asks.
+    impl Frames {
+        /// Whose frame this is; of the pool's frames.
+        pub fn owner_of(&self, frame: Hpa) -> Option<Owner> {
+            let index = (frame.0.checked_sub(self.base.0)? / PAGE_SIZE) as u32;
+            let word = if index < self.total { self.word(index) } else { NONE };
+            (word != NONE && word & OWNED != 0).then_some(word as Owner)
+        }
+
+        /// The same bookkeeping in another copy of the memory.
+        pub fn over(self, mem: DirectMap) -> Self {
+            Self { mem, ..self }
+        }
+
+        /// The free list, but for what follows a frame that is on it twice.
+        pub fn free_frames(&self) -> std::vec::Vec<Hpa> {
+            let mut list = std::vec::Vec::new();
+            let mut index = self.head;
+            while index < self.total && list.len() < self.total as usize {
+                list.push(self.frame(index));
+                index = self.word(index);
+            }
+            list
+        }
+    }
 
     #[test]
     fn accounting_adds_up() {

@@ -52,7 +52,8 @@ mod entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     cr0: u64,
-    root: Hpa,
+    /// CR3 bits 51:12: what identifies the address space.
+    pub root: Hpa,
     cr4: u64,
     efer: u64,
     /// Counts only where CR4 enables protection keys.
@@ -64,11 +65,6 @@ impl Space {
     /// The address space that these registers select in long mode. `physical_bits` is CPUID 8000_0008 EAX[7:0].
     pub fn new(cr0: u64, cr3: u64, cr4: u64, efer: u64, pkru: u32, physical_bits: u32) -> Self {
         Self { cr0, root: Hpa(cr3 & entry::ADDRESS), cr4, efer, pkru, physical_bits }
-    }
-
-    /// CR3 bits 51:12: what identifies the address space.
-    pub fn root(&self) -> Hpa {
-        self.root
     }
 
     fn levels(&self) -> u32 {
@@ -130,18 +126,13 @@ pub enum Peek {
 pub struct GuestMemory<'a> {
     mem: DirectMap,
     ram: RamMap<'a>,
-    space: Space,
+    pub space: Space,
 }
 
 impl<'a> GuestMemory<'a> {
     /// See the module's documentation: not to be kept across a VMRUN.
     pub fn new(mem: DirectMap, ram: RamMap<'a>, space: Space) -> Self {
         Self { mem, ram, space }
-    }
-
-    /// The address space.
-    pub fn space(&self) -> &Space {
-        &self.space
     }
 
     /// Reads user memory.

@@ -55,16 +55,13 @@ impl Hypervisor {
 
     /// What `INFO` answers.
     pub fn info(&self, cpu: &Cpu) -> Info {
-        let mut exits = [0; 16];
-        for (shown, counted) in exits.iter_mut().zip(&self.exits) {
-            *shown = counted.load(Ordering::Relaxed);
-        }
+        let count = |kind: usize| self.exits.get(kind).map_or(0, |counted| counted.load(Ordering::Relaxed));
         let mut faults = self.faults.lock();
         faults.update(self.pals.mem);
         Info {
             frames_free: self.pals.pool.lock().free_count().into(),
             pals: self.pals.count(),
-            exits,
+            exits: core::array::from_fn(count),
             irq_off_max: cpu.held_max,
             ipis_refused: self.ipis_refused.load(Ordering::Relaxed),
             dma_faults: faults.count,

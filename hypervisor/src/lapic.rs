@@ -1,7 +1,7 @@
 //! The guest's writes to its local APIC, where they must be watched: on processors whose INIT intercept does not hold INIT
 //! back, the APIC's page is mapped read-only and each write is decoded, filtered and then done by the hypervisor.
 //!
-//! Guarantees: no INIT, start-up or SMI leaves the guest ([`filter`]), neither as an IPI nor by the local vector table; any
+//! Guarantees: no INIT, start-up or SMI leaves the guest ([`passes`]), neither as an IPI nor by the local vector table; any
 //! bytes are decoded to what a processor would have stored, or refused ([`decode`]). The register written is named by the
 //! nested page fault, the value by the decoder; both are what the hypervisor then uses, so bytes that the guest changes in
 //! between make another write of its own, which was filtered as well.
@@ -15,8 +15,6 @@ pub struct Store {
     pub size: usize,
     /// What it stores, if that is 4 bytes.
     pub source: Source,
-    /// XCHG: the register receives what memory held.
-    pub exchange: bool,
 }
 
 /// See [`Store`].
@@ -51,13 +49,13 @@ fn memory_operand(bytes: &mut &[u8]) -> Option<u8> {
     Some(reg)
 }
 
-/// Decodes a store by MOV or XCHG in 64-bit code (APM vol. 3, chapter 3). `bytes` begins at the instruction. None: it is another one,
-/// or goes on beyond the bytes given.
+/// Decodes a store by MOV with ModRM in 64-bit code (APM vol. 3, chapter 3). `bytes` begins at the instruction. None: it is another
+/// one, or goes on beyond the bytes given.
 pub fn decode(bytes: &[u8]) -> Option<Store> {
     let given = &bytes[..bytes.len().min(MAX_INSTRUCTION)];
     let mut bytes = given;
     // Prefixes (APM vol. 3, 1.2).
-    let (mut address_size, mut operand_size, mut lock, mut rex) = (false, false, false, 0);
+    let (mut operand_size, mut rex) = (false, 0);
     let opcode = loop {
         let byte = *bytes.split_off_first()?;
         match byte {
@@ -65,11 +63,10 @@ pub fn decode(bytes: &[u8]) -> Option<Store> {
                 rex = byte;
                 continue;
             }
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
             0x66 => operand_size = true,
-            0x67 => address_size = true,
-            0xf0 => lock = true,
-            0xf2 | 0xf3 => return None,
+            // LOCK is #UD with MOV.
+            0xf0 | 0xf2 | 0xf3 => return None,
             opcode => break opcode,
         }
         // REX counts only directly before the opcode.
@@ -82,14 +79,9 @@ pub fn decode(bytes: &[u8]) -> Option<Store> {
         _ if operand_size => 2,
         _ => 4,
     };
-    let opcode = opcode | 1;
-    let exchange = opcode == 0x87;
-    if lock && !exchange {
-        return None;
-    }
-    let source = match opcode {
-        // MOV r/m, r; XCHG r/m, r
-        0x89 | 0x87 => {
+    let source = match opcode | 1 {
+        // MOV r/m, r
+        0x89 => {
             let reg = memory_operand(&mut bytes)?;
             Source::Register(reg | if rex & REX_R != 0 { 8 } else { 0 })
         }
@@ -101,25 +93,9 @@ pub fn decode(bytes: &[u8]) -> Option<Store> {
             let immediate = bytes.split_off(..size.min(4))?;
             Source::Immediate(immediate.iter().rfold(0, |value, byte| value << 8 | u32::from(*byte)))
         }
-        // MOV moffset, RAX
-        0xa3 => {
-            bytes.split_off(..if address_size { 4 } else { 8 })?;
-            Source::Register(0)
-        }
         _ => return None,
     };
-    Some(Store { len: given.len() - bytes.len(), size, source, exchange })
-}
-
-/// What becomes of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done.
-    Pass,
-    /// It is dropped: not a register, not writable, or an interrupt that is not the guest's to configure.
-    Drop,
-    /// It is dropped: an IPI that would take a processor out of the hypervisor's hands.
-    RefuseIpi,
+    Some(Store { len: given.len() - bytes.len(), size, source })
 }
 
 /// The command register, low half: writing it sends the IPI.
@@ -136,29 +112,24 @@ pub mod message {
 /// Masked: a local vector, or an entry of the I/O APIC, delivers nothing.
 pub const MASKED: u32 = 1 << 16;
 
-/// Judges a write of 32 bits at this offset of the APIC's page. The APIC's identity is not the guest's to change, so that
+/// Whether a write of 32 bits at this offset of the APIC's page is done. It is not if it would take a processor out of the hypervisor's
+/// hands, or there is no register that could be written. The APIC's identity is not the guest's to change, so that
 /// interrupts sent by the hypervisor arrive. The registers: APM vol. 2, 16.3.2, table 16-2.
-pub fn filter(offset: u32, value: u32) -> Verdict {
+pub fn passes(offset: u32, value: u32) -> bool {
+    use message::*;
     let message = (value >> 8) & 7;
     match offset {
-        _ if !offset.is_multiple_of(16) => Verdict::Drop,
-        COMMAND_LOW => match message {
-            message::FIXED | message::LOWEST_PRIORITY | message::NMI => Verdict::Pass,
-            _ => Verdict::RefuseIpi,
-        },
+        _ if !offset.is_multiple_of(16) => false,
+        COMMAND_LOW => matches!(message, FIXED | LOWEST_PRIORITY | NMI),
         // Local vectors, from the timer's to the error's; the extended ones.
-        0x320..=0x370 | 0x500..=0x530 => match message {
-            message::FIXED | message::NMI | message::EXTERNAL => Verdict::Pass,
-            _ if value & MASKED != 0 => Verdict::Pass,
-            _ => Verdict::Drop,
-        },
+        0x320..=0x370 | 0x500..=0x530 => matches!(message, FIXED | NMI | EXTERNAL) || value & MASKED != 0,
         // Task priority, end of interrupt, logical destination and its format, spurious vector, error status.
-        0x80 | 0xb0 | 0xd0 | 0xe0 | 0xf0 | 0x280 => Verdict::Pass,
+        0x80 | 0xb0 | 0xd0 | 0xe0 | 0xf0 | 0x280 => true,
         // Command register, high half: the destination. The timer's initial count and divisor.
-        0x310 | 0x380 | 0x3e0 => Verdict::Pass,
+        0x310 | 0x380 | 0x3e0 => true,
         // Extended: control, specific end of interrupt, interrupt enable.
-        0x410 | 0x420 | 0x480..=0x4f0 => Verdict::Pass,
-        _ => Verdict::Drop,
+        0x410 | 0x420 | 0x480..=0x4f0 => true,
+        _ => false,
     }
 }
 
@@ -171,11 +142,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn register(len: usize, number: u8) -> Option<Store> {
-        Some(Store { len, size: 4, source: Source::Register(number), exchange: false })
+        Some(Store { len, size: 4, source: Source::Register(number) })
     }
 
     fn immediate(len: usize, value: u32) -> Option<Store> {
-        Some(Store { len, size: 4, source: Source::Immediate(value), exchange: false })
+        Some(Store { len, size: 4, source: Source::Immediate(value) })
     }
 
     fn sized(size: usize, store: Option<Store>) -> Option<Store> {
@@ -199,19 +170,11 @@ mod tests {
             (&[0xc7, 0x00, 0x78, 0x56, 0x34, 0x12], immediate(6, 0x1234_5678)),
             (&[0xc7, 0x86, 0, 3, 0, 0, 0x00, 0x45, 0x0c, 0x00], immediate(10, 0xc_4500)),
             (&[0xc7, 0x05, 1, 0, 0, 0, 2, 0, 0, 0], immediate(10, 2)),
-            // gs mov [eax], ecx; movabs [0xfee000b0], eax
+            // gs mov [eax], ecx
             (&[0x65, 0x67, 0x89, 0x08], register(4, 1)),
-            (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0, 0, 0, 0], register(9, 0)),
-            (&[0x67, 0xa3, 0xb0, 0x00, 0xe0, 0xfe], register(6, 0)),
-            // xchg [rdi], eax, with and without lock
-            (&[0x87, 0x07], Some(Store { len: 2, size: 4, source: Source::Register(0), exchange: true })),
-            (
-                &[0xf0, 0x87, 0x07],
-                Some(Store { len: 3, size: 4, source: Source::Register(0), exchange: true }),
-            ),
             // A REX that a later prefix cancels: mov [rdi], esi
             (&[0x4c, 0x3e, 0x89, 0x37], register(4, 6)),
-            // mov [rdi], si; mov [rdi], dh; mov [rdi], rsi; mov qword [rax], 0; mov word [rax], 2; mov byte [rax], 3; movabs [..], al
+            // mov [rdi], si; mov [rdi], dh; mov [rdi], rsi; mov qword [rax], 0; mov word [rax], 2; mov byte [rax], 3
             (&[0x66, 0x89, 0x37], sized(2, register(3, 6))),
             (&[0x88, 0x37], sized(1, register(2, 6))),
             (&[0x48, 0x89, 0x37], sized(8, register(3, 6))),
@@ -219,7 +182,10 @@ mod tests {
             (&[0x48, 0xc7, 0x00, 0, 0, 0, 0], sized(8, immediate(7, 0))),
             (&[0x66, 0xc7, 0x00, 2, 0], sized(2, immediate(5, 2))),
             (&[0xc6, 0x00, 3], sized(1, immediate(3, 3))),
-            (&[0xa2, 0, 0, 0, 0xe0, 0, 0, 0, 0], sized(1, register(9, 0))),
+            // movabs [0xfee000b0], eax; xchg [rdi], eax, with and without lock
+            (&[0xa3, 0xb0, 0x00, 0xe0, 0xfe, 0, 0, 0, 0], None),
+            (&[0x87, 0x07], None),
+            (&[0xf0, 0x87, 0x07], None),
             // Repeated, registers, read, read-modify-write, lock mov, c7 /7, two bytes
             (&[0xf3, 0x89, 0x37], None),
             (&[0x89, 0xf7], None),
@@ -263,7 +229,7 @@ mod tests {
         fn agrees_with_the_tables(
             segment in prop_oneof![Just(None), prop_oneof![Just(0x3eu8), Just(0x65), Just(0x26)].prop_map(Some)],
             address_size: bool, rex in prop_oneof![Just(None), (0x40u8..0x48).prop_map(Some)],
-            opcode in prop_oneof![Just(0x89u8), Just(0xc7), Just(0x87)],
+            opcode in prop_oneof![Just(0x89u8), Just(0xc7)],
             mode in 0u8..3, reg in 0u8..8, rm in 0u8..8, tail: [u8; 12], value: u32,
         ) {
             let mut bytes: Vec<u8> = segment.into_iter().collect();
@@ -280,7 +246,7 @@ mod tests {
                 bytes.extend(value.to_le_bytes());
             }
             let expected = if bytes.len() <= 15 {
-                Some(Store { len: bytes.len(), size: 4, source, exchange: opcode == 0x87 })
+                Some(Store { len: bytes.len(), size: 4, source })
             } else {
                 None
             };
@@ -303,7 +269,7 @@ mod tests {
         fn nothing_dangerous_passes(offset in 0u32..0x1000, value: u32) {
             let message = value >> 8 & 7;
             for offset in [offset, offset & !15, 0x300, 0x320, 0x350, 0x500] {
-                if filter(offset, value) == Verdict::Pass {
+                if passes(offset, value) {
                     prop_assert!(offset % 16 == 0);
                     prop_assert!(offset != 0x300 || [0, 1, 4].contains(&message));
                     let lvt = (0x320..=0x370).contains(&offset) || (0x500..=0x530).contains(&offset);
@@ -316,25 +282,25 @@ mod tests {
     #[test]
     fn filtering() {
         // Linux: reschedule, INIT assert and de-assert, start-up, NMI to all others.
-        assert_eq!(filter(0x300, 0x0000_08fd), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_03fd), Verdict::RefuseIpi, "remote read");
-        assert_eq!(filter(0x300, 0x0000_07fd), Verdict::RefuseIpi, "external interrupt");
-        assert_eq!(filter(0x300, 0x0000_00fd), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_c500), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x0000_8500), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x0000_0699), Verdict::RefuseIpi);
-        assert_eq!(filter(0x300, 0x000c_0400), Verdict::Pass);
-        assert_eq!(filter(0x300, 0x0000_0200), Verdict::RefuseIpi);
-        assert_eq!(filter(0x310, 0x0100_0000), Verdict::Pass);
+        assert!(passes(0x300, 0x0000_08fd));
+        assert!(!passes(0x300, 0x0000_03fd), "remote read");
+        assert!(!passes(0x300, 0x0000_07fd), "external interrupt");
+        assert!(passes(0x300, 0x0000_00fd));
+        assert!(!passes(0x300, 0x0000_c500));
+        assert!(!passes(0x300, 0x0000_8500));
+        assert!(!passes(0x300, 0x0000_0699));
+        assert!(passes(0x300, 0x000c_0400));
+        assert!(!passes(0x300, 0x0000_0200));
+        assert!(passes(0x310, 0x0100_0000));
         // End of interrupt; a local vector as external interrupt, as SMI, as a masked SMI, as INIT.
-        assert_eq!(filter(0xb0, 0), Verdict::Pass);
-        assert_eq!(filter(0x350, 0x700), Verdict::Pass);
-        assert_eq!(filter(0x340, 0x200), Verdict::Drop);
-        assert_eq!(filter(0x340, 0x1_0200), Verdict::Pass);
-        assert_eq!(filter(0x520, 0x500), Verdict::Drop);
+        assert!(passes(0xb0, 0));
+        assert!(passes(0x350, 0x700));
+        assert!(!passes(0x340, 0x200));
+        assert!(passes(0x340, 0x1_0200));
+        assert!(!passes(0x520, 0x500));
         // Identity, version, in-service, between two registers.
         for offset in [0x20, 0x30, 0x100, 0x304, 0x2fe, 0xffc] {
-            assert_eq!(filter(offset, 0), Verdict::Drop, "{offset:#x}");
+            assert!(!passes(offset, 0), "{offset:#x}");
         }
     }
 }

@@ -4,6 +4,8 @@
 //! An OS that uses none of them pays nothing: writes to their registers exit ([`crate::msr`]) until the first that makes something
 //! watch; from then on they are switched at every entry to S and exit from it, and writes do not exit any more.
 
+use arrayvec::ArrayVec;
+
 /// A register that makes something watch, its bits that do, and a register that switches the same, where the processor has it.
 type Switch = (u32, u64, Option<u32>);
 
@@ -15,7 +17,7 @@ const SIX: u32 = 0xc001_0200;
 const ALL: u32 = 0xc000_0301;
 
 /// APM vol. 2, 13.1.1 (DEBUGCTL: LBR, BTF, bus lock trap), 13.2 (counters), 13.3 (IBS), appendix A.
-static TABLE: [Switch; SWITCHES] = [
+static TABLE: [Switch; 15] = [
     (0x1d9, 0b111, None),
     // DBG_EXTN_CFG.LBRV2EN.
     (0xc000_010f, 1 << 6, None),
@@ -34,7 +36,6 @@ static TABLE: [Switch; SWITCHES] = [
     (0xc001_1030, 1 << 48, None),
     (0xc001_1033, 1 << 17, None),
 ];
-const SWITCHES: usize = 15;
 
 /// Whether this write makes something watch.
 pub fn begins(msr: u32, value: u64) -> bool {
@@ -46,36 +47,31 @@ pub fn at_launch() -> impl Iterator<Item = (u32, u64)> {
     TABLE.iter().filter(|(msr, ..)| *msr != ALL).map(|(msr, enable, _)| (*msr, *enable))
 }
 
-/// A processor's switches, and how the OS had set them.
-pub struct Profiling {
-    used: [bool; SWITCHES],
-    saved: [u64; SWITCHES],
-}
+/// A processor's switches: the register, its bits that make something watch, and how the OS had set it.
+pub struct Profiling(ArrayVec<(u32, u64, u64), { TABLE.len() }>);
 
 impl Profiling {
     /// `present` says which registers this processor has.
     pub fn new(present: impl Fn(u32) -> bool) -> Self {
-        let used = |(msr, _, unless): Switch| present(msr) && !unless.is_some_and(&present);
-        Self { used: core::array::from_fn(|i| used(TABLE[i])), saved: [0; SWITCHES] }
+        let used = |(msr, _, unless): &&Switch| present(*msr) && !unless.is_some_and(&present);
+        Self(TABLE.iter().filter(used).map(|(msr, enable, _)| (*msr, *enable, 0)).collect())
     }
 
     /// S is about to run. `read` and `write` are of the processor's registers.
     pub fn stop(&mut self, read: impl Fn(u32) -> u64, write: impl Fn(u32, u64)) {
-        for (((msr, enable, _), saved), used) in TABLE.iter().zip(&mut self.saved).zip(self.used) {
-            if used {
-                *saved = read(*msr);
-                if *saved & enable != 0 {
-                    write(*msr, *saved & !enable);
-                }
+        for (msr, enable, saved) in &mut self.0 {
+            *saved = read(*msr);
+            if *saved & *enable != 0 {
+                write(*msr, *saved & !*enable);
             }
         }
     }
 
     /// The OS is about to run.
     pub fn resume(&mut self, write: impl Fn(u32, u64)) {
-        for ((msr, enable, _), saved) in TABLE.iter().zip(&mut self.saved) {
+        for (msr, enable, saved) in &mut self.0 {
             let value = core::mem::take(saved);
-            if value & enable != 0 {
+            if value & *enable != 0 {
                 write(*msr, value);
             }
         }

@@ -20,13 +20,12 @@ const PATIENCE: u32 = 1 << 22;
 /// Base port of the UART, or [`NO_CONSOLE`].
 static PORT: AtomicU32 = AtomicU32::new(NO_CONSOLE);
 static WHO: Once<&'static str> = Once::new();
-static LOGGER: Logger = Logger;
 
 /// Sets up the console (see [`crate::options::Options::console`]) and routes `log` to it; may be called again once the options are known (`who` is kept).
 pub fn init(console: u32, who: &'static str, level: LevelFilter) {
     open(console, who, level);
     // A second call finds the same logger installed.
-    let _ = log::set_logger(&LOGGER);
+    let _ = log::set_logger(&Logger);
 }
 
 /// Sets up the console for [`say`] and [`line`] alone: `log` keeps its logger in initialised data, and the SLB has none

@@ -7,10 +7,11 @@ use abi::image::SENTINEL;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::{debug::Dr6Flags, rflags::RFlags};
 pub use x86_64::structures::idt::ExceptionVector as Vector;
+use zerocopy::FromZeros;
 
 /// A segment register in the state save area.
 #[repr(C)]
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Default, Debug, FromZeros)]
 pub struct Segment {
     /// Selector.
     pub selector: u16,
@@ -30,6 +31,7 @@ impl Segment {
 
 /// The control area (offset 0).
 #[repr(C)]
+#[derive(FromZeros)]
 pub struct Control {
     /// A bit for each [`exit_code`], in their order.
     pub intercepts: [u32; 6],
@@ -56,6 +58,7 @@ pub struct Control {
 
 /// The state save area (offset 400h).
 #[repr(C)]
+#[derive(FromZeros)]
 pub struct Save {
     pub es: Segment,
     pub cs: Segment,
@@ -94,8 +97,9 @@ pub struct Save {
     reserved_9: [u8; 0x918],
 }
 
-/// A VMCB: one page.
+/// A VMCB: one page. All zero, it is not runnable yet.
 #[repr(C, align(4096))]
+#[derive(FromZeros)]
 pub struct Vmcb {
     pub control: Control,
     pub save: Save,
@@ -212,16 +216,16 @@ pub struct Maps {
     pub iopm: Hpa,
 }
 
-impl Vmcb {
-    /// All zero: not runnable yet.
-    pub const fn zeroed() -> Self {
-        // SAFETY: a VMCB is made of integers and arrays of integers; all zero is a value of each.
-        unsafe { core::mem::zeroed() }
+impl Default for Vmcb {
+    fn default() -> Self {
+        Self::new_zeroed()
     }
+}
 
+impl Vmcb {
     /// What both kinds have: 64-bit mode, and else what a reset leaves. No intercepts yet.
     fn reset(&mut self, maps: Maps) {
-        *self = Self::zeroed();
+        *self = Self::new_zeroed();
         let control = &mut self.control;
         control.msrpm = maps.msrpm.0;
         control.iopm = maps.iopm.0;
@@ -357,7 +361,7 @@ mod tests {
     /// At CPL 3 most of these fault before the intercept counts; none may depend on that.
     #[test]
     fn a_pal_has_no_way_out_that_is_not_intercepted() {
-        let mut vmcb = Vmcb::zeroed();
+        let mut vmcb = Vmcb::new_zeroed();
         vmcb.init_pal(MAPS, Hpa(0x5000), false);
         let control = &vmcb.control;
         assert_eq!(control.intercepts[..3], [u32::MAX; 3], "control and debug registers, exceptions");
@@ -385,7 +389,7 @@ mod tests {
     #[test]
     fn without_an_fpu_s_faults_at_its_first_use_of_it() {
         for fpu in [false, true] {
-            let mut vmcb = Vmcb::zeroed();
+            let mut vmcb = Vmcb::new_zeroed();
             vmcb.init_pal(MAPS, Hpa(0x5000), fpu);
             assert_eq!(
                 (vmcb.save.cr0 & Cr0Flags::TASK_SWITCHED.bits() == 0, vmcb.save.cr4 & CR4_OSXSAVE != 0),
@@ -397,7 +401,7 @@ mod tests {
     #[test]
     fn every_condition_of_a_return_counts() {
         let is_return = |change: &dyn Fn(&mut Vmcb)| {
-            let mut vmcb = Vmcb::zeroed();
+            let mut vmcb = Vmcb::new_zeroed();
             vmcb.control.exit_code = exit_code::PAGE_FAULT.into();
             (vmcb.control.exit_info_1, vmcb.control.exit_info_2) = (0x14, SENTINEL);
             (vmcb.save.rip, vmcb.save.rsp) = (SENTINEL, 0x1000);
@@ -416,7 +420,7 @@ mod tests {
 
     #[test]
     fn an_instruction_done_for_the_guest_ends_like_any_other() {
-        let mut vmcb = Vmcb::zeroed();
+        let mut vmcb = Vmcb::new_zeroed();
         vmcb.control.interrupt_shadow = 1;
         (vmcb.save.rip, vmcb.save.rflags) = (u64::MAX, RFlags::RESUME_FLAG.bits() | 2);
         vmcb.skip(3, true);
@@ -430,7 +434,7 @@ mod tests {
 
     #[test]
     fn the_os_cannot_use_svm() {
-        let mut vmcb = Vmcb::zeroed();
+        let mut vmcb = Vmcb::new_zeroed();
         vmcb.init_os(MAPS, &GuestStart::default());
         // CPUID, INVD, INVLPGA, I/O, MSRs, shutdown, and nothing else: interrupts, HLT and the like are the OS's.
         let few = [18, 22, 26, 27, 28, 31].iter().fold(0, |bits, bit| bits | 1 << bit);

@@ -70,14 +70,11 @@ fn rsa_digests(root: &Root, quoting: Digests, key_blob: &[u8]) -> Option<Digests
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quote::Moment;
     use abi::quote::TAG_QUOTE;
     use abi::seal::{MAX_DATA, OVERHEAD, Policy};
     use p256::PublicKey;
     use p256::elliptic_curve::sec1::FromSec1Point;
     use zerocopy::IntoBytes;
-
-    const MOMENT: Moment = Moment { clock: 0, boot: 0, release: 0 };
 
     fn root(seed: u8) -> Root {
         Root::new(&[seed; Root::SIZE], digest(b"quoting").sha256)
@@ -146,7 +143,8 @@ mod tests {
         let data = [digest(b"TPMT_PUBLIC").as_bytes(), &[9; 256]].concat();
         let both = identity(&root, &key_blob(&root, quoting, quoting, &data));
         let pcrs = Pcrs::new(digest(b"S"));
-        let subject = Subject { pcrs: &pcrs, select: 1, tag: TAG_QUOTE, data: b"", moment: MOMENT };
+        let subject =
+            Subject { pcrs: &pcrs, select: 1, tag: TAG_QUOTE, data: b"", clock: 0, boot: 0, release: 0 };
         let name = |kind| {
             let report = both.report(kind, &subject).unwrap();
             report.bytes()[43..75].to_vec()

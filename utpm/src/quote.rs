@@ -17,17 +17,6 @@ pub type ReportKey = [u8; 32];
 
 const TAG: usize = 32;
 
-/// What is said of the machine in a quote: clockInfo and firmwareVersion.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// Milliseconds since the launch.
-    pub clock: u64,
-    /// The launch's number in the root's life.
-    pub boot: u32,
-    /// The release of TrustVisor.
-    pub release: u64,
-}
-
 /// What is quoted of a PAL: the selected PCRs, and with `tag` and `data` what the verifier wants to find.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -39,8 +28,12 @@ pub struct Subject<'a> {
     pub tag: u8,
     /// A nonce, or the digest of an attested call.
     pub data: &'a [u8],
-    /// When it is quoted.
-    pub moment: Moment,
+    /// Milliseconds since the launch.
+    pub clock: u64,
+    /// The launch's number in the root's life.
+    pub boot: u32,
+    /// The release of TrustVisor.
+    pub release: u64,
 }
 
 /// A report.
@@ -72,14 +65,14 @@ impl Report {
 
     /// TPMS_ATTEST with a TPMS_QUOTE_INFO (TPM 2.0 part 2, 10.12.12 and 10.12.4).
     fn attest(&mut self, name: &[u8; 32], subject: &Subject<'_>) {
-        let Subject { pcrs, select, tag, data, moment } = *subject;
+        let Subject { pcrs, select, tag, data, clock, boot, release } = *subject;
         let digest = composite(pcrs.sha256(), select.into());
         // TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE; the signer's name.
         self.put(b"\xffTCG\x80\x18").put(&[0, 34, 0, 0x0b]).put(name);
         self.put(&[0, data.len() as u8 + 1, tag]).put(data);
         // TPMS_CLOCK_INFO: no restart without a reset; the clock never goes back.
-        self.put(&moment.clock.to_be_bytes()).put(&moment.boot.to_be_bytes()).put(&[0, 0, 0, 0, 1]);
-        self.put(&moment.release.to_be_bytes());
+        self.put(&clock.to_be_bytes()).put(&boot.to_be_bytes()).put(&[0, 0, 0, 0, 1]);
+        self.put(&release.to_be_bytes());
         self.put(&[0, 0, 0, 1, 0, 0x0b, 3, select, 0, 0]).put(&[0, 32]).put(&digest);
     }
 
@@ -119,17 +112,17 @@ pub fn call_digest(entry: u16, signature: &[u8; 6], nonce: &[u8; 32], call: &Att
     fields.iter().fold(Sha256::new(), add).finalize().into()
 }
 
-/// TPMT_PUBLIC of an identity key, up to the key itself: SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
+/// TPMT_PUBLIC of an identity key, up to the key itself, with its size: SHA-256; fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth,
 /// restricted, sign; no policy (TPM 2.0 part 2, 12.2.4).
-const RSA_PUBLIC: [u8; 22] =
-    [0, 1, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x14, 0, 0x0b, 8, 0, 0, 0, 0, 0];
-const P256_PUBLIC: [u8; 18] = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3];
+const RSA_PUBLIC: [u8; 24] =
+    [0, 1, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x14, 0, 0x0b, 8, 0, 0, 0, 0, 0, 1, 0];
+const P256_PUBLIC: [u8; 22] =
+    [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10, 0, 32];
 
 /// TPMT_PUBLIC of an RSA-2048 identity key.
 pub fn rsa_public(modulus: &[u8; 256]) -> [u8; 280] {
     let mut public = [0; 280];
-    public[..22].copy_from_slice(&RSA_PUBLIC);
-    public[22..24].copy_from_slice(&[1, 0]);
+    public[..24].copy_from_slice(&RSA_PUBLIC);
     public[24..].copy_from_slice(modulus);
     public
 }
@@ -137,8 +130,7 @@ pub fn rsa_public(modulus: &[u8; 256]) -> [u8; 280] {
 /// TPMT_PUBLIC of a P-256 identity key.
 pub fn p256_public(x: &[u8; 32], y: &[u8; 32]) -> [u8; 88] {
     let mut public = [0; 88];
-    public[..18].copy_from_slice(&P256_PUBLIC);
-    public[18..22].copy_from_slice(&[0, 0x10, 0, 32]);
+    public[..22].copy_from_slice(&P256_PUBLIC);
     public[22..54].copy_from_slice(x);
     public[54..56].copy_from_slice(&[0, 32]);
     public[56..].copy_from_slice(y);
@@ -155,7 +147,6 @@ mod tests {
 
     const KEY: ReportKey = [3; 32];
     const NAME: [u8; 32] = [0xaa; 32];
-    const MOMENT: Moment = Moment { clock: 0x0102_0304_0506_0708, boot: 9, release: 10 };
 
     fn pcrs() -> Pcrs {
         let mut pcrs = Pcrs::new(digest(b"S"));
@@ -164,7 +155,8 @@ mod tests {
     }
 
     fn report(kind: u8, select: u8, tag: u8, data: &[u8]) -> Option<Vec<u8>> {
-        let subject = Subject { pcrs: &pcrs(), select, tag, data, moment: MOMENT };
+        let (clock, boot, release) = (0x0102_0304_0506_0708, 9, 10);
+        let subject = Subject { pcrs: &pcrs(), select, tag, data, clock, boot, release };
         Report::new(&KEY, kind, &NAME, &subject).map(|report| report.bytes().to_vec())
     }
 

@@ -42,13 +42,6 @@ impl<S: FnMut() -> Option<u64>> Random<S> {
         }
     }
 
-    /// The next number.
-    pub fn next_u64(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        self.fill(&mut bytes);
-        u64::from_le_bytes(bytes)
-    }
-
     /// A new instance, of the old one's output and fresh words. A source that fails now takes nothing away: the old one's output
     /// alone is as good as going on.
     fn reseed(&mut self) {
@@ -80,6 +73,12 @@ fn seed(source: &mut impl FnMut() -> Option<u64>) -> Option<Zeroizing<[u8; SEED]
 mod tests {
     use super::*;
     use crate::tests::{bytes, hex};
+
+    fn next_u64(random: &mut Random<impl FnMut() -> Option<u64>>) -> u64 {
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
 
     /// A source of these bytes, little-endian as the generator puts them together.
     fn source(words: Vec<u8>) -> impl FnMut() -> Option<u64> {
@@ -145,7 +144,7 @@ mod tests {
     #[test]
     fn all_of_the_seed_counts() {
         let mut seen = std::collections::BTreeSet::new();
-        let plain = |more: &[u8]| Random::seeded(counting(), more).unwrap().next_u64();
+        let plain = |more: &[u8]| next_u64(&mut Random::seeded(counting(), more).unwrap());
         seen.insert(plain(&[]));
         seen.insert(plain(&[0]));
         for changed in 1..=6u64 {
@@ -154,7 +153,7 @@ mod tests {
                 n += 1;
                 Some(if n == changed { n + 100 } else { n })
             };
-            seen.insert(Random::seeded(source, &[]).unwrap().next_u64());
+            seen.insert(next_u64(&mut Random::seeded(source, &[]).unwrap()));
         }
         assert_eq!(seen.len(), 8);
     }
@@ -168,7 +167,7 @@ mod tests {
                 if n <= 6 { Some(first + n) } else { later.map(|later| later + n) }
             };
             let mut random = Random::seeded(source, &[]).unwrap();
-            (0..RESEED_INTERVAL + 10).map(|_| random.next_u64()).collect::<Vec<_>>()
+            (0..RESEED_INTERVAL + 10).map(|_| next_u64(&mut random)).collect::<Vec<_>>()
         };
         let run = |later| run_from(0, later);
         let (a, b, failed) = (run(Some(1000)), run(Some(2000)), run(None));

@@ -125,22 +125,15 @@ pub struct Entry {
 /// Bytes of a [`Header`].
 pub const HEADER_SIZE: usize = size_of::<Header>();
 
-/// What is wrong with a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed(
-    /// The rule that is broken.
-    pub &'static str,
-);
-
 impl Header {
-    /// Checks every rule that can be checked without the contents. `image_len` is the length of the whole image.
-    pub fn check(&self, image_len: u64) -> Result<(), Malformed> {
-        let ensure = |ok: bool, rule: &'static str| if ok { Ok(()) } else { Err(Malformed(rule)) };
+    /// Checks every rule that can be checked without the contents. `image_len` is the length of the whole image. An error is the rule that
+    /// is broken.
+    pub fn check(&self, image_len: u64) -> Result<(), &'static str> {
+        let ensure = |ok: bool, rule: &'static str| if ok { Ok(()) } else { Err(rule) };
         ensure(self.magic == MAGIC, "magic")?;
         ensure(self.flags & !FLAG_FPU == 0, "flags")?;
-        let sections =
-            self.sections.get(..usize::from(self.section_count)).ok_or(Malformed("section count"))?;
-        let entries = self.entries.get(..usize::from(self.entry_count)).ok_or(Malformed("entry count"))?;
+        let sections = self.sections.get(..usize::from(self.section_count)).ok_or("section count")?;
+        let entries = self.entries.get(..usize::from(self.entry_count)).ok_or("entry count")?;
         ensure(!sections.is_empty() && !entries.is_empty(), "no section or no entry")?;
         ensure(self.sections[sections.len()..].iter().all(|s| *s == Section::default()), "unused section")?;
         ensure(self.entries[entries.len()..].iter().all(|e| *e == Entry::default()), "unused entry")?;
@@ -195,7 +188,7 @@ impl Header {
 }
 
 impl Entry {
-    fn check_args(&self) -> Result<(), Malformed> {
+    fn check_args(&self) -> Result<(), &'static str> {
         let mut args = self.args.iter();
         while let Some(kind) = args.next() {
             let ok = match *kind {
@@ -205,7 +198,7 @@ impl Entry {
                 _ => false,
             };
             if !ok {
-                return Err(Malformed("signature"));
+                return Err("signature");
             }
         }
         Ok(())

@@ -330,7 +330,7 @@ pub struct Info {
     pub exits: [u64; 16],
     /// Longest stretch in the hypervisor so far with interrupts held off, in TSC ticks.
     pub irq_off_max: u64,
-    /// ICR writes (INIT, SIPI, SMI and the like) of the guest that were refused.
+    /// Writes of the guest to APICs that were refused: INIT, SIPI, SMI and the like, or no register that can be written.
     pub ipis_refused: u64,
     /// Hardware PCR 17 and 18 after the launch (zero where there is no TPM; `sha256` zero on TPM 1.2).
     pub pcr17: Digests,

@@ -84,12 +84,6 @@ impl Error {
     }
 }
 
-impl From<abi::image::Malformed> for Error {
-    fn from(malformed: abi::image::Malformed) -> Self {
-        Error::Image(malformed.0)
-    }
-}
-
 /// A status in words.
 fn words(status: Status) -> &'static str {
     match status {

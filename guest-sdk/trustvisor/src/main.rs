@@ -115,7 +115,7 @@ fn main() -> anyhow::Result<()> {
         Command::Measure { image } => {
             let bytes = fs::read(&image).with_context(|| format!("cannot read {}", image.display()))?;
             trustvisor::image::header(&bytes)
-                .map_err(trustvisor::Error::from)
+                .map_err(trustvisor::Error::Image)
                 .with_context(|| image.display().to_string())?;
             print_digests(&trustvisor::image::measure(&bytes));
         }

@@ -20,7 +20,7 @@ impl Pal {
     /// Registers an image ([`image`]).
     pub fn register(image: &[u8]) -> Result<Self, Error> {
         presence()?;
-        let header = image::header(image)?;
+        let header = image::header(image).map_err(Error::Image)?;
         let signatures = header.entries[..header.entry_count.into()].iter().map(|entry| entry.args).collect();
         Self::register_by(number::REGISTER, image, signatures)
     }

@@ -396,7 +396,7 @@ fn peeking_at_an_owner_page() {
 
 #[test]
 fn tables_that_are_not_ram_are_not_followed() {
-    assert_eq!(Space::new(CR0_PG, 1 << 63 | ROOT | 0xfff, 0, EFER_LMA, 0, 40).root(), Hpa(ROOT));
+    assert_eq!(Space::new(CR0_PG, 1 << 63 | ROOT | 0xfff, 0, EFER_LMA, 0, 40).root, Hpa(ROOT));
     for root in [RESERVE.0, DEVICE, 0xfee0_0000] {
         let guest = Guest::new();
         let space = Space::new(CR0_PG, root, 0, EFER_LMA, 0, 40);

@@ -1,11 +1,11 @@
 //! Attested calls: TrustVisor itself hashes what S is given and what it answers, in S's own memory, and reports it when asked, so that
 //! a verifier has to believe nothing of what S says about itself. Format: [`abi::quote`].
 //!
-//! The hashes are taken in steps of their own ([`Step::HashInput`], [`Step::HashOutput`]), when the input cannot change any more and
-//! before the output leaves.
+//! Each piece of a buffer is hashed in S's memory, which the OS does not reach: input when it has been fetched, output when it is
+//! delivered.
 
 use super::call::{Progress, Step};
-use super::{Caller, Hardware, Outcome, Pal, Pals};
+use super::{Caller, Hardware, Outcome, Pals};
 use abi::Status;
 use abi::image::{MAX_ARGS, arg};
 use abi::quote::{AttestedCall, TAG_CALL};
@@ -73,12 +73,6 @@ impl Pals {
         pal.attestation.running = Some(Running { entry, kinds, nonce, hash, input: [0; 32] });
         pal.state = Progress::at(Step::Zero);
         self.continue_call(caller, &mut pal)
-    }
-
-    /// Hashes a piece of a buffer, which lies in one page of the parameter section.
-    pub(super) fn hash_piece(&self, pal: &mut Pal, param: u64, length: u64) {
-        let Some(place) = pal.frames.param(self.mem, param) else { return };
-        self.mem.each_block(place, length, |part| pal.attestation.update(part));
     }
 
     /// `CALL_REPORT`: the last attested call of this PAL, and a report on it.

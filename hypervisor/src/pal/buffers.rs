@@ -39,11 +39,12 @@ impl Pals {
         budget: &mut u64,
     ) -> Result<bool, Fault> {
         let caller = caller.memory(self);
-        let hashes = matches!(progress.step, Step::HashInput | Step::HashOutput);
+        let hashes =
+            pal.attestation.running.is_some() && matches!(progress.step, Step::Fetch | Step::Deliver);
         let cost = if hashes { SLICE / HASH_SLICE } else { 1 };
         while let Some(buffer) = pal.call.buffers().get(usize::from(progress.buffer)).copied() {
             let wanted = match progress.step {
-                Step::Fetch | Step::HashInput => matches!(buffer.kind, arg::IN | arg::IN_OUT),
+                Step::Fetch => matches!(buffer.kind, arg::IN | arg::IN_OUT),
                 _ => matches!(buffer.kind, arg::OUT | arg::IN_OUT),
             };
             if !wanted || progress.offset == buffer.length {
@@ -62,10 +63,7 @@ impl Pals {
                 .min(PAGE_SIZE - param % PAGE_SIZE)
                 .min(PAGE_SIZE - gva.page_offset() as u64)
                 .min(*budget / cost);
-            match progress.step {
-                Step::HashInput | Step::HashOutput => self.hash_piece(pal, param, piece),
-                step => self.move_piece(&caller, pal, step, gva, param, piece)?,
-            }
+            self.move_piece(&caller, pal, progress.step, gva, param, piece)?;
             progress.offset += piece;
             pal.faults = 0;
             *budget -= piece * cost;
@@ -94,7 +92,10 @@ impl Pals {
                 pal.param_used = pal.param_used.max(param + length);
             }
             Step::Deliver => self.mem.copy(place, hpa, length),
-            _ => {}
+            _ => return Ok(()),
+        }
+        if pal.attestation.running.is_some() {
+            self.mem.each_block(place, length, |part| pal.attestation.update(part));
         }
         Ok(())
     }

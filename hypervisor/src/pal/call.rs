@@ -7,7 +7,7 @@
 //! Nothing is allocated here, and no lock is taken but the slot's own, which nobody waits for.
 
 use super::space::PalFrames;
-use super::{Caller, Hardware, Outcome, Pal, Pals, Runnable, SLICE, State, Stop};
+use super::{Caller, Hardware, Outcome, Pal, Pals, SLICE, State, Stop};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::asid::Incarnation;
 use crate::gprs::Gprs;
@@ -27,12 +27,8 @@ pub(super) enum Step {
     Fetch,
     /// See that out and in-out buffers can be written, so that S does not run in vain.
     Probe,
-    /// An attested call: hash S's input.
-    HashInput,
     /// Run S.
     Run,
-    /// An attested call: hash S's output.
-    HashOutput,
     /// S has returned: see once more, now for all buffers, that the results can be written.
     ProbeAgain,
     /// Copy results to the caller.
@@ -156,7 +152,11 @@ impl Pals {
         loop {
             let State::InCall(progress) = pal.state else { return Err(Status::Lost.into()) };
             let step = match progress.step {
-                Step::Run => self.run(caller, pal).map(|()| Ok(true))?,
+                Step::Run => {
+                    self.run(caller, pal)?;
+                    pal.attestation.update(&pal.call.value.to_le_bytes());
+                    Ok(true)
+                }
                 Step::Zero => Ok(self.zero_params(pal, progress, &mut budget)),
                 _ => self.move_buffers(caller, pal, progress, &mut budget),
             };
@@ -166,23 +166,17 @@ impl Pals {
                 Err(fault) => return self.call_fault(pal, fault),
             }
             let has_buffers = pal.call.count > 0;
-            let attested = pal.attestation.running.is_some();
             let next = match progress.step {
                 Step::Zero if has_buffers => Step::Fetch,
                 Step::Fetch => Step::Probe,
-                Step::Zero | Step::Probe if attested => Step::HashInput,
-                Step::Zero | Step::Probe | Step::HashInput => {
+                Step::Zero | Step::Probe => {
                     pal.attestation.end_input();
                     self.start(pal);
                     continue;
                 }
-                Step::Run if attested => {
-                    pal.attestation.update(&pal.call.value.to_le_bytes());
-                    Step::HashOutput
-                }
-                Step::Run | Step::HashOutput if has_buffers => Step::ProbeAgain,
+                Step::Run if has_buffers => Step::ProbeAgain,
                 Step::ProbeAgain => Step::Deliver,
-                Step::Run | Step::HashOutput | Step::Deliver => {
+                Step::Run | Step::Deliver => {
                     pal.attestation.end_output(pal.calls);
                     return finish(pal);
                 }
@@ -211,7 +205,7 @@ impl Pals {
     /// Runs S until it returns; else what the caller is told: S was interrupted, or is gone.
     #[inline(always)]
     fn run(&self, caller: &mut Caller<impl Hardware>, pal: &mut Pal) -> Result<(), Stop> {
-        caller.hardware.run_pal(runnable(pal), &mut pal.regs);
+        caller.hardware.run_pal(&pal.frames, pal.call.incarnation, &mut pal.regs);
         if self.has_returned(pal) && !self.is_dying(pal) {
             return Ok(());
         }
@@ -241,7 +235,7 @@ impl Pals {
                     return Err(self.wipe_for(caller, pal, faulted));
                 }
             }
-            caller.hardware.run_pal(runnable(pal), &mut pal.regs);
+            caller.hardware.run_pal(&pal.frames, pal.call.incarnation, &mut pal.regs);
         }
     }
 
@@ -284,10 +278,6 @@ fn lay_out(pal: &mut Pal, kinds: u64, args: [u64; MAX_ARGS]) -> Result<(), Statu
     }
     pal.regs = Gprs::with_arguments(passed);
     Ok(())
-}
-
-fn runnable(pal: &Pal) -> Runnable {
-    Runnable { vmcb: pal.frames.vmcb, incarnation: pal.call.incarnation, fpu: pal.frames.fpu }
 }
 
 /// What `Faulted` says of the exit that S died of: the exception's vector, or the exit code above 100h.

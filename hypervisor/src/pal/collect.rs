@@ -6,6 +6,7 @@
 //! non-present entry and counts as alive.
 
 use super::{Hardware, MAX_PALS, Outcome, Pal, Pals, State, Stop};
+use crate::addr::Hpa;
 use crate::guest_memory::{GuestMemory, Peek};
 use abi::Status;
 use core::mem::take;
@@ -75,7 +76,7 @@ impl Pals {
             State::Wiping(_) => {
                 // The caller may still come for the result.
                 let awaited = now.saturating_sub(pal.last_used_ms) < RECENT_MS;
-                if awaited && pal.frames.is_none() {
+                if awaited && pal.frames.vmcb == Hpa(0) {
                     return Look::Kept;
                 }
                 if self.wipe_slice(&mut pal) && !awaited {
@@ -111,7 +112,7 @@ impl Pals {
             return false;
         }
         let mut found = [0; 16];
-        match GuestMemory::new(self.mem, self.ram, pal.owner.space).peek(pal.owner.page, &mut found) {
+        match GuestMemory::new(self.mem, self.ram, pal.space).peek(pal.owner_page, &mut found) {
             Peek::Away => true,
             Peek::Nothing => false,
             Peek::Read => {

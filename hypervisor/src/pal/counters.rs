@@ -10,9 +10,7 @@
 use super::{Hardware, Pal, Pals};
 use crate::asid::Incarnation;
 use crate::tpm::Transport;
-use crate::tpm::clock::TscClock;
 use crate::tpm::nv::{Auth, receive_written, write_command};
-use crate::tpm::tis::{Registers, Tis};
 use abi::Status;
 use core::sync::atomic::Ordering;
 use utpm::{Counters, Increment};
@@ -66,8 +64,9 @@ impl Counting {
     }
 
     /// One look at the increment under way. False: there is none.
-    fn step(&mut self, tpm: &mut Tis<impl Registers, TscClock>, now_ms: u64) -> bool {
+    fn step(&mut self, hardware: &mut impl Hardware, now_ms: u64) -> bool {
         let Some(commit) = self.commit.as_mut().filter(|commit| commit.is_under_way()) else { return false };
+        let tpm = &mut hardware.tpm();
         let late_ms = now_ms.saturating_sub(commit.since_ms);
         let next = match commit.stage {
             Stage::Asked if tpm.held() => Stage::Granted,
@@ -114,10 +113,9 @@ impl Pals {
     /// One look at the increment under way, if there is one. False: there is none any more.
     pub fn commit(&self, hardware: &mut impl Hardware) -> bool {
         let now_ms = hardware.now_ms();
-        let Some(mut tpm) = hardware.tpm() else { return false };
         // Whoever has the lock looks.
         let Some(mut counting) = self.tpm.counting.try_lock() else { return true };
-        let under_way = counting.as_mut().is_some_and(|counting| counting.step(&mut tpm, now_ms));
+        let under_way = counting.as_mut().is_some_and(|counting| counting.step(hardware, now_ms));
         self.committing.store(under_way, Ordering::Relaxed);
         under_way
     }
@@ -140,9 +138,7 @@ impl Pals {
         }
         let now_ms = hardware.now_ms();
         let mut counting = self.tpm.counting.lock();
-        let (Some(counting), Some(mut tpm)) = (counting.as_mut(), hardware.tpm()) else {
-            return Some(Err(Status::Unsupported));
-        };
+        let Some(counting) = counting.as_mut() else { return Some(Err(Status::Unsupported)) };
         match &counting.commit {
             Some(commit) if commit.is_under_way() => return None,
             // S waits in one call at a time: its own is the one that it waits for.
@@ -161,7 +157,7 @@ impl Pals {
         if counting.begun >= BURST + now_ms.saturating_sub(counting.since_ms) / SPACING_MS {
             return Some(Err(Status::NotKept));
         }
-        tpm.ask();
+        hardware.tpm().ask();
         let pal = pal.call.incarnation;
         counting.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });
         self.committing.store(true, Ordering::Relaxed);

@@ -34,7 +34,7 @@ pub mod wipe;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::addr::{Gva, Hpa};
+use crate::addr::Gva;
 use crate::asid::Incarnation;
 use crate::cpu::Cpu;
 use crate::frames::Frames;
@@ -42,13 +42,13 @@ use crate::gprs::Gprs;
 use crate::guest_memory::{Fault, GuestMemory, Space};
 use crate::memory::{DirectMap, RamMap};
 use crate::tpm::clock::TscClock;
-use crate::tpm::mmio::Mmio;
 use crate::tpm::tis::{Registers, Tis};
 use crate::vmcb::{CR4_PKE, Maps};
 use abi::{Handle, Status, TOKEN_BIT};
 use arrayvec::ArrayVec;
 use core::iter::repeat_with;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use space::PalFrames;
 use spin::{Mutex, MutexGuard};
 use utpm::{Identity, Pcrs, Root, random};
 
@@ -103,18 +103,14 @@ impl Stop {
 
 /// What the life cycle asks of the processor it runs on.
 pub trait Hardware {
-    /// Runs S until its next exit.
-    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs);
+    /// Runs S until its next exit. Its VMCB is complete but for what belongs to the processor (ASID).
+    fn run_pal(&mut self, pal: &PalFrames, incarnation: Incarnation, regs: &mut Gprs);
     /// Milliseconds of a clock that the guest cannot set.
     fn now_ms(&self) -> u64;
     /// The guest's PKRU, which S cannot change. Only where the guest has enabled protection keys.
-    fn pkru(&self) -> u32 {
-        0
-    }
+    fn pkru(&self) -> u32;
     /// The hardware TPM beside the OS.
-    fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
-        None::<Tis<Mmio, TscClock>>
-    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock>;
 }
 
 /// Who executed a VMMCALL: the OS's registers, and the processor that answers it.
@@ -135,16 +131,6 @@ impl<H: Hardware> Caller<'_, H> {
         let pkru = if protected { self.hardware.pkru() } else { 0 };
         self.cpu.memory(pals.mem, pals.ram, pkru)
     }
-}
-
-/// What a processor needs of a PAL to run it.
-#[derive(Clone, Copy)]
-pub struct Runnable {
-    /// Complete but for what belongs to the processor (ASID).
-    pub vmcb: Hpa,
-    pub incarnation: Incarnation,
-    /// XSAVE area of a PAL that uses the FPU; 0 for the others.
-    pub fpu: Hpa,
 }
 
 /// Random numbers, out of the processor's.
@@ -208,8 +194,10 @@ pub struct Pal {
     tokens: u64,
     /// Page faults of the operation under way since it last got further.
     faults: u8,
-    owner: OwnerPage,
-    frames: space::PalFrames,
+    /// Where the owner keeps the handle.
+    space: Space,
+    owner_page: Gva,
+    frames: PalFrames,
     regs: Gprs,
     pcrs: Pcrs,
     /// Its image is the runtime's own, that of the quoting PAL.
@@ -222,13 +210,6 @@ pub struct Pal {
     last_used_ms: u64,
     /// Since when `COLLECT` has found the owner page without the handle.
     suspect_since_ms: Option<u64>,
-}
-
-/// Where the owner keeps the handle.
-#[derive(Clone, Copy, Default)]
-struct OwnerPage {
-    space: Space,
-    page: Gva,
 }
 
 #[derive(Default)]
@@ -331,7 +312,7 @@ impl Pals {
         let index = token as usize % MAX_PALS;
         // Somebody looks at it, or continues it: then the token is worth nothing any more.
         let Ok(mut pal) = self.lock(index) else { return Err(Stop::Again(token)) };
-        if pal.token() != token || pal.owner.space.root() != caller.cpu.root() {
+        if pal.token() != token || pal.space.root != caller.cpu.root() {
             return Err(Status::Lost.into());
         }
         match pal.state {

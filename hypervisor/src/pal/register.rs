@@ -5,7 +5,7 @@
 
 use super::call::vmcb;
 use super::space::PalFrames;
-use super::{Caller, HASH_SLICE, Hardware, Outcome, OwnerPage, Pal, Pals, State, Stop};
+use super::{Caller, HASH_SLICE, Hardware, Outcome, Pal, Pals, State, Stop};
 use crate::addr::{Gva, Hpa, PAGE_SIZE};
 use crate::frames::Owner;
 use crate::guest_memory::{Fault, GuestMemory};
@@ -64,7 +64,7 @@ impl Pals {
         };
         pal.index = index;
         self.registered.fetch_add(1, Ordering::Relaxed);
-        pal.owner = OwnerPage { space: *memory.space(), page: owner_page };
+        (pal.space, pal.owner_page) = (memory.space, owner_page);
         pal.last_used_ms = caller.hardware.now_ms();
         let mut measurement = Hasher::measurement();
         measurement.update(header.as_bytes());
@@ -146,7 +146,7 @@ impl Pals {
             return Err(Status::Lost.into());
         };
         let handle = self.new_handle(pal.index);
-        if let Err(fault) = caller.write(pal.owner.page, handle.as_bytes()) {
+        if let Err(fault) = caller.write(pal.owner_page, handle.as_bytes()) {
             pal.state = State::Registering(registration);
             return self.registration_fault(pal, fault);
         }
@@ -157,7 +157,7 @@ impl Pals {
         vmcb(self.mem, &mut pal.frames).init_pal(self.maps, root, fpu);
         let slot = &self.slots[pal.index];
         slot.incarnation.store(pal.call.incarnation, Ordering::Release);
-        slot.owner_cr3.store(caller.space().root().0, Ordering::Release);
+        slot.owner_cr3.store(caller.space.root.0, Ordering::Release);
         slot.handle[0].store(handle.low, Ordering::Release);
         slot.handle[1].store(handle.high, Ordering::Release);
         pal.tokens += 1;
@@ -170,7 +170,9 @@ impl Pals {
         let mut random = self.tpm.random.lock();
         let slot_mask = super::MAX_PALS as u64 - 1;
         loop {
-            let (low, high) = (random.next_u64(), random.next_u64());
+            let mut bytes = [0; 16];
+            random.fill(&mut bytes);
+            let [low, high]: [u64; 2] = zerocopy::transmute!(bytes);
             if high != 0 {
                 return Handle { low: low & !slot_mask | index as u64, high };
             }

@@ -8,7 +8,7 @@ use crate::hypercall::VMMCALL_LENGTH;
 use abi::quote::{MAX_NONCE, TAG_QUOTE};
 use abi::seal::{MAX_DATA, OVERHEAD, Policy};
 use abi::{Digests, MAX_RANDOM, RELEASE, Status, number};
-use utpm::quote::{Moment, Report, Subject};
+use utpm::quote::{Report, Subject};
 use utpm::seal::{Blob, seal, unseal};
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
@@ -112,8 +112,8 @@ impl Pals {
         if rest != [0; 6] || select & 1 == 0 {
             return Err(Status::BadArgument);
         }
-        let moment = Moment { clock: now_ms, boot: self.tpm.launches, release: RELEASE };
-        let subject = Subject { pcrs: &pal.pcrs, select, tag, data, moment };
+        let (clock, boot) = (now_ms, self.tpm.launches);
+        let subject = Subject { pcrs: &pal.pcrs, select, tag, data, clock, boot, release: RELEASE };
         identity.report(kind, &subject).ok_or(Status::Unsupported)
     }
 

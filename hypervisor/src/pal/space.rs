@@ -3,14 +3,13 @@
 //! There are no nested tables below them: what S's tables name are frames. They map its sections and nothing else, themselves least of all,
 //! and at CPL 3 S has no way to others. All of the window is one page directory's.
 
-use crate::addr::{Gva, HUGE_PAGE, Hpa, PAGE_SIZE};
+use crate::addr::{Gva, HUGE_PAGE, Hpa, LARGE_PAGE, PAGE_SIZE};
 use crate::frames::{Frames, Owner};
 use crate::memory::DirectMap;
 use crate::tables::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use abi::image::{FLAG_FPU, Header, Section, WINDOW_BASE, WINDOW_END, kind};
 
 const ENTRIES: u64 = 512;
-const REGION: u64 = ENTRIES * PAGE_SIZE;
 const _: () = assert!(WINDOW_BASE.is_multiple_of(HUGE_PAGE) && WINDOW_END - WINDOW_BASE == HUGE_PAGE);
 
 /// What every entry has, and what those of S's contents have besides: S sets neither bit.
@@ -20,6 +19,7 @@ const PAGE: u64 = PRESENT | USER | ACCESSED | DIRTY;
 /// The frames of a PAL (by default: none yet), and what the call path needs to know of its header.
 #[derive(Clone, Copy, Default)]
 pub struct PalFrames {
+    /// 0 while nothing is taken.
     pub vmcb: Hpa,
     /// Holds the image's header.
     pub header: Hpa,
@@ -110,11 +110,6 @@ impl PalFrames {
         self.resolve(mem, Gva(self.param_addr + offset)).map(|(place, _)| place)
     }
 
-    /// Whether nothing was ever taken, or all has been given back.
-    pub fn is_none(&self) -> bool {
-        self.vmcb == Hpa(0)
-    }
-
     /// The entry for this address in its page table, if there is one.
     fn entry(&self, mem: DirectMap, addr: u64) -> Option<Hpa> {
         if !(WINDOW_BASE..WINDOW_END).contains(&addr) {
@@ -129,8 +124,8 @@ impl PalFrames {
 fn regions(header: &Header) -> impl Iterator<Item = u64> {
     let mut next = 0;
     header.sections.iter().filter(|s| s.mem_size != 0).flat_map(move |section| {
-        let first = (section.addr & !(REGION - 1)).max(next);
-        next = (section.addr + section.mem_size).next_multiple_of(REGION);
-        (first..next).step_by(REGION as usize)
+        let first = (section.addr & !(LARGE_PAGE - 1)).max(next);
+        next = (section.addr + section.mem_size).next_multiple_of(LARGE_PAGE);
+        (first..next).step_by(LARGE_PAGE as usize)
     })
 }

@@ -2,6 +2,7 @@
 //! 1,193,182 Hz and which needs no interrupt. For time-outs: where the timer does not count, a rate that no processor
 //! reaches makes them longer, never shorter.
 
+use crate::tpm::clock::tsc;
 use x86_64::instructions::port::Port;
 
 /// Ticks of the timer in a measurement, and the milliseconds these are (5.0).
@@ -34,11 +35,11 @@ fn once() -> Option<u64> {
         mode.write(0xb0);
         channel.write(low);
         channel.write(high);
-        let start = core::arch::x86_64::_rdtsc();
+        let start = tsc();
         control.write(before | GATE);
         loop {
             let done = control.read() & OUTPUT != 0;
-            let ticks = core::arch::x86_64::_rdtsc().wrapping_sub(start);
+            let ticks = tsc().wrapping_sub(start);
             if done {
                 return Some(ticks);
             }

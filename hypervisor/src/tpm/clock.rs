@@ -15,8 +15,13 @@ pub struct TscClock {
 
 impl Clock for TscClock {
     fn ms(&self) -> u64 {
-        // SAFETY: RDTSC reads a counter; CR4.TSD is clear in the hypervisor, and CPL 0 may read it anyhow.
-        let ticks = unsafe { core::arch::x86_64::_rdtsc() };
-        ticks / self.tsc_per_ms.max(1)
+        tsc() / self.tsc_per_ms.max(1)
     }
+}
+
+/// The time stamp counter.
+#[inline]
+pub fn tsc() -> u64 {
+    // SAFETY: RDTSC reads a counter; CR4.TSD is clear in the hypervisor, and CPL 0 may read it anyhow.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }

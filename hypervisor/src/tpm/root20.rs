@@ -137,19 +137,19 @@ pub(super) struct Parts<'a> {
 }
 
 pub(super) fn parse(blob: &[u8]) -> Done<Parts<'_>> {
-    let mut reader = Reader::new(blob);
+    let mut reader = Reader(blob);
     if reader.array()? != MAGIC {
         return Err(Error::Malformed("root blob"));
     }
     let (private, public, creation) = (reader.sized()?, reader.sized()?, reader.sized()?);
     let rest = reader.rest();
-    let mut fields = Reader::new(public);
+    let mut fields = Reader(public);
     let (sealed, policy) = (fields.array()?, fields.array()?);
     // TPMS_CREATION_DATA (part 2, 15.1).
-    fields = Reader::new(creation);
+    fields = Reader(creation);
     let (selected, digest, locality) = (fields.array()?, fields.sized()?, fields.u8()?);
     let made_with = (selected == PCRS && locality == LOCALITY_1).then_some(digest);
-    fields = Reader::new(rest);
+    fields = Reader(rest);
     // TPM_ST_CREATION (part 2, 10.7.3), and no NULL ticket.
     let good = (fields.u16()?, fields.u32()?) == (0x8021, OWNER) && !fields.sized()?.is_empty();
     let manifest = fields.rest();

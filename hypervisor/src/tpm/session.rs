@@ -70,7 +70,7 @@ impl Parent {
         let mut body = command.run(tpm)?;
         let handle = body.u32()?;
         let public = body.parameters()?.sized()?;
-        let mut fields = Reader::new(public);
+        let mut fields = Reader(public);
         let template = &PARENT[..PARENT.len() - 4];
         if fields.take(template.len())? != template {
             return Err(Error::Malformed("storage key"));
@@ -153,7 +153,7 @@ impl<T: Transport> Session<'_, T> {
         let (nonce, attributes, mac) = (body.sized_array()?, body.u8()?, body.sized()?);
         let expected = self.mac(&[&[0; 4], &code, parameters], &nonce, &NONCE, attributes);
         expected.verify_slice(mac).map_err(|_| Error::Malformed("not the TPM's"))?;
-        Ok((Reader::new(parameters), nonce))
+        Ok((Reader(parameters), nonce))
     }
 
     /// What proves a command or an answer (part 1, 19.6.4).

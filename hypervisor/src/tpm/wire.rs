@@ -128,13 +128,9 @@ impl<'a> Answer<'a> {
 }
 
 /// What has not been read yet of an answer.
-pub struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
     /// All that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.0)

@@ -6,16 +6,20 @@
 //! MSRs those that profile. The guest's memory is not touched but by a VMMCALL, which is target `hypercall`'s affair.
 
 use hypervisor::addr::Hpa;
+use hypervisor::asid::Incarnation;
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exit::{self, Next, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::ioports::Ports;
-use hypervisor::pal::{Hardware, Runnable};
+use hypervisor::pal::Hardware;
+use hypervisor::pal::space::PalFrames;
+use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::exit_code;
 
 use crate::input::Input;
-use crate::machine::{Machine, gprs, with_machine, words};
+use crate::machine::{Machine, gprs, no_tpm, with_machine, words};
 use crate::world::{self, ROOT_4, ROOT_5};
 
 const LAPIC: u64 = 0xfee0_0000;
@@ -249,7 +253,7 @@ impl Model {
 }
 
 impl Hardware for Model {
-    fn run_pal(&mut self, _: Runnable, _: &mut Gprs) {
+    fn run_pal(&mut self, _: &PalFrames, _: Incarnation, _: &mut Gprs) {
         panic!("no PAL is registered");
     }
     fn now_ms(&self) -> u64 {
@@ -257,6 +261,9 @@ impl Hardware for Model {
     }
     fn pkru(&self) -> u32 {
         self.seed as u32
+    }
+    fn tpm(&mut self) -> Tis<impl tis::Registers, TscClock> {
+        no_tpm()
     }
 }
 

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use abi::image::SENTINEL;
 use hypervisor::addr::Hpa;
+use hypervisor::asid::Incarnation;
 use hypervisor::gprs::Gprs;
 use hypervisor::memory::DirectMap;
-use hypervisor::pal::{Hardware, Runnable};
+use hypervisor::pal::Hardware;
+use hypervisor::pal::space::PalFrames;
+use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::tis::{Registers, Tis};
 use hypervisor::vmcb::{Vmcb, exit_code};
 
 use crate::input::Input;
-use crate::machine::{gprs, words};
+use crate::machine::{gprs, no_tpm, words};
 use crate::world::{PAGE, RESERVE};
 
 /// A page of S.
@@ -143,8 +147,8 @@ impl<'a, 'b> Software<'a, 'b> {
 }
 
 impl Hardware for Software<'_, '_> {
-    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
-        assert!(pal.incarnation != 0 && RESERVE.contains(&pal.vmcb.0) && pal.vmcb.page_offset() == 0);
+    fn run_pal(&mut self, pal: &PalFrames, incarnation: Incarnation, regs: &mut Gprs) {
+        assert!(incarnation != 0 && RESERVE.contains(&pal.vmcb.0) && pal.vmcb.page_offset() == 0);
         // SAFETY: the frame of the PAL's VMCB; the hypervisor holds no reference to it while it lets S run.
         let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE).cast::<Vmcb>() };
         assert_eq!(vmcb.save.cpl, 3);
@@ -167,6 +171,9 @@ impl Hardware for Software<'_, '_> {
 
     fn pkru(&self) -> u32 {
         self.pkru
+    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        no_tpm()
     }
 }
 

@@ -31,8 +31,8 @@ pub enum ElfError {
     #[error("more than {MAX_SECTIONS} segments or {MAX_ENTRIES} entries")]
     TooMany,
     /// The image would break a rule.
-    #[error("the image would break a rule: {}", .0.0)]
-    Malformed(abi::image::Malformed),
+    #[error("the image would break a rule: {0}")]
+    Malformed(&'static str),
 }
 
 type Elf<'a> = ElfFile<'a, FileHeader64<LittleEndian>>;

@@ -3,7 +3,7 @@
 
 use abi::quote::{AttestedCall, TAG_QUOTE, key};
 use abi::{Extend, Info, info_flag};
-use utpm::quote::{Moment, Report, Subject, call_digest, p256_public, rsa_public};
+use utpm::quote::{Report, Subject, call_digest, p256_public, rsa_public};
 use utpm::{Pcrs, digest};
 
 use crate::event_log::EventLog;
@@ -24,7 +24,7 @@ fn identity_keys() {
 #[test]
 fn micro_quotes() {
     let pcrs = Pcrs::new(digest(COUNTER));
-    let moment = Moment { clock: 1234, boot: 3, release: FIRMWARE };
+    let (clock, boot, release) = (1234, 3, FIRMWARE);
     for (family, kind) in [(Family::V20, key::P256), (Family::V12, key::RSA_SHA1)] {
         let mut world = World::quote(family);
         let value = |number: u8| match family {
@@ -33,7 +33,8 @@ fn micro_quotes() {
         };
         world.pcrs = [0, 2, 7].map(|number| (number, value(number))).into();
         let signer = sha256(&[&world.signer.public()]);
-        let subject = Subject { pcrs: &pcrs, select: 0x85, tag: TAG_QUOTE, data: &NONCE, moment };
+        let subject =
+            Subject { pcrs: &pcrs, select: 0x85, tag: TAG_QUOTE, data: &NONCE, clock, boot, release };
         let report = Report::new(&[0; 32], kind, &signer, &subject).unwrap();
         assert_eq!(report.bytes()[33..], world.evidence().quote.quoted);
     }

@@ -4,9 +4,8 @@ use crate::fpu::{Area, Fpu};
 use crate::speculation::{self, Speculation};
 use crate::{svm, tpm};
 pub use core::arch::x86_64::__cpuid_count as cpuid;
-use core::arch::x86_64::_rdtsc;
 use hypervisor::addr::{Hpa, PAGE_SIZE};
-use hypervisor::asid::Asids;
+use hypervisor::asid::{Asids, Incarnation};
 use hypervisor::cpu::Cpu;
 use hypervisor::cpuid::Registers;
 use hypervisor::exceptions::{try_rdmsr, try_wrmsr};
@@ -14,9 +13,10 @@ use hypervisor::exit::{self, End, Processor};
 use hypervisor::gprs::Gprs;
 use hypervisor::hypervisor::Hypervisor;
 use hypervisor::ioports::{Ports, RealPorts};
-use hypervisor::pal::{Hardware, Runnable};
+use hypervisor::pal::Hardware;
+use hypervisor::pal::space::PalFrames;
 use hypervisor::profiling::Profiling;
-use hypervisor::tpm::clock::TscClock;
+use hypervisor::tpm::clock::{TscClock, tsc};
 use hypervisor::tpm::tis::{self, Tis};
 use hypervisor::vmcb::{Vmcb, tlb};
 use x86_64::registers::model_specific::Msr;
@@ -39,17 +39,11 @@ struct ThisProcessor<'a> {
     clock: TscClock,
     fpu: Fpu,
     os_fpu: &'static mut Area,
-    /// The OS has begun to profile.
-    profiles: bool,
     /// Profiling or speculation has something to switch.
     switches_more: bool,
-    profiling: Profiling,
+    /// Once the OS has begun to profile.
+    profiling: Option<Profiling>,
     speculation: Speculation,
-}
-
-fn tsc() -> u64 {
-    // SAFETY: RDTSC only reads a counter.
-    unsafe { _rdtsc() }
 }
 
 /// Reads a register that [`Profiling`] found to be there.
@@ -73,8 +67,8 @@ impl ThisProcessor<'_> {
             // SAFETY: a PAL with an FPU is registered only where there is XSAVE; its area is a frame of its own.
             unsafe { self.fpu.enter(self.os_fpu, area) };
         }
-        if self.profiles {
-            self.profiling.stop(read_switch, write_switch);
+        if let Some(profiling) = &mut self.profiling {
+            profiling.stop(read_switch, write_switch);
         }
         self.speculation.enter(pal);
     }
@@ -83,8 +77,8 @@ impl ThisProcessor<'_> {
     #[inline(never)]
     fn leave_more(&mut self, fpu: Hpa) {
         self.speculation.leave();
-        if self.profiles {
-            self.profiling.resume(write_switch);
+        if let Some(profiling) = &mut self.profiling {
+            profiling.resume(write_switch);
         }
         if fpu != Hpa(0) {
             let area = self.hv.pals.mem.pointer(fpu, PAGE_SIZE);
@@ -101,16 +95,16 @@ impl ThisProcessor<'_> {
 
 impl Hardware for ThisProcessor<'_> {
     #[inline(always)]
-    fn run_pal(&mut self, run: Runnable, regs: &mut Gprs) {
-        let vmcb = run.vmcb;
-        let (asid, flush) = self.asids.assign(run.incarnation);
+    fn run_pal(&mut self, frames: &PalFrames, incarnation: Incarnation, regs: &mut Gprs) {
+        let PalFrames { vmcb, fpu, .. } = *frames;
+        let (asid, flush) = self.asids.assign(incarnation);
         // SAFETY: the VMCB is the PAL's, in a pool frame that stays its own while its slot is locked; nobody else has a
         // reference to it now.
         let pal = unsafe { &mut *self.hv.pals.mem.pointer(vmcb, PAGE_SIZE).cast::<Vmcb>() };
         (pal.control.asid, pal.control.tlb_control) = (asid, flush);
-        let more = self.switches_more || run.fpu != Hpa(0);
+        let more = self.switches_more || fpu != Hpa(0);
         if more {
-            self.enter_more(pal, run.fpu);
+            self.enter_more(pal, fpu);
         }
         self.let_in();
         // SAFETY: the PAL's VMCB is whole, and `os_state` is nobody else's; the PAL's page tables map its own frames only and
@@ -124,7 +118,7 @@ impl Hardware for ThisProcessor<'_> {
         }
         self.held_since = tsc();
         if more {
-            self.leave_more(run.fpu);
+            self.leave_more(fpu);
         }
         self.hv.count_exit(abi::exit::PAL);
     }
@@ -142,8 +136,8 @@ impl Hardware for ThisProcessor<'_> {
         value
     }
 
-    fn tpm(&mut self) -> Option<Tis<impl tis::Registers, TscClock>> {
-        Some(Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1))
+    fn tpm(&mut self) -> Tis<impl tis::Registers, TscClock> {
+        Tis::beside_the_os(tpm::registers(self.hv.pals.mem), self.clock, 1)
     }
 }
 
@@ -179,7 +173,8 @@ impl Processor for ThisProcessor<'_> {
     }
 
     fn start_profiling(&mut self) {
-        (self.profiles, self.switches_more) = (true, true);
+        self.profiling = Some(Profiling::new(|msr| try_rdmsr(msr).is_some()));
+        self.switches_more = true;
     }
 }
 
@@ -196,9 +191,8 @@ pub fn run(hv: &Hypervisor, cpu: &mut Cpu, os_state: Hpa, os_fpu: &'static mut A
         clock: TscClock { tsc_per_ms: cpu.tsc_per_ms },
         fpu: Fpu::new(),
         os_fpu,
-        profiles: false,
         switches_more: speculation.does_anything(),
-        profiling: Profiling::new(|msr| try_rdmsr(msr).is_some()),
+        profiling: None,
         speculation,
     };
     // SAFETY: the OS's VMCB is whole; the host uses none of these registers.

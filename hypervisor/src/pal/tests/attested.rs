@@ -4,7 +4,7 @@ use super::super::*;
 use super::REPORT_KEY;
 use super::gaps::s_sees;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use abi::image::{self, arg};
 use abi::quote::{TAG_CALL, key};
 use std::vec::Vec;

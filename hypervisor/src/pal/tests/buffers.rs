@@ -3,7 +3,7 @@
 use super::super::*;
 use super::failed;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use abi::image::kind;
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use super::super::counters::Counting;
 use super::super::*;
 use super::machine::*;
 use super::program;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::tpm::tests::bus::{Bus, Quirks};
 use crate::tpm::tests::model::Model;
 use crate::vmcb::{Vmcb, exit_code};
@@ -52,7 +52,7 @@ struct Asking<'a> {
 }
 
 impl Hardware for Asking<'_> {
-    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
+    fn run_pal(&mut self, pal: &PalFrames, _: Incarnation, regs: &mut Gprs) {
         // SAFETY: the test's memory; the VMCB is the PAL's under test.
         let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
         let entry = header().entries[0].addr;
@@ -72,8 +72,11 @@ impl Hardware for Asking<'_> {
     fn now_ms(&self) -> u64 {
         self.counts.m.now
     }
-    fn tpm(&mut self) -> Option<Tis<impl Registers, TscClock>> {
-        Some(Tis::beside_the_os(self.counts.tpm.clone(), TscClock { tsc_per_ms: self.counts.tsc_per_ms }, 1))
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        Tis::beside_the_os(self.counts.tpm.clone(), TscClock { tsc_per_ms: self.counts.tsc_per_ms }, 1)
+    }
+    fn pkru(&self) -> u32 {
+        0
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::*;
 use super::failed;
 use super::machine::*;
 use super::program;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, Header, SENTINEL, arg, kind};
 use abi::number;
@@ -17,7 +17,7 @@ struct Driver<'a> {
 }
 
 impl Hardware for Driver<'_> {
-    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
+    fn run_pal(&mut self, pal: &PalFrames, _: Incarnation, regs: &mut Gprs) {
         // SAFETY: the test's memory; the VMCB is the PAL's under test.
         let vmcb = unsafe { &mut *self.mem.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
         vmcb.control.exit_code = 0;
@@ -32,6 +32,12 @@ impl Hardware for Driver<'_> {
     }
     fn now_ms(&self) -> u64 {
         5_000
+    }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        super::no_tpm()
     }
 }
 

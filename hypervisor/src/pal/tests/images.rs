@@ -4,7 +4,7 @@ use super::super::*;
 use super::POOL;
 use super::failed;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use abi::image::{FLAG_FPU, HEADER_SIZE, Header};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::world::{Life, MARK, Phase, SECRET, World};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a page holds, as far as the invariants ask.
@@ -129,7 +129,7 @@ pub fn check_free_slots(world: &World) -> Result<(), String> {
             && super::s::words(&pal.regs) == [0; 14]
             && (pal.frames.root, pal.frames.rsp) == (Hpa(0), 0)
             && (pal.frames.vmcb, pal.frames.fpu) == (Hpa(0), Hpa(0))
-            && pal.owner.space == Space::default()
+            && pal.space == Space::default()
             && (&pal.pcrs, pal.calls, pal.param_used) == (&Pcrs::default(), 0, 0)
             && pal.call.incarnation == 0
             && (pal.last_used_ms, pal.suspect_since_ms) == (0, None);

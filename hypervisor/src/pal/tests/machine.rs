@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::{END, OS_RAM, pals, program};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::memory::TestMemory;
 use crate::vmcb::{Vmcb, exit_code};
 use abi::image::{self, Entry, HEADER_SIZE, Header, SENTINEL, Section, arg, kind};
@@ -32,7 +32,7 @@ pub struct Machine {
 }
 
 impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
-    fn run_pal(&mut self, pal: Runnable, _: &mut Gprs) {
+    fn run_pal(&mut self, pal: &PalFrames, _: Incarnation, _: &mut Gprs) {
         *self.1 += 1;
         // SAFETY: the test's memory; the VMCB is the PAL's under test.
         let vmcb = unsafe { &mut *self.3.pointer(pal.vmcb, PAGE_SIZE).cast::<Vmcb>() };
@@ -53,6 +53,12 @@ impl Hardware for (&mut Vec<Act>, &mut usize, u64, DirectMap, &Pals) {
 
     fn now_ms(&self) -> u64 {
         self.2
+    }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        super::no_tpm()
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::*;
 use super::failed;
 use super::machine::*;
 use super::{CONFIG_SPACE, END, POOL, facts, pals, program};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::dma::Faults;
 use crate::hypervisor::Hypervisor;
 use crate::memory::TestMemory;
@@ -49,7 +49,7 @@ struct Late<'a> {
 const OTHER: usize = MAX_PALS - 1;
 
 impl Hardware for Late<'_> {
-    fn run_pal(&mut self, _: Runnable, _: &mut Gprs) {
+    fn run_pal(&mut self, _: &PalFrames, _: Incarnation, _: &mut Gprs) {
         panic!("no PAL is registered");
     }
     fn now_ms(&self) -> u64 {
@@ -58,6 +58,12 @@ impl Hardware for Late<'_> {
             pool.take(OTHER as u16).unwrap();
         }
         5_000
+    }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        super::no_tpm()
     }
 }
 

@@ -9,6 +9,7 @@
 //! small world, coming back to [`snapshot`]s of it; [`full_size`] tries random ones in a large world.
 
 use super::*;
+use crate::addr::Hpa;
 use crate::cpu::Features;
 use crate::memory::{Run, TestMemory};
 use abi::Info;
@@ -78,6 +79,11 @@ fn random() -> Random {
         Some(WORD.get())
     };
     Random::seeded(words, &[]).unwrap()
+}
+
+/// Nobody asks for it: there are no counters.
+pub(crate) fn no_tpm() -> Tis<impl Registers, TscClock> {
+    Option::<Tis<crate::tpm::mmio::Mmio, TscClock>>::default().expect("a TPM")
 }
 
 /// A processor without anything special.

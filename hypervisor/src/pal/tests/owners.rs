@@ -3,7 +3,7 @@
 use super::super::*;
 use super::failed;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 
 #[test]
 fn collect_takes_the_dead_and_spares_the_living() {

@@ -8,7 +8,7 @@
 use super::super::*;
 use super::invariants::Contents;
 use super::world::{IN_LENGTH, Ledger, OUT_LENGTH, Open, Phase, RESULT, World, content, has_buffers, secret};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::vmcb::{Vmcb, exit_code, tlb};
 use abi::image::{SENTINEL, WINDOW_BASE};
 use std::cell::Cell;
@@ -55,7 +55,7 @@ pub struct Stay<'a> {
 }
 
 impl Hardware for Stay<'_> {
-    fn run_pal(&mut self, pal: Runnable, regs: &mut Gprs) {
+    fn run_pal(&mut self, pal: &PalFrames, incarnation: Incarnation, regs: &mut Gprs) {
         let act = self.script.pop_front().unwrap_or(Act::Return);
         self.world.ledger.borrow_mut().stays += 1;
         // SAFETY: a page of the test's memory, which the tests reach through the map alone; no other reference to it is alive
@@ -66,6 +66,7 @@ impl Hardware for Stay<'_> {
             cpu: self.cpu,
             serial: self.serial,
             pal,
+            incarnation,
             vmcb,
             regs,
             rights: Cell::new(true),
@@ -87,13 +88,20 @@ impl Hardware for Stay<'_> {
         }
         self.world.ledger.borrow().now
     }
+    fn pkru(&self) -> u32 {
+        0
+    }
+    fn tpm(&mut self) -> Tis<impl Registers, TscClock> {
+        super::no_tpm()
+    }
 }
 
 struct S<'a> {
     world: &'a World,
     cpu: usize,
     serial: u64,
-    pal: Runnable,
+    pal: &'a PalFrames,
+    incarnation: Incarnation,
     vmcb: &'a mut Vmcb,
     regs: &'a mut Gprs,
     /// Whether all translations so far gave the rights that the section is to have.
@@ -120,13 +128,13 @@ impl S<'_> {
             wrong.push("S ran again after it had returned");
         }
         if life.incarnation == 0 {
-            if ledger.incarnations.contains(&self.pal.incarnation) {
+            if ledger.incarnations.contains(&self.incarnation) {
                 wrong.push("an incarnation was used twice");
             }
-            ledger.incarnations.push(self.pal.incarnation);
-            life.incarnation = self.pal.incarnation;
+            ledger.incarnations.push(self.incarnation);
+            life.incarnation = self.incarnation;
         }
-        if life.incarnation != self.pal.incarnation {
+        if life.incarnation != self.incarnation {
             wrong.push("a PAL changed its incarnation");
         }
         let (app, ran) = (life.app, core::mem::replace(&mut life.ran, true));
@@ -147,7 +155,7 @@ impl S<'_> {
     /// Finds S's sections by the TLB, as TLB_CONTROL left it, and by the tables where the TLB has nothing.
     fn reach(&self, ledger: &mut Ledger, wrong: &mut Vec<&'static str>) -> Option<Places> {
         let processor = &mut ledger.processors[self.cpu];
-        let (asid, control) = processor.asids.assign(self.pal.incarnation);
+        let (asid, control) = processor.asids.assign(self.incarnation);
         match control {
             tlb::FLUSH_ALL => processor.tlb.clear(),
             tlb::FLUSH_ASID => drop(processor.tlb.remove(&asid)),

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::gaps::s_sees;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::vmcb::exit_code;
 use abi::MAX_RANDOM;
 use abi::image;

@@ -7,7 +7,7 @@
 use super::super::*;
 use super::invariants::Contents;
 use super::world::{Ledger, Phase, World};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use abi::image::WINDOW_BASE;
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -152,7 +152,7 @@ impl Stage {
                 (open.entry, open.entered, open.returned, open.faults).hash(&mut hash);
             }
             // The tables hold nothing but places.
-            for page in 0..if pal.frames.is_none() { 0 } else { 64 } {
+            for page in 0..if pal.frames.vmcb == Hpa(0) { 0 } else { 64 } {
                 let place = pal.frames.resolve(mem, Gva(WINDOW_BASE + page * PAGE_SIZE));
                 place.map(|(frame, _)| self.contents(frame).digest).hash(&mut hash);
             }

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::failed;
 use super::machine::*;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 
 #[test]
 fn a_stranger_gets_nothing_even_with_the_handle_or_the_token() {

@@ -6,7 +6,7 @@
 
 use super::super::*;
 use super::machine::{empty_header, section};
-use crate::addr::PAGE_SIZE;
+use crate::addr::{Hpa, PAGE_SIZE};
 use crate::asid::Asids;
 use crate::memory::TestMemory;
 use abi::image::{self, Entry, HEADER_SIZE, Header, arg, kind};

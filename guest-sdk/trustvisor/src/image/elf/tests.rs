@@ -102,7 +102,7 @@ impl Builder {
 
 fn rule(result: Result<Vec<u8>, ElfError>) -> &'static str {
     match result {
-        Err(ElfError::Malformed(malformed)) => malformed.0,
+        Err(ElfError::Malformed(rule)) => rule,
         other => panic!("{other:?}"),
     }
 }
