@@ -5,6 +5,8 @@
 //!
 //! Both find all of it after a TrustVisor that does not wipe.
 
+#[path = "reset/button.rs"]
+mod button;
 #[path = "reset/fingerprints.rs"]
 mod fingerprints;
 #[path = "reset/kernels.rs"]

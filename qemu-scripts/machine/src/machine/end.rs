@@ -47,6 +47,12 @@ impl Machine {
         let medium = next.iso(&folder)?;
         let change = json!({ "device": DRIVE, "filename": medium, "format": "raw", "force": true });
         self.monitor_command("blockdev-change-medium", change)?;
+        self.reset_anyway()?;
+        self.go_on()
+    }
+
+    /// Presses the reset button of a machine that would stop there, and waits until it is done. If it stands still, it does so afterwards.
+    pub fn reset_anyway(&self) -> Result<()> {
         self.monitor_command("set-action", json!({ "reboot": "reset" }))?;
         let before = self.resets()?;
         self.reset()?;
@@ -56,7 +62,7 @@ impl Machine {
             ensure!(Instant::now() < deadline, "no reset (log: {})", self.log().display());
             thread::sleep(Duration::from_millis(10));
         }
-        self.go_on()
+        Ok(())
     }
 
     /// What its TPM loses without power, as swtpm keeps it: PCRs are in there as they are. Only while the machine is stopped; at the next

@@ -70,6 +70,8 @@ const WAYS: &[Way] = &[
         // SAFETY: the machine goes on with another kernel, which is what is tried.
         system("reboot", unsafe { libc::reboot(libc::RB_KEXEC) }).map(drop)
     }),
+    // Somebody else presses it.
+    ("button", || bail!("nobody pressed it")),
     // Where the hypervisor has this bug (the mutation `reachable-panic`).
     ("hypervisor-bug", || {
         let (_, status) = raw(0x6275, NO_HANDLE, &[]);
