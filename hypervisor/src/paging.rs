@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(at(text + 0x4000), None, "guard page");
         assert_eq!(at(text + 0x6fff), Some((0x3002_6fff, true, false)));
         assert_eq!(at(RESERVE_VA), None, "the SLB's code is done");
-        assert_eq!(at(RESERVE_VA + SLB_COMMANDS), Some((0x3000_c000, false, false)));
+        assert_eq!(at(RESERVE_VA + SLB_COMMANDS), Some((0x3000_0000 + SLB_COMMANDS, false, false)));
         assert_eq!(at(PHYS_VA + 0x1234_5678), Some((0x1234_5678, true, false)));
         assert_eq!(at(PHYS_VA + (4 << 30)), Some((4 << 30, true, false)));
         assert_eq!(at(PHYS_VA + (5 << 30)), None);

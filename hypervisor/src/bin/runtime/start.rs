@@ -63,33 +63,15 @@ pub extern "C" fn main(handover: &'static Handover) -> ! {
             let end = processor::run(hv, machine.cpu, machine.os_state, MutexGuard::leak(OS_FPU.lock()));
             leave(hv.pals.mem, handover, end)
         }
-        Err(reason) => {
-            serial::say(format_args!("refused: {reason}"));
-            serial::stopped();
-            forget(halt, [0; 3])
-        }
+        Err(reason) => refuse(reason),
     }
 }
 
-/// Why the runtime does not start the OS.
-pub enum Refusal {
-    Machine(&'static str),
-    Tpm(hypervisor::tpm::Error),
-}
-
-impl From<&'static str> for Refusal {
-    fn from(rule: &'static str) -> Self {
-        Self::Machine(rule)
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Machine(rule) => f.write_str(rule),
-            Self::Tpm(error) => write!(f, "the TPM fails: {error}"),
-        }
-    }
+/// Says why the runtime does not start the OS, and stops.
+pub fn refuse(reason: impl fmt::Display) -> ! {
+    serial::say(format_args!("refused: {reason}"));
+    serial::stopped();
+    forget(halt, [0; 3])
 }
 
 /// What the OS runs on.
@@ -103,7 +85,7 @@ struct Machine {
 
 /// Sets everything up but for SVM itself. In a frame of its own, which is wiped.
 #[inline(never)]
-fn start(handover: &'static Handover) -> Result<Machine, Refusal> {
+fn start(handover: &'static Handover) -> Result<Machine, &'static str> {
     let info = &handover.info;
     let features = features();
     let (reserve, ram) = check(info, features.phys_bits)?;
@@ -180,7 +162,7 @@ fn info_flags(handover: &Handover) -> u32 {
 }
 
 /// The loader's record again, and the division of the reserve.
-fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap<'_>), Refusal> {
+fn check(info: &LaunchInfo, phys_bits: u32) -> Result<(Reserve, RamMap<'_>), &'static str> {
     // The SLB's tables, through which this runs, lie in what the processor started: the record must agree with it.
     let own_base = Cr3::read().0.start_address().as_u64() - SLB_TABLES;
     let ram = check::record(info, own_base, platform::read(check::TOP_MEM))?;

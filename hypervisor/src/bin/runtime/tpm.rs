@@ -3,7 +3,7 @@
 //! Guarantees: the root is opened or made before PCR 19 is extended, and from then on its blob is shut; PCR 19 holds the identity keys
 //! of this launch and the separator, nothing else; the localities are given back.
 
-use crate::start::Refusal;
+use crate::start::refuse;
 use abi::{CountersState, Digests, Extends, RootState};
 use hypervisor::addr::PAGE_SIZE;
 use hypervisor::launch::{Handover, NO_TPM};
@@ -38,6 +38,10 @@ type HardwareTpm = Tpm<Tis<Mmio, TscClock>>;
 /// What became of the root and of the counters.
 pub type States = (RootState, CountersState);
 
+fn fails<T>(error: tpm::Error) -> T {
+    refuse(format_args!("the TPM fails: {error}"))
+}
+
 /// Hands the secrets on to be published. In a frame of its own, which is wiped: they go over the stack on their way.
 #[inline(never)]
 pub fn with_secrets(
@@ -45,20 +49,20 @@ pub fn with_secrets(
     mem: DirectMap,
     clock: TscClock,
     publish: impl FnOnce(MicroTpm, States, Blobs, Extends),
-) -> Result<(), Refusal> {
+) -> Result<(), &'static str> {
     let mut blobs = Blobs { root: Blob::new(), key: Blob::new() };
     let mut quoting = Hasher::measurement();
     quoting.update(QUOTING_PAL);
     let quoting = quoting.finish();
     let open = |locality| match handover.tpm_family {
-        NO_TPM => Ok(None),
-        _ => open_tpm(mem, clock, locality).map(Some).map_err(Refusal::Tpm),
+        NO_TPM => None,
+        _ => Some(open_tpm(mem, clock, locality).unwrap_or_else(fails)),
     };
-    let (mut secrets, states) = secrets(handover, open(1)?, clock, &quoting, &mut blobs.root)?;
+    let (mut secrets, states) = secrets(handover, open(1), clock, &quoting, &mut blobs.root)?;
     log::info!("root: {:?}, counters: {:?}", states.0, states.1);
     identify(handover, &mut secrets, quoting, &mut blobs.key);
     let mut extends = handover.extends;
-    extend_identity(open(2)?, &secrets.identity, &mut extends).map_err(Refusal::Tpm)?;
+    extend_identity(open(2), &secrets.identity, &mut extends).unwrap_or_else(fails);
     publish(secrets, states, blobs, extends);
     Ok(())
 }
@@ -84,7 +88,7 @@ fn secrets(
     clock: TscClock,
     quoting: &Digests,
     blob: &mut Blob,
-) -> Result<(MicroTpm, States), Refusal> {
+) -> Result<(MicroTpm, States), &'static str> {
     let seeded = |more: &[u8]| {
         Random::seeded(|| RdRand::new()?.get_u64(), more)
             .ok_or("the processor's random number generator (RDRAND) does not work")
@@ -118,7 +122,7 @@ fn secrets(
         Ok((Counting::new(counters, auth, clock.ms()), launches))
     });
     if let Some(tpm) = tpm {
-        tpm.close().map_err(Refusal::Tpm)?;
+        tpm.close().unwrap_or_else(fails);
     }
     let (state_of_counters, counting, launches) = match counters {
         Ok((counting, launches)) => (CountersState::Ready, Some(counting), launches),
