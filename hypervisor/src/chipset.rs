@@ -4,6 +4,7 @@
 use crate::addr::{Hpa, PAGE_SIZE};
 use crate::ioports::Ports;
 use crate::launch::ensure;
+use crate::npt::IO_APIC;
 use crate::pci;
 use core::ops::Range;
 
@@ -49,8 +50,8 @@ const FW_CFG_DMA: Range<u16> = 0x514..0x51c;
 const MOVED: &str = "the chipset's registers are at an unusual address";
 
 impl Chipset {
-    /// Looks which it is.
-    pub fn find(ports: &impl Ports) -> Result<Self, &'static str> {
+    /// Looks which it is. `register` reads one in memory.
+    pub fn find(ports: &impl Ports, register: impl Fn(u32) -> u32) -> Result<Self, &'static str> {
         let maker = pci::read(ports, SMBUS, 0);
         if matches!(maker & 0xffff, AMD | ATI) {
             let word = |first: u32| {
@@ -60,23 +61,26 @@ impl Chipset {
                 })
             };
             let address = |first| word(first + 2) << 16 | word(first);
-            // Numbers of AcpiPm1CntBlk, a port, and where the watchdog is, by generation: SB600 and SB700; SB800 to Bolton; what came after.
+            // AcpiPm1CntBlk, a port, and where the watchdog is, by generation: SB600 and SB700; what came after Bolton, whose index port may be off;
+            // SB800 to Bolton.
             let (sleep, watchdog) = match (maker >> 16, pci::read(ports, SMBUS, REVISION) & 0xff) {
-                (0x4385, ..0x40) => (0x22, address(0x6c)),
-                (0x780b, 0x41..) | (0x790b, 0x49..) => (0x62, WATCHDOG),
+                (0x4385, ..0x40) => (word(0x22), address(0x6c)),
+                (0x780b, 0x41..) | (0x790b, 0x49..) => (register(REGISTERS + 0x360) >> 16, WATCHDOG),
                 _ => {
                     let moved = address(0x24);
                     ensure(moved & 1 == 0 || moved & !0xffc == REGISTERS | 1, MOVED)?;
-                    (0x62, address(0x48))
+                    (word(0x62), address(0x48))
                 }
             };
+            ensure((1..0xfffe).contains(&sleep), MOVED)?;
             let spi = pci::read(ports, LPC_BRIDGE, SPI_BASE);
-            let page = |base: u32| {
-                let start = Hpa(base.into()).page().0;
-                start..start + PAGE_SIZE
+            // Nothing is there; or what is written to the I/O APIC is looked at anyway.
+            let page = |base: u32| match Hpa(base.into()).page() {
+                Hpa(0) | IO_APIC => 0..0,
+                Hpa(start) => start..start + PAGE_SIZE,
             };
             return Ok(Self {
-                sleep: word(sleep) as u16,
+                sleep: sleep as u16,
                 dropped: [DATA..DATA + 1, 0..0],
                 registers: [page(REGISTERS), page(spi)],
                 watchdog: page(watchdog),
@@ -84,6 +88,7 @@ impl Chipset {
         }
         if pci::read(ports, LPC, 0) == ICH9 {
             let base = pci::read(ports, LPC, PMBASE) as u16 & 0xff80;
+            ensure(base < 0xff80, MOVED)?;
             let dropped = [base + TCO.start..base + TCO.end, FW_CFG_DMA];
             return Ok(Self { sleep: base + PM1_CNT, dropped, ..Self::default() });
         }

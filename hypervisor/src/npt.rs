@@ -77,8 +77,8 @@ fn page_at(page: Hpa) -> Range<u64> {
 /// Tables that [`build`] takes at most, for sizing the area.
 pub fn tables(phys_bits: u32) -> u64 {
     // Root, constant page, hidden table; a PDPT for each 512 GiB; PDs for the watchdog, the reserve (it may
-    // cross a GiB) and the devices; PTs for the watchdog and the devices; both for each IOMMU.
-    let own = 3 + 4 + 3 + 2 * MAX_IOMMUS as u64;
+    // cross a GiB) and the devices; PTs for the watchdog and the devices; both for the SPI controller and each IOMMU.
+    let own = 3 + 4 + 5 + 2 * MAX_IOMMUS as u64;
     own + (1u64 << (phys_bits.min(MAX_PHYS_BITS).saturating_sub(39))) + pci::TABLES
 }
 

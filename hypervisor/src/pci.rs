@@ -94,10 +94,12 @@ pub fn drops_write(ports: &impl Ports) -> bool {
 /// All functions that there can be.
 pub const FUNCTIONS: usize = 1 << 16;
 
-/// The functions of the devices that are there.
+/// The functions of the devices that are there, and all of the first bus, where some have no function 0.
 pub fn functions(ports: &impl Ports) -> impl Iterator<Item = u32> {
-    let devices = (0..FUNCTIONS as u32).step_by(8);
-    devices.filter(|device| read(ports, *device, IDENTITY) != ABSENT).flat_map(|device| device..device + 8)
+    const FIRST_BUS: u32 = 1 << 8;
+    let devices = (FIRST_BUS..FUNCTIONS as u32).step_by(8);
+    let there = devices.filter(|device| read(ports, *device, IDENTITY) != ABSENT);
+    (0..FIRST_BUS).chain(there.flat_map(|device| device..device + 8))
 }
 
 /// The register where a function's capability begins (PCI 3.0, 6.7) whose header is `kind` in the bits of `mask`.

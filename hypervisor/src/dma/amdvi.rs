@@ -20,7 +20,7 @@ const BASE_ENABLED: u32 = 1 << 0;
 
 /// Bytes of the registers, and with performance counters (3.4).
 pub const REGISTERS: u64 = 0x4000;
-const WITH_COUNTERS: u64 = 0x8_0000;
+pub const WITH_COUNTERS: u64 = 0x8_0000;
 
 /// Registers (3.4).
 mod register {

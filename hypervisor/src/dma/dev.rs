@@ -21,8 +21,8 @@
 //!    bitmaps close the start of the reserve, which is never open between. From then on the whole reserve is closed, and only from then on
 //!    anything is put above its start, or the block used for something else.
 //!
-//! Relies on the northbridges being where they can only be, and on the bitmap's being written by processors alone, through their caches
-//! (the northbridge asks them: 15.24.2). Families 15h and 16h have kept SL_DEV and no more of it. What was refused stands in registers
+//! Relies on the northbridges being where they can only be, and on the bitmap's being written by processors alone (the northbridge asks
+//! their caches: 15.24.2). Families 15h and 16h have kept SL_DEV and no more of it. What was refused stands in registers
 //! that nobody reads here (15.24.7).
 
 use super::NOTHING;

@@ -88,7 +88,7 @@ pub fn close(
     };
     // First a small table, in the block, closes memory to some devices by its entries, to all others by having none for them. While SKINIT
     // protects the block, IOMMUs cannot read it either, and what they cannot read is closed; they forget what they knew by commands
-    // from elsewhere, which no device changes, for none is at work: so nothing is open between.
+    // from elsewhere, which no PCI device changes, for none is at work: so nothing is open between.
     set(DEVICE_TABLE_OFFSET, SLB_DEVICE_TABLE, PAGE_SIZE)?;
     release()?;
     set(SLB_COMMANDS, SLB_DEVICE_TABLE, PAGE_SIZE)?;

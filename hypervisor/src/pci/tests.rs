@@ -96,8 +96,16 @@ fn devices_are_stopped() {
     let at = |address: u32| address & !0xff | COMMAND;
     let there: Vec<u32> = machine.registers.keys().map(|address| at(*address)).collect();
     machine.registers.extend(there.into_iter().map(|address| (address, 0x0290_0547)));
+    // Without a function 0.
+    machine.registers.extend([(0x8000_9200, 0x4396_1002), (0x8000_9204, 7), (0x8000_9208, 0x0c03_2000)]);
     stop_devices(&machine);
-    let stopped = [(0x8000_0804, 0x543), (0x8000_0904, 0x543), (0x8000_a004, 0x543), (0x8002_0004, 0x543)];
+    let stopped = [
+        (0x8000_9204, 3),
+        (0x8000_0804, 0x543),
+        (0x8000_0904, 0x543),
+        (0x8000_a004, 0x543),
+        (0x8002_0004, 0x543),
+    ];
     let all: BTreeMap<_, _> = stopped.into_iter().chain([(0x8040_0804, 0x540)]).collect();
     assert_eq!(machine.writes.borrow().iter().copied().collect::<BTreeMap<_, _>>(), all);
     assert_eq!(machine.writes.borrow().len(), all.len());

@@ -1,5 +1,5 @@
 //! The other processors: they are in INIT, where they take no interrupt, NMI or SMI, and stay there. Only a start-up message would bring
-//! one out, and the guest can send none: its writes of commands are filtered ([`hypervisor::lapic`]), and so are the messages of devices.
+//! one out, and the guest can send none: its writes of commands are filtered ([`hypervisor::lapic`]), and so are, by an IOMMU, the messages of devices.
 //! So none runs on what whoever was here before had left in its own registers.
 
 use hypervisor::addr::Hpa;

@@ -91,10 +91,10 @@ fn start(handover: &'static Handover) -> Result<Machine, &'static str> {
     let (reserve, ram) = check(info, features.phys_bits)?;
     let config = MutexGuard::leak(CONFIG_SPACE.lock());
     platform::check(reserve, &ram, &features, config)?;
-    let chipset = Chipset::find(&PORTS)?;
     // SAFETY: the SLB's tables map the low 4 GiB by identity, and the reserve lies below; the runtime's own memory is at its
-    // start, and only what lies above `RUNTIME_END`, and registers of IOMMUs, are touched through this map.
+    // start, and only what lies above `RUNTIME_END`, and registers of IOMMUs and the chipset, are touched through this map.
     let early = unsafe { DirectMap::new(0, 4 << 30) };
+    let chipset = Chipset::find(&PORTS, |at| early.read_u32(Hpa(at.into())))?;
     let mut area = TableArea::new(early, reserve.base + TABLES_OFFSET, reserve.pool);
     let top = Hpa(ram.end().0.max(4 << 30).next_multiple_of(HUGE_PAGE));
     let iommus = dma::registers(early, info)?;

@@ -135,7 +135,7 @@ fn nothing_is_left_of_what_it_knew() {
         assert!((0..1 << 16).all(|device| model.entry(device) == Some(CLOSED)));
         assert!(model.interrupts.borrow().is_empty());
         assert_eq!((model.get(EXCLUSION_BASE), model.get(EXCLUSION_LIMIT)), (0, 0));
-        assert_eq!(model.get(CONTROL), TRANSLATE | COHERENT | LOG, "no commands, nothing else");
+        assert_eq!(model.get(CONTROL), 3 | COHERENT | LOG, "tunnels as well; no commands, nothing else");
         // And so once more, when all have been used.
         fill(memory.map(), TABLE, PAGES * PAGE_SIZE, theirs);
         iommu.set(memory.map(), WORK, TABLE, PAGES).unwrap();

@@ -127,6 +127,21 @@ fn long_buffers_in_slices() {
     assert_eq!(reported(&mut m, handle), expected);
 }
 
+/// What is not there is asked for when a token is out already: the call goes on with it.
+#[test]
+fn a_page_that_is_missing_after_a_slice() {
+    let mut m = Machine::new();
+    let handle = m.register_with(&[INTS, BUFFERS]);
+    m.map(BUFFER + 2 * PAGE_SIZE, 0, 0);
+    let args = [BUFFER, 5000, BUFFER, 9, BUFFER + 2 * PAGE_SIZE, 3];
+    let Err(Stop::Again(token)) = m.one(What::CallAttested(handle, 1, args)) else { panic!("no slice") };
+    let outcome = m.one(What::Resume(token));
+    let Err(Stop::Fault { token: Some(token), .. }) = outcome else { panic!("{outcome:?}") };
+    m.map(BUFFER + 2 * PAGE_SIZE, 0x19_2000, 0x67);
+    assert_eq!(m.all(What::Resume(token), OWNER), OK);
+    assert_eq!(reported(&mut m, handle).len(), 32);
+}
+
 /// A call that never began leaves nothing behind that would attest the next one.
 #[test]
 fn a_call_that_did_not_begin_is_not_attested() {
