@@ -30,7 +30,7 @@ pub const RESERVE_VA: u64 = 0xffff_ffff_8000_0000;
 /// Size of the block that SKINIT protects.
 pub const SLB_SIZE: u64 = 0x1_0000;
 /// The measured part of the SLB ends here at the latest.
-pub const SLB_MAX_LENGTH: u64 = 0x8800;
+pub const SLB_MAX_LENGTH: u64 = 0x8c00;
 /// The SLB's page tables.
 pub const SLB_TABLES: u64 = 0x9000;
 /// A page for a device table, which is too small for all devices, and under SKINIT's protection; or for bits of a DEV's bitmap.
