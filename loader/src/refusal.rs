@@ -71,7 +71,9 @@ pub enum Lack {
     #[error("no TPM found (tpm=none goes without one: no attestation)")]
     Tpm,
     /// A TPM answers, but not as a FIFO.
-    #[error("the TPM has the CRB interface only, TIS is needed (with it off in the firmware, tpm=none goes without one: no attestation)")]
+    #[error(
+        "the TPM has the CRB interface only, TIS is needed (with it off in the firmware, tpm=none goes without one: no attestation)"
+    )]
     TpmInterface,
 }
 
