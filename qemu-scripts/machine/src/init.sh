@@ -27,9 +27,11 @@ shell)
 serve)
     stty -echo
     echo "guest: ready"
+    count=0
     while read -r line; do
+        count=$((count + 1))
         sh -c "$line"
-        echo "guest: exit $?"
+        echo "guest: command $count exits $?"
     done
     ;;
 *)

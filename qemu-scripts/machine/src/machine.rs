@@ -40,6 +40,9 @@ pub struct Machine {
     console: Console,
     /// Index of the console's first line that [`Machine::wait_for`] has not passed.
     next: Mutex<usize>,
+    /// How many lines were typed since the guest was ready: it numbers what it answers, so that nobody takes the end of an earlier
+    /// command for the one that is waited for.
+    typed: Mutex<u32>,
     monitor: Mutex<Qmp>,
     qemu: Arc<Mutex<Process>>,
     // Dropped in this order, after QEMU was killed.
@@ -74,6 +77,7 @@ impl Machine {
             log: parts.log,
             console: parts.console,
             next: Mutex::new(0),
+            typed: Mutex::new(0),
             monitor: Mutex::new(parts.monitor),
             qemu,
             _watchdog: watchdog,
@@ -106,6 +110,7 @@ impl Machine {
 
     /// Types a line.
     pub fn send(&self, line: &str) -> Result<()> {
+        *lock(&self.typed) += 1;
         self.send_bytes(format!("{line}\n").as_bytes())
     }
 
@@ -116,19 +121,21 @@ impl Machine {
 
     /// Waits until the guest takes commands ([`crate::Boot::run`] with `serve`, the default).
     pub fn wait_until_ready(&self) -> Result<()> {
-        self.wait_for("guest: ready", Duration::from_secs(120)).map(drop)
+        self.wait_for("guest: ready", Duration::from_secs(120))?;
+        *lock(&self.typed) = 0;
+        Ok(())
     }
 
     /// Runs a shell command in a guest that is ready.
     pub fn command(&self, command: &str, limit: Duration) -> Result<Output> {
-        const EXIT: &str = "guest: exit ";
         let mut next = lock(&self.next);
         let from = self.console.count();
         self.send(command)?;
+        let exits = format!("guest: command {} exits ", *lock(&self.typed));
         let (index, line) =
-            self.console.wait(from, EXIT, limit).map_err(|why| self.failure(command, &why))?;
+            self.console.wait(from, &exits, limit).map_err(|why| self.failure(command, &why))?;
         *next = index + 1;
-        let (before, code) = line.text.split_once(EXIT).context("the pattern is in the line")?;
+        let (before, code) = line.text.split_once(&exits).context("the pattern is in the line")?;
         let code = code.trim().parse().with_context(|| format!("{:?}: not an exit status", line.text))?;
         let mut lines: Vec<_> = self.console.lines()[from..index].iter().map(|l| l.text.clone()).collect();
         if !before.is_empty() {
