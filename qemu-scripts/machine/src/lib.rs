@@ -31,6 +31,7 @@ pub mod skinit;
 mod srk;
 mod tpm;
 mod tpm_tools;
+mod turn;
 
 pub use boot::{Accel, Boot, Module, Multiboot, VIRTIO_BY_IOMMU};
 pub use build::{
@@ -48,3 +49,4 @@ pub use process::{Process, run_shown, say};
 pub use release::manifest;
 pub use tpm::{Family, manufacture};
 pub use tpm_tools::tpm_tools;
+pub use turn::{ALL, is_turn};

@@ -1,23 +1,22 @@
 //! Suite `model`: with each of the [`machine::mutations`], a check, wipe or flush less, some unit test of the hypervisor must fail.
 //!
-//! There are many: a commit tries a twelfth of them, the next commit the next twelfth.
+//! There are many: each commit tries those whose turn it is.
 //!
 //! A mutation that does not compile proves nothing and fails the suite, and so does one whose text is no longer in the code. A test
 //! that hangs is ended at its time limit and counts as one that noticed. Mutations that only a system test can notice are left
 //! to that test, which builds them itself.
 
-use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
 use anyhow::{Result, bail, ensure};
-use machine::{Mutation, Trial, Verdict, mutations, root, say};
+use machine::{Mutation, Trial, Verdict, is_turn, mutations, say};
 
 /// Copies of the workspace that are built and tested at the same time.
 const WORKERS: usize = 2;
 
 /// Commits that try all mutations together.
-const TURNS: usize = 12;
+const TURNS: usize = 36;
 
 pub(crate) fn run(every: bool) -> Result<()> {
     let all = mutations()?;
@@ -29,8 +28,8 @@ pub(crate) fn run(every: bool) -> Result<()> {
         println!("model: {} is left to {}", mutation.name, mutation.shown_by().unwrap_or_default());
     }
     let known = here.len();
-    let (first, step) = if every { (0, 1) } else { (commits() % TURNS, TURNS) };
-    let here: Vec<_> = here.into_iter().skip(first).step_by(step).collect();
+    let turn = |(index, _): &(usize, _)| every || is_turn(*index, TURNS);
+    let here: Vec<_> = here.into_iter().enumerate().filter(turn).map(|(_, mutation)| mutation).collect();
     let count = here.len();
     say(format_args!("{count} of {known} mutations, each to be noticed by a unit test"));
     let waiting = Mutex::new(here.into_iter());
@@ -46,14 +45,6 @@ pub(crate) fn run(every: bool) -> Result<()> {
     println!("model: {} of {count} mutations noticed", count - failed.len());
     ensure!(failed.is_empty(), "not noticed, or not shown to be: {}", failed.join(", "));
     Ok(())
-}
-
-/// How many commits there are; 0 where that is not known.
-fn commits() -> usize {
-    let mut command = Command::new("git");
-    command.args(["rev-list", "--count", "HEAD"]).current_dir(root());
-    let output = command.output();
-    output.ok().and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Tries mutations until none is left; returns the names of those that were not noticed.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
-use machine::{root, run_shown, say, target_dir};
+use machine::{ALL, root, run_shown, say, target_dir};
 
 use crate::{fuzz, mutants, tcb};
 
@@ -15,14 +15,14 @@ pub(crate) struct Arguments {
     #[arg(value_enum)]
     suites: Vec<Suite>,
     /// How long suite fuzz gives each of its targets
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     fuzz: u64,
     /// How many PALs suite soak registers, calls and kills
     #[arg(long, value_name = "CYCLES", default_value_t = 500)]
     soak: u64,
-    /// Suite model tries every mutation, not the twelfth whose turn it is with this commit
+    /// Try all of what goes by turns, a part with each commit: mutations (suite model), ways to lose control (suite reset)
     #[arg(long)]
-    all_mutations: bool,
+    all: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,10 +106,13 @@ impl Suite {
             Self::Guest => system("guest", &[]),
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
-            Self::Reset => system("reset", &[]),
+            Self::Reset => {
+                let all = [(ALL, String::new())];
+                system("reset", if arguments.all { &all } else { &[] })
+            }
             Self::Dma => system("dma", &[]),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
-            Self::Model => mutants::run(arguments.all_mutations),
+            Self::Model => mutants::run(arguments.all),
             Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),
         }
     }
