@@ -17,7 +17,6 @@ mod sleep;
 mod trial;
 
 use anyhow::{Result, bail, ensure};
-use machine::is_turn;
 use std::sync::LazyLock;
 use trial::{Build, Trial, boot};
 
@@ -91,22 +90,13 @@ fn nothing_is_left(way: &str, wanted: End) -> Result<()> {
     wrong.result(way)
 }
 
-/// Commits that try all ways together.
-const TURNS: usize = 3;
-
 macro_rules! ways {
-    ($($test:ident: $way:literal, $end:ident;)*) => {
-        const WAYS: &[&str] = &[$($way),*];
-
-        $(#[test]
+    ($($test:ident: $way:literal, $end:ident;)*) => {$(
+        #[test]
         fn $test() -> Result<()> {
-            if WAYS.iter().position(|way| *way == $way).is_some_and(|index| !is_turn(index, TURNS)) {
-                println!("reset: {}: another commit's turn", $way);
-                return Ok(());
-            }
             nothing_is_left($way, $end)
-        })*
-    }
+        }
+    )*}
 }
 
 ways! {

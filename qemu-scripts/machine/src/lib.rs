@@ -49,4 +49,4 @@ pub use process::{Process, run_shown, say};
 pub use release::manifest;
 pub use tpm::{Family, manufacture};
 pub use tpm_tools::tpm_tools;
-pub use turn::{ALL, is_turn};
+pub use turn::is_turn;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
-use machine::{ALL, root, run_shown, say, target_dir};
+use machine::{is_turn, root, run_shown, say, target_dir};
 
 use crate::{fuzz, mutants, tcb};
 
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// How many PALs suite soak registers, calls and kills
     #[arg(long, value_name = "CYCLES", default_value_t = 500)]
     soak: u64,
-    /// Try all of what goes by turns, a part with each commit: mutations (suite model), ways to lose control (suite reset)
+    /// Try all of what goes by turns, a part with each commit: the tests of suites tpm and reset, the mutations of suite model
     #[arg(long)]
     all: bool,
 }
@@ -102,14 +102,11 @@ impl Suite {
         match self {
             Self::Host => host(),
             Self::Launch => system("launch", &[]),
-            Self::Tpm => system("tpm", &[]),
+            Self::Tpm => by_turns("tpm", 2, arguments.all),
             Self::Guest => system("guest", &[]),
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
-            Self::Reset => {
-                let all = [(ALL, String::new())];
-                system("reset", if arguments.all { &all } else { &[] })
-            }
+            Self::Reset => by_turns("reset", 3, arguments.all),
             Self::Dma => system("dma", &[]),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
             Self::Model => mutants::run(arguments.all),
@@ -146,18 +143,45 @@ fn host() -> Result<()> {
 }
 
 fn system(test: &str, environment: &[(&str, String)]) -> Result<()> {
+    cargo(&format!("system tests: {test}"), &system_tests(test), environment)
+}
+
+fn system_tests(test: &str) -> [&str; 8] {
     // Two machines at a time, at most.
-    let arguments =
-        ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=2"];
-    cargo(&format!("system tests: {test}"), &arguments, environment)
+    ["test", "-p", "trustvisor-tests", "--test", test, "--", "--nocapture", "--test-threads=2"]
+}
+
+/// A suite that takes long: each commit runs a part of its tests, so many commits all of them.
+fn by_turns(test: &str, turns: usize, all: bool) -> Result<()> {
+    if all {
+        return system(test, &[]);
+    }
+    let mut list = cargo_command(&["test", "-q", "-p", "trustvisor-tests", "--test", test, "--", "--list"])?;
+    list.stderr(std::process::Stdio::inherit());
+    let list = list.output()?;
+    ensure!(list.status.success(), "the tests of suite {test} cannot be listed");
+    let list = String::from_utf8(list.stdout)?;
+    let tests: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let turn: Vec<_> =
+        tests.iter().enumerate().filter(|(at, _)| is_turn(*at, turns)).map(|(_, test)| *test).collect();
+    ensure!(!turn.is_empty(), "suite {test} has no tests");
+    say(format_args!("{} of {} tests, by turns (--all for all)", turn.len(), tests.len()));
+    let arguments = [&system_tests(test)[..], &["--exact"], &turn].concat();
+    cargo(&format!("system tests: {test}"), &arguments, &[])
 }
 
 /// Runs cargo, and shows what it says.
 pub(crate) fn cargo(what: &str, arguments: &[&str], environment: &[(&str, String)]) -> Result<()> {
     say(format_args!("{what}: cargo {}", arguments.join(" ")));
+    let mut command = cargo_command(arguments)?;
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    run_shown(what, command, LIMIT)
+}
+
+fn cargo_command(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(root()).args(arguments).env("CARGO_TARGET_DIR", target_dir());
     // The guest's programs include them.
-    command.envs(machine::pal_images()?).envs(environment.iter().map(|(name, value)| (name, value)));
-    run_shown(what, command, LIMIT)
+    command.envs(machine::pal_images()?);
+    Ok(command)
 }
