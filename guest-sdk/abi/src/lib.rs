@@ -110,6 +110,10 @@ pub mod number {
     pub const COUNTER_INCREMENT: u16 = 0x89;
 }
 
+/// Set in the number of a counter that begins at 0 with each launch: it counts at once, and the hardware TPM knows nothing of it. It is
+/// never taken back before the next launch, whoever is killed or registered; each takes one of 16 places.
+pub const LAUNCH_COUNTER: u64 = 1 << 63;
+
 /// Most bytes that [`number::RANDOM`] gives at a time.
 pub const MAX_RANDOM: usize = 512;
 

@@ -4,6 +4,8 @@
 //! machine's 15 places at its first increment, for ever. An increment waits for the hardware TPM (tens of milliseconds), which wears by
 //! it: all programs together have 256 of them since the launch, and one more for each 10 minutes. Count what is rare, as tries of a password.
 //!
+//! Beside them there are counters of this launch ([`launch`]), which cost nothing and begin at 0 with the next.
+//!
 //! ```ignore
 //! let version = counter::increment(0)?;         // counts, and then
 //! seal(&[&version.to_le_bytes(), state].concat(), &Policy::this_pal()?, &mut blob)?;
@@ -30,4 +32,20 @@ pub fn read(number: u64) -> Result<u64, Status> {
 pub fn increment(number: u64) -> Result<u64, Status> {
     // SAFETY: COUNTER_INCREMENT takes no address.
     unsafe { hypercall(number::COUNTER_INCREMENT, [number, 0, 0, 0, 0]) }
+}
+
+/// Counters that begin at 0 with each launch. What is counted in one is not taken back before the next launch, whoever kills the
+/// application or registers S again. The machine has 16 places for them.
+pub mod launch {
+    use abi::{LAUNCH_COUNTER, Status};
+
+    /// What a counter has come to; 0 before its first increment. [`Status::Unsupported`] as for the lasting ones.
+    pub fn read(number: u64) -> Result<u64, Status> {
+        super::read(number | LAUNCH_COUNTER)
+    }
+
+    /// One more, at once; what the counter has come to. [`Status::TooMany`]: all places are taken.
+    pub fn increment(number: u64) -> Result<u64, Status> {
+        super::increment(number | LAUNCH_COUNTER)
+    }
 }

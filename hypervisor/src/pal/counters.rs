@@ -4,6 +4,8 @@
 //! two commands of the OS; nobody waits for the TPM here: whoever comes by looks how far it is ([`Pals::commit`]), S's caller by
 //! continuing the call in which S is frozen, and the processor at its next interrupts, should S's caller stay away.
 //!
+//! Counters of the launch ([`abi::LAUNCH_COUNTER`]) are a table of the same kind that nobody keeps.
+//!
 //! What a command that got no answer has done is not known. It wrote the value that the next one writes again, so the counter in the
 //! TPM is never behind the one here, and one ahead of it at most.
 
@@ -11,7 +13,7 @@ use super::{Hardware, Pal, Pals};
 use crate::asid::Incarnation;
 use crate::tpm::Transport;
 use crate::tpm::nv::{Auth, receive_written, write_command};
-use abi::Status;
+use abi::{LAUNCH_COUNTER, Status};
 use core::sync::atomic::Ordering;
 use utpm::{Counters, Increment};
 use zeroize::Zeroizing;
@@ -29,6 +31,8 @@ const SPACING_MS: u64 = 600_000;
 /// The counters, and the increment under way.
 pub struct Counting {
     counters: Counters,
+    /// Those of this launch.
+    launch: Counters,
     auth: Zeroizing<Auth>,
     commit: Option<Commit>,
     /// Increments that the TPM was given since then.
@@ -60,7 +64,8 @@ enum Stage {
 
 impl Counting {
     pub fn new(counters: Counters, auth: Zeroizing<Auth>, now_ms: u64) -> Self {
-        Self { counters, auth, commit: None, begun: 0, since_ms: now_ms }
+        let launch = Counters::new(&[0; Counters::SIZE]);
+        Self { counters, launch, auth, commit: None, begun: 0, since_ms: now_ms }
     }
 
     /// One look at the increment under way. False: there is none.
@@ -124,7 +129,9 @@ impl Pals {
     pub(super) fn counter_read(&self, pal: &Pal) -> Result<u64, Status> {
         let counting = self.tpm.counting.lock();
         let counting = counting.as_ref().ok_or(Status::Unsupported)?;
-        Ok(counting.counters.read(&pal.pcrs.measurement().sha256, pal.regs.rdi))
+        let number = pal.regs.rdi;
+        let table = if number & LAUNCH_COUNTER == 0 { &counting.counters } else { &counting.launch };
+        Ok(table.read(&pal.pcrs.measurement().sha256, number))
     }
 
     /// `COUNTER_INCREMENT`; None while S has to wait.
@@ -133,6 +140,9 @@ impl Pals {
         pal: &Pal,
         hardware: &mut impl Hardware,
     ) -> Option<Result<u64, Status>> {
+        if pal.regs.rdi & LAUNCH_COUNTER != 0 {
+            return Some(self.launch_increment(pal));
+        }
         if self.commit(hardware) {
             return None;
         }
@@ -162,5 +172,14 @@ impl Pals {
         counting.commit = Some(Commit { pal, increment, stage: Stage::Asked, since_ms: now_ms });
         self.committing.store(true, Ordering::Relaxed);
         None
+    }
+
+    fn launch_increment(&self, pal: &Pal) -> Result<u64, Status> {
+        let mut counting = self.tpm.counting.lock();
+        let counting = counting.as_mut().ok_or(Status::Unsupported)?;
+        let identity = &pal.pcrs.measurement().sha256;
+        let increment = counting.launch.increment(identity, pal.regs.rdi).ok_or(Status::TooMany)?;
+        counting.launch.apply(&increment);
+        Ok(increment.value())
     }
 }

@@ -8,6 +8,7 @@ use crate::addr::{Hpa, PAGE_SIZE};
 use crate::tpm::tests::bus::{Bus, Quirks};
 use crate::tpm::tests::model::Model;
 use crate::vmcb::{Vmcb, exit_code};
+use abi::LAUNCH_COUNTER;
 use abi::image::SENTINEL;
 use abi::number::{COUNTER_INCREMENT, COUNTER_READ};
 use std::cell::RefCell;
@@ -188,6 +189,33 @@ fn an_increment_is_told_when_it_is_kept() {
         c.boot();
         assert_eq!(c.read(handle), 4);
     }
+}
+
+/// At once, without the TPM, for all instances of S, until the next launch.
+#[test]
+fn counters_of_the_launch_count_until_the_next() {
+    let mut c = Counts::with(Quirks { thinks: 500, ..Quirks::default() });
+    let (first, second) = (c.m.register(OWNER), c.m.register(SECOND));
+    let (read, up) = ((COUNTER_READ, LAUNCH_COUNTER | 7), (COUNTER_INCREMENT, LAUNCH_COUNTER | 7));
+    assert_eq!(c.ask(first, read), ok(0));
+    for value in 1..1000 {
+        assert_eq!(c.begin(first, up).1, Some(ok(value)), "it waits");
+    }
+    assert_eq!((c.ask(second, up), c.ask(first, read)), (ok(1000), ok(1000)));
+    assert_eq!(
+        (c.read(first), c.kept(), c.increment(first)),
+        (0, 0, ok(1)),
+        "a lasting counter of this number"
+    );
+    assert_eq!(c.ask(first, read), ok(1000));
+    for number in 8..23 {
+        assert_eq!(c.ask(first, (COUNTER_INCREMENT, LAUNCH_COUNTER | number)), ok(1));
+    }
+    assert_eq!(c.ask(first, (COUNTER_INCREMENT, LAUNCH_COUNTER | 23)), (Some(Status::TooMany), 0));
+    c.boot();
+    assert_eq!((c.ask(first, read), c.read(first)), (ok(0), 1));
+    *c.m.pals.tpm.counting.lock() = None;
+    assert_eq!(c.ask(first, up), (Some(Status::Unsupported), 0));
 }
 
 /// However long the TPM thinks: a stay is short.
