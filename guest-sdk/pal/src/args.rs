@@ -1,5 +1,6 @@
 //! How the arguments and the value of a call travel in registers: both halves, the application's (`put`, `from_raw`) and
-//! S's (`take`, `into_raw`), side by side, so that what one packs the other unpacks.
+//! S's (`take`, `into_raw`), side by side, so that what one packs the other unpacks. What else serde knows is encoded into buffers
+//! ([`crate::encoded`]).
 //!
 //! The types decide the signature that TrustVisor enforces ([`abi::image::arg`]): integers go by value; `&[u8]` is
 //! copied in, [`Out`] is copied out, `&mut [u8]` both, each taking two registers, address and length.
@@ -99,6 +100,19 @@ macro_rules! integers {
     )*};
 }
 integers!(u8, u16, u32, u64, usize, i8, i16, i32, i64, isize);
+
+/// What an entry with encoded arguments or value ([`crate::encoded`]) begins with: the arguments, and the value's room.
+pub const ENCODED: &[u8] = &[arg::IN, arg::LEN, arg::OUT, arg::LEN];
+
+impl<'a> Argument<'a> for bool {
+    const KINDS: &'static [u8] = &[arg::INT];
+    fn put(self, registers: &mut Registers<'a>) {
+        registers.push(arg::INT, self.into_raw());
+    }
+    unsafe fn take(registers: &mut Registers<'_>) -> Self {
+        Self::from_raw(registers.pop())
+    }
+}
 
 impl Value for bool {
     fn into_raw(self) -> u64 {

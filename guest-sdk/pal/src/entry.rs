@@ -47,13 +47,61 @@ impl Record {
     }
 }
 
-/// Lists the functions of S that an application may call. Once in a PAL; the functions are defined beside it.
+/// Lists the functions of S that an application may call. Once in a PAL; the functions are defined beside it, and what stands in the list
+/// is their signatures.
 ///
-/// Arguments are integers, `&[u8]`, `&mut [u8]` and [`Out`](crate::Out); values are integers, `bool` and `()`
-/// ([`args`](crate::args)).
+/// An argument may be
+/// - an integer or `bool`;
+/// - a buffer: `&[u8]` is copied in, [`Out`](crate::Out) is copied out and found zeroed, `&mut [u8]` goes both ways. All buffers of a call
+///   together have the room of the parameter section (`Layout::param`);
+/// - any other type of serde's, which travels encoded: `Request` by value or `&Request`, and `&str`. S needs no heap for it if the type
+///   does not.
+///
+/// A value is an integer, `bool`, nothing, or another type of serde's, encoded in [1 KiB](crate::encoded::DEFAULT_SIZE) unless the list
+/// says otherwise.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use trustvisor_pal::Out;
+///
+/// #[derive(Serialize, Deserialize)]
+/// pub struct Request<'a> {
+///     user: &'a str,
+///     tries: u32,
+/// }
+///
+/// fn add(a: u64, b: u64) -> u64 {
+///     a.wrapping_add(b)
+/// }
+///
+/// fn copy(from: &[u8], mut to: Out<'_>) -> usize {
+///     let length = from.len().min(to.len());
+///     to[..length].copy_from_slice(&from[..length]);
+///     length
+/// }
+///
+/// fn allowed(request: &Request<'_>) -> Result<bool, [u8; 4]> {
+///     Ok(request.user == "root" && request.tries < 3)
+/// }
+///
+/// trustvisor_pal::entries! {
+///     fn add(a: u64, b: u64) -> u64;
+///     fn copy(from: &[u8], to: Out<'_>) -> usize;
+///     fn allowed(request: &Request<'_>) -> Result<bool, [u8; 4]> where size <= 16;
+/// }
+/// ```
+///
+/// An entry has six registers: an integer takes one, a buffer two. In an entry with something encoded all arguments but buffers, and the
+/// value, take four together; one buffer may stand beside them.
 #[macro_export]
 macro_rules! entries {
-    ($( $(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $value:ty)?; )+) => {
+    ($($list:tt)+) => { $crate::__list! { [$crate::__entries] {} $($list)+ } };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __entries {
+    ({} [$({$meta:tt $name:ident $args:tt $value:tt $max:tt})+]) => {
         const _: () = {
             const COUNT: usize = [$(stringify!($name)),+].len();
             const _: () = assert!(COUNT <= $crate::entry::MAX_ENTRIES, "too many entries");
@@ -61,66 +109,61 @@ macro_rules! entries {
             #[used]
             #[unsafe(no_mangle)]
             #[unsafe(link_section = ".tv_entries")]
-            static TRUSTVISOR_ENTRIES: [$crate::entry::Record; COUNT] = [$({
-                extern "C" fn shim(rdi: u64, rsi: u64, rdx: u64, rcx: u64, r8: u64, r9: u64) -> u64 {
-                    let function: fn($($type),*) $(-> $value)? = $name;
-                    #[allow(unused_mut, unused_variables)]
-                    let mut registers = $crate::args::Registers::new([rdi, rsi, rdx, rcx, r8, r9]);
-                    $(
-                        // SAFETY: TrustVisor calls this shim with the signature recorded below, made from the same
-                        // types in the same order; the function cannot keep what it borrows for one call.
-                        let $arg = unsafe { <$type as $crate::args::Argument<'_>>::take(&mut registers) };
-                    )*
-                    $crate::args::Value::into_raw(function($($arg),*))
-                }
-                const ARGS: [u8; 6] =
-                    $crate::args::signature(&[$(<$type as $crate::args::Argument<'_>>::KINDS),*]);
-                $crate::entry::Record::new(stringify!($name), ARGS, shim)
-            }),+];
+            static TRUSTVISOR_ENTRIES: [$crate::entry::Record; COUNT] =
+                [$($crate::__form! { [$crate::__record] {$name} $args $value }),+];
         };
     };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __record {
+    (raw {$name:ident} [$($value:tt)*] [$({$arg:ident $type:ty})*]) => {{
+        extern "C" fn shim(rdi: u64, rsi: u64, rdx: u64, rcx: u64, r8: u64, r9: u64) -> u64 {
+            let function: fn($($type),*) -> $($value)* = $name;
+            #[allow(unused_mut, unused_variables)]
+            let mut registers = $crate::args::Registers::new([rdi, rsi, rdx, rcx, r8, r9]);
+            $(
+                // SAFETY: TrustVisor calls this shim with the signature recorded below, made from the same
+                // types in the same order; the function cannot keep what it borrows for one call.
+                let $arg = unsafe { <$type as $crate::args::Argument<'_>>::take(&mut registers) };
+            )*
+            $crate::args::Value::into_raw(function($($arg),*))
+        }
+        const ARGS: [u8; 6] =
+            $crate::args::signature(&[$(<$type as $crate::args::Argument<'_>>::KINDS),*]);
+        $crate::entry::Record::new(stringify!($name), ARGS, shim)
+    }};
+    (
+        encoded {$name:ident} [$($value:tt)*] [$({$arg:ident $type:ty})*] [$({$part:ident $coded:ty})*]
+        [$({$buffer:ident $kind:ty})*] [$({$($pass:tt)+})*]
+    ) => {{
+        extern "C" fn shim(rdi: u64, rsi: u64, rdx: u64, rcx: u64, r8: u64, r9: u64) -> u64 {
+            let function: fn($($type),*) -> $($value)* = $name;
+            let mut registers = $crate::args::Registers::new([rdi, rsi, rdx, rcx, r8, r9]);
+            // SAFETY: TrustVisor calls this shim with the signature recorded below, of the same kinds in the same order; neither
+            // decoded values nor the function can keep what they borrow for one call.
+            let bytes = unsafe { <&[u8] as $crate::args::Argument<'_>>::take(&mut registers) };
+            // SAFETY: the same.
+            let mut room = unsafe { <$crate::Out<'_> as $crate::args::Argument<'_>>::take(&mut registers) };
+            $(
+                // SAFETY: the same.
+                let $buffer = unsafe { <$kind as $crate::args::Argument<'_>>::take(&mut registers) };
+            )*
+            let Some(($($part,)*)) = $crate::encoded::decode::<($($coded,)*)>(bytes) else {
+                return $crate::encoded::MALFORMED;
+            };
+            $crate::encoded::answer(&function($($($pass)+),*), &mut room)
+        }
+        const ARGS: [u8; 6] = $crate::args::signature(&[
+            $crate::args::ENCODED,
+            $(<$kind as $crate::args::Argument<'_>>::KINDS),*
+        ]);
+        $crate::entry::Record::new(stringify!($name), ARGS, shim)
+    }};
 }
 
 pub use abi::image::MAX_ENTRIES;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Out;
-    use abi::image::arg;
-
-    fn scale(data: &mut [u8], by: u8) -> u64 {
-        data.iter_mut().for_each(|b| *b *= by);
-        data.len() as u64
-    }
-
-    fn fill(mut out: Out<'_>, with: u8) {
-        out.fill(with);
-    }
-
-    entries! {
-        fn scale(data: &mut [u8], by: u8) -> u64;
-        fn fill(out: Out<'_>, with: u8);
-    }
-
-    // SAFETY: the table that the macro above puts there under this name.
-    unsafe extern "C" {
-        #[link_name = "TRUSTVISOR_ENTRIES"]
-        static TABLE: [Record; 2];
-    }
-
-    #[test]
-    fn the_table_holds_the_functions_in_order() {
-        // SAFETY: defined by `entries!` above, with this type.
-        let table = unsafe { &TABLE };
-        assert_eq!(&table[0].name[..6], b"scale\0");
-        assert_eq!(table[0].args, [arg::IN_OUT, arg::LEN, arg::INT, 0, 0, 0]);
-        assert_eq!(table[1].args, [arg::OUT, arg::LEN, arg::INT, 0, 0, 0]);
-
-        let mut data = [1u8, 2, 3];
-        assert_eq!((table[0].shim)(data.as_mut_ptr() as u64, 3, 5, 0, 0, 0), 3);
-        assert_eq!(data, [5, 10, 15]);
-        assert_eq!((table[1].shim)(data.as_mut_ptr() as u64, 2, 9, 0, 0, 0), 0);
-        assert_eq!(data, [9, 9, 15]);
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use abi::Status;
 use std::fmt;
+use trustvisor_pal::death;
 
 /// Why a call of TrustVisor or of S failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,31 @@ pub enum Error {
         /// What it answered in RAX.
         detail: u64,
     },
+    /// The buffers of the call do not fit into S's parameter section.
+    #[error("the call's buffers need {needed} bytes of the parameter section, which has {room}")]
+    TooLarge {
+        /// Bytes that they take: each a multiple of 16, the room for an encoded value among them.
+        needed: u64,
+        /// Bytes that there are (`Layout::param` in S's build script).
+        room: u64,
+    },
+    /// An argument cannot be encoded: its `Serialize` refuses, or it does not know how long it is.
+    #[error("an argument of the call cannot be encoded")]
+    Unencodable,
+    /// S did not understand its arguments: application and S mean other types. S lives on, its function was not called.
+    #[error("the PAL cannot decode its arguments (do both sides have the same types?)")]
+    Malformed,
+    /// What S answered is longer than the list of its entries allows. The call was carried out.
+    #[error("the PAL's value needs {needed} bytes, there is room for {room} (`where size <= ...`)")]
+    ValueTooLarge {
+        /// Bytes that it needs; 0 if S cannot encode it at all.
+        needed: usize,
+        /// Bytes that there are for it.
+        room: usize,
+    },
+    /// What S answered is no value of the type that the application expects. The call was carried out.
+    #[error("the PAL's value cannot be decoded (do both sides have the same types?)")]
+    BadValue,
     /// The hardware TPM's device cannot be used.
     #[error("the TPM's device: {0}")]
     Device(#[source] std::io::Error),
@@ -71,8 +97,20 @@ impl Error {
     pub fn status(&self) -> Option<Status> {
         match self {
             Error::Refused { status, .. } => Some(*status),
+            Error::TooLarge { .. } => Some(Status::TooLarge),
             _ => None,
         }
+    }
+
+    /// Whether S was in another call, and this one was not begun.
+    pub fn is_busy(&self) -> bool {
+        self.status() == Some(Status::Busy)
+    }
+
+    /// Whether there is no S any more, or not for this process: it died (in this call or before), was unregistered, or belongs to the
+    /// process that this one was forked from.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.status(), Some(Status::NoSuchPal | Status::Lost | Status::Faulted))
     }
 
     pub(crate) fn check((value, status): (u64, u64)) -> Result<u64, Self> {
@@ -103,6 +141,7 @@ fn words(status: Status) -> &'static str {
         Status::TooLarge => "the buffers do not fit into the parameter section",
         Status::Unsupported => "not supported here",
         Status::DoesNotOpen => "the sealed data does not open for this PAL in this state",
+        Status::NotKept => "the hardware TPM did not keep a counter's increment",
         _ => "a status that is unknown here",
     }
 }
@@ -115,10 +154,21 @@ impl fmt::Display for Refusal {
         let words = words(status);
         match status {
             Status::BadAddress | Status::NoProgress => write!(f, "{words} (address {detail:#x})"),
-            Status::Faulted if detail < 0x100 => write!(f, "{words} (exception {detail})"),
+            Status::Faulted if detail < 0x100 => write!(f, "{words} (exception {detail}{})", why(detail)),
             Status::Faulted => write!(f, "{words} (intercept {:#x})", detail - 0x100),
             _ => f.write_str(words),
         }
+    }
+}
+
+/// What a PAL has most likely done that raised this exception.
+fn why(vector: u64) -> &'static str {
+    match vector {
+        death::OUT_OF_MEMORY => ": its heap is full, or it divided by zero",
+        death::PANIC => ": it panicked",
+        6 | 7 => ": an invalid instruction, or the FPU without the image's flag",
+        14 => ": an address that is not its own, or its stack is full",
+        _ => "",
     }
 }
 
@@ -132,7 +182,15 @@ mod tests {
         assert!(matches!(Error::check((0, 999)), Err(Error::UnknownStatus(999))));
         let died = Error::check((14, Status::Faulted as u64)).unwrap_err();
         assert_eq!(died.status(), Some(Status::Faulted));
-        assert_eq!(died.to_string(), "the PAL faulted and was wiped (exception 14)");
+        assert_eq!(
+            died.to_string(),
+            "the PAL faulted and was wiped (exception 14: an address that is not its own, or its stack is full)"
+        );
+        assert!(died.is_gone() && !died.is_busy());
+        let died = Error::check((13, Status::Faulted as u64)).unwrap_err();
+        assert_eq!(died.to_string(), "the PAL faulted and was wiped (exception 13)");
+        let died = Error::check((1, Status::Faulted as u64)).unwrap_err();
+        assert_eq!(died.to_string(), "the PAL faulted and was wiped (exception 1: it panicked)");
         let died = Error::check((0x172, Status::Faulted as u64)).unwrap_err();
         assert_eq!(died.to_string(), "the PAL faulted and was wiped (intercept 0x72)");
     }

@@ -25,6 +25,7 @@
 
 #![warn(missing_docs)]
 
+mod encoded;
 mod error;
 pub mod event_log;
 mod evidence;
@@ -34,10 +35,13 @@ mod info;
 mod owner_page;
 mod pal;
 mod quoting;
+mod session;
 mod stubs;
 mod tpm;
 
 pub use abi;
+#[doc(hidden)]
+pub use encoded::Encoded;
 pub use error::Error;
 pub use event_log::event_log;
 pub use evidence::Attested;
@@ -45,10 +49,13 @@ pub use hypercall::{hypercall, presence};
 pub use info::{collect, info, saved_root};
 pub use pal::Pal;
 pub use quoting::{Quoting, saved_key};
+pub use session::Session;
 pub use tpm::{
     AIK, Family, HardwareQuote, Provision, attestation_key, hardware_quote, make_attestation_key, provision,
     remove_counters,
 };
+#[doc(hidden)]
+pub use trustvisor_pal as __pal;
 #[doc(hidden)]
 pub use trustvisor_pal::args;
 pub use trustvisor_pal::{Out, status};

@@ -3,17 +3,23 @@
 use crate::hypercall::{NO_HANDLE, hypercall, hypercall_with_nonce, presence};
 use crate::owner_page::OwnerPage;
 use crate::{Error, image};
+use abi::image::{MAX_ARGS, arg, kind};
 use abi::quote::{AttestedCall, MAX_REPORT};
-use abi::{Handle, PalInfo, Status, image::MAX_ARGS, number};
+use abi::{Handle, PalInfo, Status, number};
 use std::mem::MaybeUninit;
 use trustvisor_pal::args::Registers;
 
 /// A registered PAL. Dropping it wipes S.
 ///
-/// It may be shared between threads; while one calls, the others get [`Status::Busy`].
+/// It may be shared between threads; while one calls, the others get [`Status::Busy`] ([`crate::Session`] waits). It belongs to this
+/// process: a forked child's copy answers [`Status::NoSuchPal`], and after `execve` there is none; TrustVisor wipes S when it finds that
+/// nobody owns it any more ([`crate::collect`]). A signal handler may interrupt a call and make calls to other PALs; to this one, it gets
+/// [`Status::Busy`]. A handler that leaves the call for good (`longjmp`) leaves S in the middle of it: [`Pal::abort`].
 pub struct Pal {
     owner: OwnerPage,
     signatures: Vec<[u8; MAX_ARGS]>,
+    /// Bytes of the parameter section.
+    room: u64,
 }
 
 impl Pal {
@@ -22,17 +28,23 @@ impl Pal {
         presence()?;
         let header = image::header(image).map_err(Error::Image)?;
         let signatures = header.entries[..header.entry_count.into()].iter().map(|entry| entry.args).collect();
-        Self::register_by(number::REGISTER, image, signatures)
+        let room = header.section(kind::PARAM).map_or(0, |section| section.mem_size);
+        Self::register_by(number::REGISTER, image, signatures, room)
     }
 
     /// Registers the quoting PAL, whose image TrustVisor has.
     pub(crate) fn register_quoting(signatures: &[[u8; MAX_ARGS]]) -> Result<Self, Error> {
         presence()?;
-        Self::register_by(number::REGISTER_QUOTING, &[], signatures.into())
+        Self::register_by(number::REGISTER_QUOTING, &[], signatures.into(), u64::MAX)
     }
 
-    fn register_by(number: u16, image: &[u8], signatures: Vec<[u8; MAX_ARGS]>) -> Result<Self, Error> {
-        let pal = Self { owner: OwnerPage::new()?, signatures };
+    fn register_by(
+        number: u16,
+        image: &[u8],
+        signatures: Vec<[u8; MAX_ARGS]>,
+        room: u64,
+    ) -> Result<Self, Error> {
+        let pal = Self { owner: OwnerPage::new()?, signatures, room };
         let arguments = [image.as_ptr() as u64, image.len() as u64, pal.owner.address(), 0, 0, 0];
         // SAFETY: TrustVisor is there; it reads the image and writes the owner page, which is ours.
         Error::check(unsafe { hypercall(number.into(), NO_HANDLE, arguments) })?;
@@ -41,14 +53,8 @@ impl Pal {
 
     /// Calls the entry of this index. The arguments must be what the image declares.
     pub fn call(&self, entry: u16, arguments: Registers<'_>) -> Result<u64, Error> {
-        if self.signatures.get(usize::from(entry)) != Some(&arguments.kinds()) {
-            return Err(Error::Signature(entry));
-        }
-        let call = u64::from(number::CALL) | u64::from(entry) << 16;
-        // SAFETY: registered, so TrustVisor is there. It treats the registers as the image's signature says,
-        // which is what they were made as: every address is a live buffer that `arguments` borrows, for
-        // writing where it is written.
-        Error::check(unsafe { hypercall(call, self.handle(), arguments.values()) })
+        // SAFETY: every address in the registers is that of a live buffer that `arguments` borrows, for writing where it is written.
+        unsafe { self.call_raw(entry, arguments.kinds(), arguments.values(), None) }
     }
 
     /// Calls the entry of this index and has TrustVisor hash what S is given and what it answers: [`Pal::call_report`] then says so to a
@@ -59,14 +65,40 @@ impl Pal {
         arguments: Registers<'_>,
         nonce: &[u8; 32],
     ) -> Result<u64, Error> {
-        if self.signatures.get(usize::from(entry)) != Some(&arguments.kinds()) {
+        // SAFETY: as in `call`.
+        unsafe { self.call_raw(entry, arguments.kinds(), arguments.values(), Some(nonce)) }
+    }
+
+    /// A call, attested if there is a nonce, with registers of these [`abi::image::arg`] kinds and values.
+    ///
+    /// # Safety
+    /// What the kinds call a buffer is memory of the caller's, as long as its length says, that TrustVisor may read and write as the kind
+    /// says.
+    pub unsafe fn call_raw(
+        &self,
+        entry: u16,
+        kinds: [u8; MAX_ARGS],
+        values: [u64; MAX_ARGS],
+        nonce: Option<&[u8; 32]>,
+    ) -> Result<u64, Error> {
+        if self.signatures.get(usize::from(entry)) != Some(&kinds) {
             return Err(Error::Signature(entry));
         }
-        let call = u64::from(number::CALL_ATTESTED) | u64::from(entry) << 16;
-        let word = |i: usize| nonce[8 * i..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-        let nonce = [word(0), word(1), word(2), word(3)];
-        // SAFETY: as in `call`.
-        Error::check(unsafe { hypercall_with_nonce(call, self.handle(), arguments.values(), nonce) })
+        let lengths = kinds.iter().zip(values).filter(|(kind, _)| **kind == arg::LEN);
+        // As TrustVisor lays them out.
+        let needed = lengths.fold(0u64, |needed, (_, length)| {
+            needed.checked_next_multiple_of(16).and_then(|at| at.checked_add(length)).unwrap_or(u64::MAX)
+        });
+        if needed > self.room {
+            return Err(Error::TooLarge { needed, room: self.room });
+        }
+        let number = if nonce.is_some() { number::CALL_ATTESTED } else { number::CALL };
+        let call = u64::from(number) | u64::from(entry) << 16;
+        let (words, _) = nonce.unwrap_or(&[0; 32]).as_chunks::<8>();
+        let nonce = [0, 1, 2, 3].map(|i: usize| u64::from_le_bytes(words[i]));
+        // SAFETY: registered, so TrustVisor is there. It treats the registers as the image's signature says, which is `kinds`, and
+        // the caller promises the rest.
+        Error::check(unsafe { hypercall_with_nonce(call, self.handle(), values, nonce) })
     }
 
     /// The last attested call, and a report on it for [`crate::Quoting::sign`]: on the PCRs whose bits are set in `pcrs` (bit 0 must be), for
@@ -156,12 +188,11 @@ impl Drop for Pal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use abi::image::arg;
     use trustvisor_pal::args::Argument;
 
     /// Not registered, so whatever reaches TrustVisor is an invalid opcode here.
     fn pal(signatures: &[[u8; MAX_ARGS]]) -> Pal {
-        Pal { owner: OwnerPage::new().unwrap(), signatures: signatures.into() }
+        Pal { owner: OwnerPage::new().unwrap(), signatures: signatures.into(), room: 4096 }
     }
 
     #[test]
@@ -184,6 +215,26 @@ mod tests {
         assert!(matches!(pal(&[one, other]).has_signatures(&[one]), Err(Error::Signature(1))));
         assert!(matches!(pal(&[one]).has_signatures(&[one, other]), Err(Error::Signature(1))));
         assert!(matches!(pal(&[one]).has_signatures(&[other]), Err(Error::Signature(0))));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_called() {
+        let pal = pal(&[[arg::IN, arg::LEN, arg::OUT, arg::LEN, 0, 0]]);
+        let refused = |first: usize, second: usize| {
+            let (data, mut out) = (vec![0; first], vec![0; second]);
+            let mut registers = Registers::default();
+            data.as_slice().put(&mut registers);
+            trustvisor_pal::Out(&mut out).put(&mut registers);
+            pal.call(0, registers).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(2049, 2048),
+            "the call's buffers need 4112 bytes of the parameter section, which has 4096"
+        );
+        assert!(refused(4096, 1).contains("4097 bytes"));
+        // SAFETY: nothing is called.
+        let huge = unsafe { pal.call_raw(0, pal.signatures[0], [0, u64::MAX, 0, u64::MAX, 0, 0], None) };
+        assert!(matches!(huge, Err(Error::TooLarge { needed: u64::MAX, room: 4096 })));
     }
 
     #[test]

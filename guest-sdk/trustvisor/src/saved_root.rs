@@ -12,7 +12,7 @@ use trustvisor::Quoting;
 use trustvisor::abi::quote::KEY_BLOB;
 use trustvisor::abi::{RootState, seal};
 
-use crate::root_state;
+use crate::command::info::root_state;
 
 /// First bytes of a saved root (of a TPM 1.2, of a TPM 2.0), and of a manifest; bytes of one that nobody signed.
 const ROOT_MAGICS: [&[u8]; 2] = [b"TVROOT1\x01", b"TVROOT2\x01"];
