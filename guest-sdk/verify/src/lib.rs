@@ -57,6 +57,7 @@ mod quoted;
 mod steps;
 #[cfg(test)]
 mod tests;
+pub mod token_key;
 mod verify;
 mod wire;
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use trustvisor_verify::credential::{EndorsementKey, make};
 use trustvisor_verify::{
     Argument, Challenge, Earlier, Evidence, Failure, Policy, Proof, Signature, Step, Verified, input, output,
-    verify,
+    token_key, verify,
 };
 
 /// Checks what a machine under TrustVisor proves; needs no TPM, no AMD processor and no network.
@@ -26,6 +26,19 @@ struct Arguments {
 enum Command {
     /// Checks an evidence file against a policy: a line a step, to the first thing that does not hold
     Check(Box<Check>),
+    /// Checks that the key of a certificate was made in the PKCS#11 token of a machine under TrustVisor, and never leaves it
+    ///
+    /// The policy lists the token's S (`trustvisor measure`), without entries. After that line all is as with `check`.
+    Key {
+        /// What S says of the key (`trustvisor token evidence`)
+        #[arg(long)]
+        statement: PathBuf,
+        /// The certificate, in PEM
+        #[arg(long)]
+        certificate: PathBuf,
+        #[command(flatten)]
+        check: Box<Check>,
+    },
     /// Shows what an evidence file claims; nothing is verified
     Explain {
         /// The evidence file
@@ -144,7 +157,20 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<bool, Usage> {
     match command {
-        Command::Check(check) => return check.run(),
+        Command::Check(check) => return check.run(check.nonce.0.clone()),
+        Command::Key { statement, certificate, check } => {
+            let certificate = read(&certificate)?;
+            return match token_key::nonce(&read(&statement)?, &certificate, &check.nonce.0) {
+                Ok(nonce) => {
+                    println!("{:<18} PASS", "key");
+                    check.run(nonce.to_vec())
+                }
+                Err(error) => {
+                    println!("{:<18} FAIL: {error}", "key");
+                    Ok(false)
+                }
+            };
+        }
         Command::Explain { evidence } => {
             let file = read(&evidence)?;
             let evidence = Evidence::parse(&file).map_err(|error| error.to_string())?;
@@ -204,10 +230,10 @@ fn hashed_input(signature: Signature, arguments: &[String]) -> Result<Vec<u8>, U
 }
 
 impl Check {
-    fn run(&self) -> Result<bool, Usage> {
+    fn run(&self, nonce: Vec<u8>) -> Result<bool, Usage> {
         let text = String::from_utf8(read(&self.policy)?).map_err(|_| "the policy is not UTF-8")?;
         let policy = Policy::parse(&text).map_err(|error| format!("{}: {error}", self.policy.display()))?;
-        let challenge = self.challenge()?;
+        let challenge = self.challenge(nonce)?;
         let file = read(&self.evidence)?;
         let verified = Evidence::parse(&file)
             .map_err(Failure::from)
@@ -216,8 +242,8 @@ impl Check {
         Ok(verified.is_ok())
     }
 
-    fn challenge(&self) -> Result<Challenge, Usage> {
-        let mut challenge = Challenge::new(self.nonce.0.clone()).map_err(|error| error.to_string())?;
+    fn challenge(&self, nonce: Vec<u8>) -> Result<Challenge, Usage> {
+        let mut challenge = Challenge::new(nonce).map_err(|error| error.to_string())?;
         challenge.entry = self.entry;
         challenge.number = self.number;
         challenge.chain = self.chain;

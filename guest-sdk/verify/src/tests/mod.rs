@@ -10,5 +10,6 @@ pub(crate) mod keys;
 mod parsing;
 mod runtime;
 mod swtpm;
+mod token_key;
 mod truth;
 pub(crate) mod world;
