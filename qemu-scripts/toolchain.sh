@@ -4,9 +4,9 @@
 #   - Debian 12's packaged compiler (rustc-web, cargo-web, rust-web-src, lld-22), installed when missing.
 TOOLCHAIN_PACKAGES="rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld-22 gcc libc6-dev"
 # QEMU, the TPM, a reader of event logs, the boot medium, the guest's userland, what its kernel modules are built with, libFuzzer's
-# compiler, and the library that the micro-TPM's speed is compared with.
+# compiler, the library that the micro-TPM's speed is compared with, and what makes the full guest's disk and talks to its web server.
 MACHINE_PACKAGES="qemu-system-x86 swtpm swtpm-tools tpm2-tools openssl grub-pc-bin grub-common xorriso mtools busybox-static
-    linux-headers-cloud-amd64 make g++ libssl-dev pkg-config"
+    linux-headers-cloud-amd64 make g++ libssl-dev pkg-config mmdebstrap e2fsprogs curl"
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

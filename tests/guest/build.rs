@@ -1,9 +1,11 @@
-//! The image of S is made before this program: `TVTEST_PAL` says where it is.
+//! The images of S are made before this program: `TVTEST_PAL` and `SDK_PAL` say where they are.
 
 fn main() {
-    println!("cargo:rerun-if-env-changed=TVTEST_PAL");
-    match std::env::var("TVTEST_PAL") {
-        Ok(image) => println!("cargo:rerun-if-changed={image}"),
-        Err(_) => println!("cargo:warning=TVTEST_PAL names no image: this program will not compile"),
+    for variable in ["TVTEST_PAL", "SDK_PAL"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+        match std::env::var(variable) {
+            Ok(image) => println!("cargo:rerun-if-changed={image}"),
+            Err(_) => println!("cargo:warning={variable} names no image: this program will not compile"),
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! reach what is not its own.
 
 mod shared;
+#[path = "guest/tutorial.rs"]
+mod tutorial;
 
 use anyhow::{Result, ensure};
 use machine::{Boot, Family, Machine, mutated_hypervisor};
@@ -27,6 +29,65 @@ fn the_example_runs() -> Result<()> {
     for said in ["hello: TrustVisor version 1, reserve 64 MiB", "hello: registered", "hello: add(2, 3) = 5"] {
         ensure!(lines.iter().any(|line| line.starts_with(said)), "no {said:?} in {lines:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_example_in_c_runs() -> Result<()> {
+    let lines = machine()?.succeed("c-hello", SOON)?;
+    for said in ["c-hello: add(2, 3) = 5", "c-hello: evidence of", "c-hello: ok"] {
+        ensure!(lines.iter().any(|line| line.starts_with(said)), "no {said:?} in {lines:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn passwords_are_checked_and_the_file_tells_nothing() -> Result<()> {
+    let machine = machine()?;
+    let says = |command: &str, code: i32, said: &str| -> Result<()> {
+        let output = machine.command(command, SOON)?;
+        let found = output.lines.iter().any(|line| line.contains(said));
+        ensure!(output.code == code && found, "{command}: exits {}, {:?}", output.code, output.lines);
+        Ok(())
+    };
+    says("echo sesame | password /tmp/users enroll alice", 0, "alice is enrolled")?;
+    says("echo open | password /tmp/users enroll bob", 0, "bob is enrolled")?;
+    says("echo sesame | password /tmp/users check alice", 0, "password: right")?;
+    says("echo open | password /tmp/users check bob", 0, "password: right")?;
+    says("echo open | password /tmp/users check alice", 1, "the password is wrong")?;
+    says("echo open | password /tmp/users check carol", 1, "there is no such user")?;
+    // A record under another name is none.
+    machine.succeed("sed -i s/bob/carol/ /tmp/users", SOON)?;
+    says("echo open | password /tmp/users check carol", 1, "the record is not this user's")
+}
+
+#[test]
+fn the_command_calls_s_and_prints_what_others_can_read() -> Result<()> {
+    let machine = machine()?;
+    let lines = machine.succeed("trustvisor call /lib/pal/hello-pal 0 2 3", SOON)?;
+    ensure!(lines == ["returned 5 (0x5)"], "{lines:?}");
+    let lines = machine.succeed("trustvisor call /lib/pal/hello-pal 1 text:AB", SOON)?;
+    ensure!(lines == ["returned 131 (0x83)"], "{lines:?}");
+    let output = machine.command("trustvisor call /lib/pal/hello-pal 0 text:AB", SOON)?;
+    let said = "Error: entry 0 takes an integer, an integer";
+    ensure!(output.code == 1 && output.lines.iter().any(|line| line == said), "{:?}", output.lines);
+    let json = |command: &str| -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&machine.succeed(command, SOON)?.join("\n"))?)
+    };
+    let answer = json("trustvisor --json call /lib/pal/hello-pal 3 out:32")?;
+    ensure!(answer["returned"] == 32, "{answer}");
+    ensure!(answer["buffers"][0].as_str().is_some_and(|bytes| bytes.len() == 64), "{answer}");
+    let info = json("trustvisor info --json")?;
+    ensure!(info["version"] == 1 && info["dynamic_launch"] == true && info["tpm"] == "2.0", "{info}");
+    let measured = json("trustvisor measure /lib/pal/hello-pal --json")?;
+    ensure!(measured["sha256"].as_str().is_some_and(|digest| digest.len() == 64), "{measured}");
+    ensure!(json("trustvisor collect --json")?["freed"].is_u64(), "no number");
+    let nonce = "0123456789abcdef".repeat(4);
+    machine.succeed(&format!("trustvisor quote /lib/pal/hello-pal 0 2 3 --nonce {nonce} -o /tmp/e"), SOON)?;
+    let evidence = json("cat /tmp/e")?;
+    ensure!(evidence["call"]["nonce"] == nonce, "{evidence}");
+    let script = machine.succeed("trustvisor completions bash | grep -c eventlog", SOON)?;
+    ensure!(script != ["0"], "no completions");
     Ok(())
 }
 

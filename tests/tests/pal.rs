@@ -44,6 +44,9 @@ in_the_guest! {
     what_s_seals_opens_for_whom_it_is_for: "sealed";
     quotes_are_of_reports_alone: "quotes";
     attested_calls_say_what_went_in_and_out: "attested-calls";
+    types_of_serde_go_to_s_and_back: "types types-apart";
+    a_heap_is_as_large_as_said_and_s_dies_when_it_is_full: "heap";
+    a_session_has_an_s_whenever_it_is_called: "session session-fork session-threads session-exec";
     several_pals_live_at_once: "several";
     a_full_pool_is_a_status: "full-pool";
     a_forked_child_and_a_stranger_get_a_status: "fork stranger";

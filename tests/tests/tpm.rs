@@ -27,6 +27,8 @@ mod migration;
 mod os_tools;
 #[path = "tpm/owner.rs"]
 mod owner;
+#[path = "shared/policy.rs"]
+mod policy;
 #[path = "tpm/robust.rs"]
 mod robust;
 #[path = "tpm/secrets.rs"]

@@ -3,8 +3,10 @@
 //! `guest` compares boots with and without it in one run, by wall clock, and counts the exits of a guest that is up.
 //! `pal` and `utpm` count instructions: under `-icount shift=0` the guest's TSC advances by one an instruction, so its values are exact.
 //! `dma` counts exits for what devices carry, and compares a disk's throughput with the bare machine's.
+//! `apache` compares a web server's keys in the full guest's own time.
 //! The guest's program `tvtest` measures inside the guest and prints `bench NAME VALUE`.
 
+mod apache;
 mod dma;
 
 use std::collections::BTreeMap;
@@ -36,9 +38,11 @@ enum Bench {
     Utpm,
     /// The cost to the OS's devices
     Dma,
+    /// The cost of a key in a token to a web server
+    Apache,
 }
 
-const ALL: [Bench; 4] = [Bench::Guest, Bench::Pal, Bench::Utpm, Bench::Dma];
+const ALL: [Bench; 5] = [Bench::Guest, Bench::Pal, Bench::Utpm, Bench::Dma, Bench::Apache];
 const LIMIT: Duration = Duration::from_secs(240);
 /// Boots of each kind; a shared machine is noisy.
 const BOOTS: usize = 5;
@@ -65,6 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Bench::Pal => count("bench-pal", &built, &mut values)?,
             Bench::Utpm => utpm(&built, &mut values)?,
             Bench::Dma => dma::run(&built, &mut values)?,
+            Bench::Apache => apache::run(&built, &mut values)?,
         }
     }
     let width = values.keys().map(String::len).max().unwrap_or(0);

@@ -248,6 +248,31 @@ pub(crate) fn cargo(root: &Path, target: &Path) -> Command {
     command
 }
 
+/// A Linux program for the full guest that loads modules: this machine's C library is to be no newer than the guest's.
+pub(crate) fn dynamic_program(package: &str) -> Result<PathBuf> {
+    dynamic(package, &["--bin", package], &[])?;
+    Ok(target_dir().join("release").join(package))
+}
+
+/// A shared library for the same, and the program beside it; `images` as of [`linux_program`].
+pub(crate) fn library_and_program(
+    package: &str,
+    program: &str,
+    images: &[(&str, PathBuf)],
+) -> Result<(PathBuf, PathBuf)> {
+    dynamic(package, &["--lib", "--bin", program], images)?;
+    let folder = target_dir().join("release");
+    Ok((folder.join(format!("lib{}.so", package.replace('-', "_"))), folder.join(program)))
+}
+
+fn dynamic(package: &str, what: &[&str], images: &[(&str, PathBuf)]) -> Result<()> {
+    let mut command = cargo(root(), &target_dir());
+    command.args(["build", "--release", "-p", package]).args(what);
+    command.envs([("CARGO_PROFILE_RELEASE_DEBUG", "0"), ("CARGO_PROFILE_RELEASE_STRIP", "symbols")]);
+    command.envs(images.iter().map(|(variable, image)| (variable, image)));
+    process::run(&format!("building {package}"), command, CARGO_LIMIT)
+}
+
 /// A static Linux program for the guest; `images` are the PAL images its sources include, by variable.
 pub(crate) fn linux_program(package: &str, images: &[(&str, PathBuf)]) -> Result<PathBuf> {
     let target = target_dir();
@@ -258,6 +283,17 @@ pub(crate) fn linux_program(package: &str, images: &[(&str, PathBuf)]) -> Result
         .envs(images.iter().map(|(variable, image)| (variable, image)));
     process::run(&format!("building {package}"), command, CARGO_LIMIT)?;
     Ok(target.join(GUEST_TARGET).join("release").join(package))
+}
+
+/// The SDK's static library for C, for the guest.
+pub(crate) fn c_library() -> Result<PathBuf> {
+    let target = target_dir();
+    let mut command = cargo(root(), &target);
+    command.args(["build", "--release", "-p", "trustvisor-c", "--target", GUEST_TARGET]);
+    // As the programs, so that what they have in common is compiled once.
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+    process::run("building trustvisor-c", command, CARGO_LIMIT)?;
+    Ok(target.join(GUEST_TARGET).join("release/libtrustvisor_c.a"))
 }
 
 fn hypervisor_module(mut slb: Vec<u8>, mut runtime: Vec<u8>) -> Result<Vec<u8>> {

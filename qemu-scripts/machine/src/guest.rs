@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::build::{Sources, linux_program, quoting_pal};
+use crate::build::{Sources, c_library, library_and_program, linux_program, quoting_pal};
 use crate::files;
 use crate::initrd::Initrd;
 use crate::paths::{build_dir, root};
@@ -20,7 +20,7 @@ use crate::process::{self, run, say};
 
 const HEADERS: &str = "linux-headers-cloud-amd64";
 /// Drivers, in the order in which they need one another.
-const VIRTIO: &[&str] = &[
+pub(crate) const VIRTIO: &[&str] = &[
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
     "drivers/virtio/virtio_pci_legacy_dev.ko",
@@ -28,11 +28,11 @@ const VIRTIO: &[&str] = &[
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
 ];
+/// Virtio's network.
+pub(crate) const NETWORK: &[&str] =
+    &["net/core/failover.ko", "drivers/net/net_failover.ko", "drivers/net/virtio_net.ko"];
 /// What the generic kernel has as modules besides.
 const MORE: &[&str] = &[
-    "net/core/failover.ko",
-    "drivers/net/net_failover.ko",
-    "drivers/net/virtio_net.ko",
     "drivers/net/ethernet/intel/e1000/e1000.ko",
     "drivers/net/ethernet/intel/e1000e/e1000e.ko",
     "crypto/crct10dif_common.ko",
@@ -52,6 +52,8 @@ const MORE: &[&str] = &[
     "drivers/nvme/host/nvme.ko",
 ];
 const LIMIT: Duration = Duration::from_secs(300);
+/// What both guests do with the kernel's command line.
+pub(crate) const USERLAND: &[u8] = include_bytes!("userland.sh");
 
 /// Kernel and initrd.
 #[derive(Debug, Clone)]
@@ -76,32 +78,68 @@ impl Guest {
 }
 
 pub(crate) fn build() -> Result<Guest> {
-    let debian = Debian::cloud()?;
-    let attacks = attack_modules(&debian.release)?;
-    debian.guest(VIRTIO, &attacks)
+    let kernel = KernelPackage::cloud()?;
+    let attacks = attack_modules(&kernel.release)?;
+    kernel.guest(VIRTIO, &attacks)
 }
 
 /// The guest with Debian's generic kernel, fetched and built when somebody needs it.
 pub fn generic_guest() -> Result<Guest> {
     let _lock = files::lock(&build_dir())?;
-    Debian::generic()?.guest(&[VIRTIO, MORE].concat(), &[])
+    KernelPackage::generic()?.guest(&[VIRTIO, NETWORK, MORE].concat(), &[])
 }
 
-/// The SDK's command, the example and the tests' program, each with its PAL inside.
-fn programs() -> Result<Vec<PathBuf>> {
+/// The SDK's command, the examples and the tests' program, each with its PAL inside; and a PAL's image for the command.
+pub(crate) fn programs() -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let sdk = linux_program("trustvisor", &[])?;
     let images = images(&sdk)?;
-    Ok(vec![sdk, linux_program("hello", &images)?, linux_program("tvtest", &images)?])
+    let ours = ["hello", "password", "tvtest"].map(|package| linux_program(package, &images));
+    let ours = ours.into_iter().collect::<Result<Vec<_>>>()?;
+    let hello = images.iter().filter(|(variable, _)| *variable == "HELLO_PAL");
+    let hello = hello.map(|(_, image)| image.clone()).collect();
+    Ok(([vec![sdk, c_example(&images)?], ours].concat(), hello))
+}
+
+/// Our PKCS#11 module, and the command beside it, with their PAL inside.
+pub(crate) fn pkcs11_module() -> Result<(PathBuf, PathBuf)> {
+    library_and_program("trustvisor-pkcs11", "trustvisor-token", &images(&linux_program("trustvisor", &[])?)?)
+}
+
+/// The example in C, with the static library and the image of S.
+fn c_example(images: &[(&str, PathBuf)]) -> Result<PathBuf> {
+    let (_, pal) = images.iter().find(|(variable, _)| *variable == "HELLO_PAL").context("no image")?;
+    let library = c_library()?;
+    let folder = build_dir().join("c");
+    fs::create_dir_all(&folder)?;
+    let program = folder.join("c-hello");
+    let mut compile = Command::new("gcc");
+    compile.args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]);
+    compile.arg(format!("-DPAL=\"{}\"", pal.display()));
+    compile.arg("-I").arg(root().join("guest-sdk/c"));
+    compile.arg(root().join("guest-sdk/examples/c-hello/main.c")).arg(library);
+    compile.args(["-lpthread", "-ldl", "-lm", "-o"]).arg(&program);
+    run("building c-hello", compile, LIMIT)?;
+    Ok(program)
 }
 
 /// Makes the PAL images that the guest's programs include, by the variables that name them to the compiler.
-pub fn pal_images() -> Result<[(&'static str, PathBuf); 3]> {
+pub fn pal_images() -> Result<Vec<(&'static str, PathBuf)>> {
     let _lock = files::lock(&build_dir())?;
-    let [hello, tvtest] = images(&linux_program("trustvisor", &[])?)?;
-    Ok([hello, tvtest, ("QUOTING_PAL", quoting_pal()?)])
+    let mut images = images(&linux_program("trustvisor", &[])?)?;
+    images.push(("QUOTING_PAL", quoting_pal()?));
+    Ok(images)
 }
 
-fn images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
+/// The PALs, by the variables that name their images.
+const PALS: [(&str, &str); 5] = [
+    ("HELLO_PAL", "hello-pal"),
+    ("PASSWORD_PAL", "password-pal"),
+    ("PKCS11_PAL", "pkcs11-pal"),
+    ("SDK_PAL", "sdk-pal"),
+    ("TVTEST_PAL", "tvtest-pal"),
+];
+
+fn images(sdk: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     let image = |package: &str| -> Result<PathBuf> {
         let elf = Sources::pal(package)?;
         let folder = build_dir().join("pal");
@@ -114,11 +152,11 @@ fn images(sdk: &Path) -> Result<[(&'static str, PathBuf); 2]> {
         files::write(&folder.join(package), &files::read(new.path())?)?;
         Ok(folder.join(package))
     };
-    Ok([("HELLO_PAL", image("hello-pal")?), ("TVTEST_PAL", image("tvtest-pal")?)])
+    PALS.into_iter().map(|(variable, package)| Ok((variable, image(package)?))).collect()
 }
 
 /// The modules of `tests/guest/modules`, built out of tree by the kernel's own makefiles in a copy of the folder.
-fn attack_modules(release: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn attack_modules(release: &str) -> Result<Vec<PathBuf>> {
     let copy = build_dir().join("modules");
     fs::create_dir_all(&copy)?;
     // What the sources no longer make must not be taken for theirs.
@@ -145,13 +183,13 @@ fn modules_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A kernel package of Debian's, unpacked below `build/`.
-struct Debian {
-    release: String,
+pub(crate) struct KernelPackage {
+    pub(crate) release: String,
     folder: PathBuf,
 }
 
-impl Debian {
-    fn cloud() -> Result<Self> {
+impl KernelPackage {
+    pub(crate) fn cloud() -> Result<Self> {
         let (release, version) = installed_headers()?;
         Self::fetch(release, &version)
     }
@@ -172,13 +210,25 @@ impl Debian {
 
     fn guest(&self, drivers: &[&str], attacks: &[PathBuf]) -> Result<Guest> {
         let mut initrd = Initrd::default();
-        for folder in ["bin", "dev", "proc", "sys", "lib", "lib/drivers", "modules"] {
+        for folder in ["bin", "dev", "proc", "sys", "lib", "lib/drivers", "lib/pal", "modules"] {
             initrd.folder(folder);
         }
         initrd.console();
         initrd.program("init", include_bytes!("init.sh"));
         initrd.program("bin/busybox", &files::read(Path::new("/bin/busybox"))?);
         initrd.link("bin/sh", "busybox");
+        initrd.program("lib/userland", USERLAND);
+        self.drivers(drivers, &mut initrd)?;
+        say("building the guest's programs and PALs");
+        let (programs, pals) = programs()?;
+        for (folder, paths) in [("bin", &programs[..]), ("lib/pal", &pals), ("modules", attacks)] {
+            initrd.copies(folder, paths)?;
+        }
+        self.boots(initrd)
+    }
+
+    /// Puts drivers into an initrd, and a list of them in their order.
+    pub(crate) fn drivers(&self, drivers: &[&str], initrd: &mut Initrd) -> Result<()> {
         let mut order = String::new();
         for driver in drivers {
             let name = driver.rsplit('/').next().unwrap_or(driver);
@@ -186,13 +236,11 @@ impl Debian {
             order += &format!("{name}\n");
         }
         initrd.program("lib/drivers/order", order.as_bytes());
-        say("building the guest's programs and PALs");
-        for (folder, paths) in [("bin", &programs()?[..]), ("modules", attacks)] {
-            for path in paths {
-                let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
-                initrd.program(&format!("{folder}/{name}"), &files::read(path)?);
-            }
-        }
+        Ok(())
+    }
+
+    /// The guest of this kernel and an initrd.
+    pub(crate) fn boots(&self, initrd: Initrd) -> Result<Guest> {
         let (kernel, release) = (files::read(&self.kernel())?, self.release.clone());
         Ok(Guest { release, kernel, initrd: initrd.finish() })
     }

@@ -1,8 +1,5 @@
 #!/bin/sh
-# The test guest's userland: runs what the kernel command line names, says how it ended, and powers off.
-#   tv.run=NAME[,ARGUMENT...]  one program
-#   tv.run=serve               one program a line of the console, until the machine is switched off
-#   tv.run=shell               a shell
+# The first program of the test guest: its drivers and mounts, and then what both guests have in common.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -12,32 +9,4 @@ mount -t tmpfs tmp /tmp
 mount -t tmpfs shm /dev/shm
 export PATH=/bin HOME=/root TERM=linux
 while read -r module; do insmod "/lib/drivers/$module"; done </lib/drivers/order
-ifconfig lo 127.0.0.1 up
-echo "guest: userland, Linux $(uname -r)"
-
-run=
-for word in $(cat /proc/cmdline); do
-    case $word in tv.run=*) run=${word#tv.run=} ;; esac
-done
-case $run in
-shell)
-    echo "guest: shell ('exit' ends it and powers off)"
-    setsid cttyhack sh
-    ;;
-serve)
-    stty -echo
-    echo "guest: ready"
-    count=0
-    while read -r line; do
-        count=$((count + 1))
-        sh -c "$line"
-        echo "guest: command $count exits $?"
-    done
-    ;;
-*)
-    stty -echo
-    sh -c "$(echo "$run" | tr , ' ')"
-    echo "guest: exit $?"
-    ;;
-esac
-poweroff -f
+. /lib/userland

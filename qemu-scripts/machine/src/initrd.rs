@@ -1,5 +1,11 @@
 //! Writes an initrd: a cpio archive in the "newc" format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::files;
+
 /// An archive being written. The same contents give the same bytes.
 #[derive(Default)]
 pub(crate) struct Initrd {
@@ -19,6 +25,15 @@ impl Initrd {
 
     pub(crate) fn program(&mut self, path: &str, contents: &[u8]) {
         self.entry(path, PROGRAM, (0, 0), contents);
+    }
+
+    /// Files of this machine, each by its name in a folder.
+    pub(crate) fn copies(&mut self, folder: &str, paths: &[PathBuf]) -> Result<()> {
+        for path in paths {
+            let name = path.file_name().context("a file has a name")?.to_string_lossy();
+            self.program(&format!("{folder}/{name}"), &files::read(path)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn link(&mut self, path: &str, target: &str) {

@@ -9,12 +9,16 @@
 
 #![warn(missing_docs)]
 
+pub mod apache;
 mod boot;
 mod build;
 mod console;
+mod cryptoki;
+mod debian;
 mod faulty_tpm;
 mod files;
 mod flatten;
+mod forward;
 mod gdb;
 mod guest;
 mod initrd;
@@ -39,6 +43,7 @@ pub use build::{
     mutated_hypervisor_and_static, runtime_static, source_files,
 };
 pub use console::Line;
+pub use debian::{System, system};
 pub use faulty_tpm::{Fault, Misbehaviour};
 pub use guest::{Guest, generic_guest, pal_images};
 pub use machine::{Machine, Output};

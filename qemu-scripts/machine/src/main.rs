@@ -1,6 +1,7 @@
 //! The commands behind `qemu-scripts/run`, `test` and `bench`: builds TrustVisor and tries it on an emulated machine.
 
 mod bench;
+mod demo;
 mod fuzz;
 mod mutants;
 mod run;

@@ -16,7 +16,7 @@ use machine::{Mutation, Trial, Verdict, is_turn, mutations, say};
 const WORKERS: usize = 2;
 
 /// Commits that try all mutations together.
-const TURNS: usize = 36;
+const TURNS: usize = 60;
 
 pub(crate) fn run(every: bool) -> Result<()> {
     let all = mutations()?;

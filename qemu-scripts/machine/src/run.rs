@@ -13,6 +13,8 @@ use loader::options::CommandLine;
 use machine::{Accel, Artifacts, Boot, Family, Machine, Multiboot, say};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
+use crate::demo;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Family of the machine's TPM
@@ -27,6 +29,11 @@ pub(crate) struct Arguments {
     /// A shell in the guest instead of the example (Ctrl-] leaves it)
     #[arg(long)]
     shell: bool,
+    /// A demonstration in the full guest instead of the example
+    #[arg(long, value_enum)]
+    demo: Option<Demo>,
+    #[command(flatten)]
+    server: demo::Server,
     /// How QEMU executes the guest
     #[arg(long, value_enum, default_value_t = Accel::Tcg)]
     accel: Accel,
@@ -41,6 +48,12 @@ pub(crate) struct Arguments {
     options: String,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Demo {
+    /// Debian's Apache, for a client on this machine
+    Apache,
+}
+
 /// From power on to the guest's last word.
 const LIMIT: Duration = Duration::from_secs(240);
 const SHELL_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,6 +66,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let boot = boot(arguments, &built);
     if arguments.shell {
         return shell(boot.interactive().run("shell").limit(SHELL_LIMIT).start()?);
+    }
+    if let Some(Demo::Apache) = arguments.demo {
+        return demo::apache(boot, &arguments.server);
     }
     // Without TrustVisor there is nothing for the example to talk to.
     let what = if arguments.no_hypervisor { "uname,-a" } else { "hello" };

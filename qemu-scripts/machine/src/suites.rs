@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// How many PALs suite soak registers, calls and kills
     #[arg(long, value_name = "CYCLES", default_value_t = 500)]
     soak: u64,
-    /// Try all of what goes by turns, a part with each commit: the tests of suites tpm and reset, the mutations of suite model
+    /// Try all of what goes by turns, a part with each commit: the tests of suites tpm, reset, dma, pkcs11 and apache, the mutations of suite model
     #[arg(long)]
     all: bool,
 }
@@ -43,6 +43,10 @@ enum Suite {
     Reset,
     /// Devices against TrustVisor, and at ordinary work
     Dma,
+    /// Programs that use a PKCS#11 token, with ours
+    Pkcs11,
+    /// Apache in the full guest, its key in a file or a token
+    Apache,
     /// PALs that live and die at random while the guest swaps
     Soak,
     /// The trusted code with one check removed: some test must notice
@@ -53,12 +57,16 @@ enum Suite {
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// What only makes sense on the bare-metal target.
-const BARE: [(&str, &[&str]); 5] = [
+const BARE: [(&str, &[&str]); 9] = [
     ("hypervisor", &["--features", "bare"]),
     ("loader", &["--features", "bare"]),
     ("quoting-pal", &[]),
     ("hello-pal", &[]),
+    ("password-pal", &[]),
     ("tvtest-pal", &[]),
+    ("sdk-pal", &[]),
+    ("pkcs11-pal", &[]),
+    ("trustvisor-pal", &["--features", "heap"]),
 ];
 const BARE_LINT: &[&str] = &[
     "clippy",
@@ -70,7 +78,8 @@ const BARE_LINT: &[&str] = &[
     "-Zbuild-std-features=compiler-builtins-mem",
 ];
 /// Crates of the bare-metal target that do not build on a host.
-const NOT_ON_A_HOST: [&str; 4] = ["trustvisor-pal", "quoting-pal", "hello-pal", "tvtest-pal"];
+const NOT_ON_A_HOST: [&str; 6] =
+    ["quoting-pal", "hello-pal", "password-pal", "pkcs11-pal", "sdk-pal", "tvtest-pal"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let suites = if arguments.suites.is_empty() { Suite::value_variants() } else { &arguments.suites };
@@ -102,12 +111,14 @@ impl Suite {
         match self {
             Self::Host => host(),
             Self::Launch => system("launch", &[]),
-            Self::Tpm => by_turns("tpm", 2, arguments.all),
+            Self::Tpm => by_turns("tpm", 3, arguments.all),
             Self::Guest => system("guest", &[]),
             Self::Pal => system("pal", &[]),
             Self::Attacks => system("attacks", &[]),
-            Self::Reset => by_turns("reset", 3, arguments.all),
-            Self::Dma => system("dma", &[]),
+            Self::Reset => by_turns("reset", 4, arguments.all),
+            Self::Dma => by_turns("dma", 2, arguments.all),
+            Self::Pkcs11 => by_turns("pkcs11", 2, arguments.all),
+            Self::Apache => by_turns("apache", 2, arguments.all),
             Self::Soak => system("soak", &[("TRUSTVISOR_SOAK", arguments.soak.to_string())]),
             Self::Model => mutants::run(arguments.all),
             Self::Fuzz => fuzz::run(Duration::from_secs(arguments.fuzz)),

@@ -1,6 +1,7 @@
 //! The guest's side of the system tests: `tvtest NAME...` carries out the named tests in order, says `tvtest: ok NAME` after
 //! each, and ends with one line and exit status 1 at the first that fails. `tvtest list` names them all. `tvtest attack NAME...`: see
-//! [`attacks`]; `tvtest lose-control NAME`: [`attacks::control`]; `tvtest dma ...`: [`dma`].
+//! [`attacks`]; `tvtest lose-control NAME`: [`attacks::control`]; `tvtest dma ...`: [`dma`];
+//! `tvtest search ...`: [`search`]; `tvtest counted ...`: [`counted`].
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ mod bench;
 mod buffers;
 mod callers;
 mod calls;
+mod counted;
 mod counters;
 mod cycles;
 mod deaths;
@@ -39,7 +41,9 @@ mod privileged;
 mod quotes;
 mod reserve;
 mod rsa_operation;
+mod sdk;
 mod sealed;
+mod search;
 mod secrecy;
 mod shared_file;
 mod soak;
@@ -78,6 +82,13 @@ const TESTS: &[(&str, Test)] = &[
     ("cycles", cycles::run),
     ("several", cycles::several),
     ("full-pool", cycles::full_pool),
+    ("types", sdk::types::run),
+    ("types-apart", sdk::types::apart),
+    ("heap", sdk::heap::run),
+    ("session", sdk::session::run),
+    ("session-fork", sdk::session::fork),
+    ("session-threads", sdk::session::threads),
+    ("session-exec", sdk::session::exec),
     ("fork", owners::fork),
     ("stranger", owners::stranger),
     ("absent-pages", buffers::absent),
@@ -163,6 +174,9 @@ fn main() -> ExitCode {
     if arguments.peek().is_some_and(|first| first == owners::STRANGER) {
         return owners::be_a_stranger();
     }
+    if arguments.peek().is_some_and(|first| first == sdk::session::SUCCESSOR) {
+        return sdk::session::be_a_successor();
+    }
     if arguments.next_if(|first| first == attacks::ATTACK).is_some() {
         return attacks::run(arguments);
     }
@@ -171,6 +185,12 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == dma::DMA).is_some() {
         return dma::run(arguments);
+    }
+    if arguments.next_if(|first| first == counted::COUNTED).is_some() {
+        return counted::run(arguments);
+    }
+    if arguments.next_if(|first| first == search::SEARCH).is_some() {
+        return search::run(arguments);
     }
     for name in arguments {
         if name == "list" {

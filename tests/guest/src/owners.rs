@@ -69,7 +69,7 @@ pub fn be_a_stranger() -> ExitCode {
     }
 }
 
-fn nothing_works(who: &str, handle: Handle) -> anyhow::Result<()> {
+pub fn nothing_works(who: &str, handle: Handle) -> anyhow::Result<()> {
     let calls = [number::PAL_INFO, number::UNREGISTER, number::ABORT].map(u64::from);
     for call in [call_entry(entry::NULL)].into_iter().chain(calls) {
         expect(&format!("call {call:#x} by {who}"), raw(call, handle, &[]).1, Status::NoSuchPal)?;

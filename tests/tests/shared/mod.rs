@@ -1,6 +1,9 @@
 //! A machine that the tests of a suite share: booted by the first that needs it, lent to one at a time, switched off with
 //! the process.
 
+// Each suite uses a part of it.
+#![allow(dead_code)]
+
 use anyhow::{Context, Result, anyhow};
 use machine::{Boot, Machine};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,10 +18,20 @@ impl Shared {
 
     /// The machine, ready for commands. `boot` says what to boot if nobody has, and gives what must live until that is done.
     pub fn lend<K>(&self, boot: impl FnOnce() -> Result<(Boot, K)>) -> Result<MutexGuard<'_, Machine>> {
+        self.lend_prepared(boot, |_| Ok(()))
+    }
+
+    /// The same; `prepare` is done with it first, once.
+    pub fn lend_prepared<K>(
+        &self,
+        boot: impl FnOnce() -> Result<(Boot, K)>,
+        prepare: impl FnOnce(&Machine) -> Result<()>,
+    ) -> Result<MutexGuard<'_, Machine>> {
         let start = || {
             let (boot, _kept) = boot()?;
             let machine = boot.start()?;
             machine.wait_until_ready()?;
+            prepare(&machine)?;
             Ok::<_, anyhow::Error>(Mutex::new(machine))
         };
         let machine = self.0.get_or_init(|| start().map_err(|error| format!("{error:#}"))).as_ref();

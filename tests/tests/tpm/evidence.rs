@@ -12,6 +12,7 @@ use trustvisor_verify::{Challenge, Evidence, Policy, Step, verify};
 
 use super::secrets::{Keys, Pem, search};
 use super::{Computer, LATE, from_hex, word_after};
+pub(super) use crate::policy::{base64, hex, name, policy};
 
 pub(super) const NONCE: [u8; 32] = [0x5a; 32];
 /// The index of S's `reverse`.
@@ -101,31 +102,6 @@ pub(super) fn file(machine: &Machine, name: &str) -> Result<String> {
     Ok(String::from_utf8(from_hex(&lines.concat())?)?)
 }
 
-/// Believes this build, this machine's TPM and S.
-pub(super) fn policy(evidence: &str, entry: Option<(&str, u16)>) -> Result<String> {
-    let json: Value = serde_json::from_str(evidence)?;
-    let (tpm, name) = (json["tpm"].as_str().context("no TPM")?, name(&json)?);
-    let measurement = json["pcrs"]["0"].as_str().context("no PCR 0")?;
-    let release = fs::read_to_string(machine::root().join("build/release.toml"))?;
-    let mut policy = format!(
-        "tpm = \"{tpm}\"\nminimum_security_version = 1\noptions = [\"dma=protected\\ntpm=required\\n\"]\n\
-         [[hardware_key]]\nmachine = \"this one\"\nname = \"{name}\"\n{release}\n[[pal]]\nname = \"S\"\n\
-         measurement = {{ sha256 = \"{measurement}\" }}\n"
-    );
-    if let Some((name, number)) = entry {
-        policy += &format!(
-            "[[pal.entry]]\nnumber = {number}\nname = \"{name}\"\nsignature = [\"in-out\", \"length\"]\n"
-        );
-    }
-    Ok(policy)
-}
-
-/// Of the attestation key, as enrolment would tell it.
-pub(super) fn name(evidence: &Value) -> Result<String> {
-    let key = base64(&evidence["hardware"]["key"])?;
-    Ok(hex(&[&[0, 0x0b][..], &sha2::Sha256::digest(&key)].concat()))
-}
-
 pub(super) fn fails(policy: &str, evidence: &str, challenge: &Challenge) -> Result<Step> {
     match verify(&Policy::parse(policy)?, &Evidence::parse(evidence.as_bytes())?, challenge) {
         Ok(_) => bail!("believed"),
@@ -205,13 +181,4 @@ fn run(mut command: Command) -> Result<()> {
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     ensure!(output.status.success(), "{command:?}: {said:?}");
     Ok(())
-}
-
-pub(super) fn base64(value: &Value) -> Result<Vec<u8>> {
-    use base64ct::{Base64, Encoding};
-    Base64::decode_vec(value.as_str().context("no text")?).map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

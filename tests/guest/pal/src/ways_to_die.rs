@@ -6,7 +6,7 @@ pub const WAYS: &[(&str, &[u64])] = &[
     ("divide", &[0]),
     ("breakpoint", &[3, 0x175]),
     ("invalid opcode", &[6]),
-    ("panic", &[6]),
+    ("panic", &[1]),
     ("jump to address 0", &[14]),
     ("jump to an unmapped page", &[14]),
     ("jump to the stack", &[14]),
