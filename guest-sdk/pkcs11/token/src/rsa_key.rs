@@ -7,6 +7,7 @@ use crate::platform::{Platform, Rng};
 use crate::protocol::Error;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use rsa::pkcs1v15::{Pkcs1v15Encrypt, Pkcs1v15Sign};
 use rsa::traits::{PaddingScheme, PublicKeyParts, SignatureScheme};
 use rsa::{BoxedUint, Oaep, Pss, PublicKey};
@@ -136,10 +137,20 @@ fn short(number: u64) -> Vec<u8> {
     number.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect()
 }
 
-/// Checks the public key that an object is made of.
+/// Checks the public key that an object is made of. It may be larger than those that are computed with here: an object is to be kept.
 pub fn check_public(object: &mut Object) -> Result<(), Error> {
-    let key = public(object)?;
-    object.set_number(attribute::MODULUS_BITS, u64::from(key.n().bit_width()));
+    const SIZES: RangeInclusive<usize> = 64..=2048;
+    let modulus = big(object, attribute::MODULUS)?;
+    if !SIZES.contains(&modulus.len()) {
+        return Err(Error::Rv(rv::KEY_SIZE_RANGE));
+    }
+    let odd = modulus.last().is_some_and(|byte| byte & 1 == 1);
+    let exponent = big(object, attribute::PUBLIC_EXPONENT)?;
+    if !odd || exponent.last().is_none_or(|byte| byte & 1 == 0) || exponent == [1] {
+        return Err(Error::Rv(rv::ATTRIBUTE_VALUE_INVALID));
+    }
+    let bits = modulus.len() as u64 * 8 - modulus.first().map_or(0, |byte| u64::from(byte.leading_zeros()));
+    object.set_number(attribute::MODULUS_BITS, bits);
     Ok(())
 }
 

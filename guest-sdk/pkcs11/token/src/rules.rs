@@ -261,6 +261,7 @@ pub fn complete(object: &mut Object, origin: Origin) -> Result<(), Error> {
     object.set_default(attribute::START_DATE, []);
     object.set_default(attribute::END_DATE, []);
     object.set_default(attribute::DERIVE, [0]);
+    object.set_default(attribute::ALLOWED_MECHANISMS, []);
     if class != class::SECRET_KEY {
         object.set_default(attribute::SUBJECT, []);
     }

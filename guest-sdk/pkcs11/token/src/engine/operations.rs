@@ -23,7 +23,8 @@ pub(super) fn permitted(key: &Object, purpose: u64, mechanism: u64) -> Result<()
     if !key.flag(purpose) {
         return Err(Error::Rv(rv::KEY_FUNCTION_NOT_PERMITTED));
     }
-    let allowed = key.get(attribute::ALLOWED_MECHANISMS);
+    // An empty list allows all.
+    let allowed = key.get(attribute::ALLOWED_MECHANISMS).filter(|list| !list.is_empty());
     if allowed.is_some_and(|list| !list.chunks_exact(8).any(|one| number(one) == Some(mechanism))) {
         return Err(Error::Rv(rv::MECHANISM_INVALID));
     }
