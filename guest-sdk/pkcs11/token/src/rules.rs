@@ -3,7 +3,9 @@
 //! - `CKA_SENSITIVE` and `CKA_WRAP_WITH_TRUSTED` never go back to false, `CKA_EXTRACTABLE` never to true;
 //! - `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` are the token's own word: of generation alone;
 //! - no key has `CKA_WRAP` and `CKA_DECRYPT`, or `CKA_UNWRAP` and `CKA_ENCRYPT`: what it wrapped it could decrypt, what it encrypted it
-//!   could unwrap (Clulow 2003; Delaune, Kremer, Steel 2008);
+//!   could unwrap (Clulow 2003; Delaune, Kremer, Steel 2008). Nor one after the other: a key and its copies lose these four and do not
+//!   gain them. Nor in two objects of one value: a key that came in wrapped or was derived, which can be done twice, has neither
+//!   `CKA_WRAP` nor `CKA_UNWRAP`;
 //! - `CKA_TRUSTED` is the security officer's to give.
 
 use crate::ck::{attribute, class, key, rv};
@@ -268,6 +270,10 @@ pub fn complete(object: &mut Object, origin: Origin) -> Result<(), Error> {
     if class != class::PRIVATE_KEY {
         object.set_default(attribute::TRUSTED, [0]);
     }
+    let twice = matches!(origin, Origin::Unwrapped | Origin::Derived { .. });
+    if twice && (object.flag(attribute::WRAP) || object.flag(attribute::UNWRAP)) {
+        return Err(INCONSISTENT);
+    }
     uses(object);
     let generated = if let Origin::Generated { mechanism } = origin { Some(mechanism) } else { None };
     object.set_flag(attribute::LOCAL, generated.is_some());
@@ -338,6 +344,24 @@ fn uses(object: &mut Object) {
     }
 }
 
+/// The same of a pair: what the public key wraps the private key does not decrypt, and so on. What was left unsaid gives way.
+pub fn check_pair(public: (&mut Object, &Template), private: (&mut Object, &Template)) -> Result<(), Error> {
+    let said = |template, kind| find(template, kind).is_some();
+    if public.0.flag(attribute::WRAP) && private.0.flag(attribute::DECRYPT) {
+        if said(private.1, attribute::DECRYPT) {
+            return Err(INCONSISTENT);
+        }
+        private.0.set_flag(attribute::DECRYPT, false);
+    }
+    if private.0.flag(attribute::UNWRAP) && public.0.flag(attribute::ENCRYPT) {
+        if said(public.1, attribute::ENCRYPT) {
+            return Err(INCONSISTENT);
+        }
+        public.0.set_flag(attribute::ENCRYPT, false);
+    }
+    Ok(())
+}
+
 fn check_uses(object: &Object) -> Result<(), Error> {
     let both = |a, b| object.flag(a) && object.flag(b);
     if both(attribute::WRAP, attribute::DECRYPT) || both(attribute::UNWRAP, attribute::ENCRYPT) {
@@ -363,6 +387,7 @@ pub fn change(object: &mut Object, template: &Template, copy: bool, officer: boo
             attribute::PRIVATE => copy && rises,
             // Once false, for ever.
             attribute::COPYABLE => copy && !rises,
+            attribute::ENCRYPT | attribute::DECRYPT | attribute::WRAP | attribute::UNWRAP => !rises,
             kind => CHANGEABLE.contains(&kind),
         };
         if !allowed {

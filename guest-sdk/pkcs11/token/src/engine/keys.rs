@@ -76,8 +76,10 @@ impl<P: Platform> Engine<P> {
             rules::complete(&mut object, origin)?;
             Ok::<_, Error>(object)
         };
+        let templates = (public, private);
         let mut public = begin(public, class::PUBLIC_KEY)?;
         let mut private = begin(private, class::PRIVATE_KEY)?;
+        rules::check_pair((&mut public, templates.0), (&mut private, templates.1))?;
         self.may_make(session, &public)?;
         self.may_make(session, &private)?;
         if kind == key::RSA {

@@ -124,8 +124,8 @@ fn rsa_pair(process: &mut Process, session: u64) -> Vec<u64> {
     let request = Request::GenerateKeyPair {
         session,
         mechanism: plain(m::RSA_PKCS_KEY_PAIR_GEN),
-        public: vec![number(attribute::MODULUS_BITS, 2048), flag(attribute::WRAP, true)],
-        private: vec![flag(attribute::UNWRAP, true)],
+        public: vec![number(attribute::MODULUS_BITS, 2048)],
+        private: vec![],
     };
     handles(process.ask(request).unwrap())
 }

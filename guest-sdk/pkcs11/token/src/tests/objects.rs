@@ -93,11 +93,32 @@ fn no_key_wraps_and_decrypts() {
         assert_eq!(process.create(session, template), Err(rv(rv::TEMPLATE_INCONSISTENT)));
         let key = generate(&mut process, session, &[flag(one, true)]).unwrap();
         assert_eq!(process.get(session, key, other), Some(vec![0]), "left unsaid");
-        let change = flag(other, true);
-        assert_eq!(set(&mut process, session, key, change.clone()), Err(rv(rv::TEMPLATE_INCONSISTENT)));
-        let copy = Request::CopyObject { session, object: key, template: vec![change] };
-        assert_eq!(process.ask(copy), Err(rv(rv::TEMPLATE_INCONSISTENT)), "by a copy");
+        // Nor one after the other, by itself or by a copy.
+        for template in [vec![flag(other, true)], vec![flag(one, false), flag(other, true)]] {
+            let copy = Request::CopyObject { session, object: key, template: template.clone() };
+            assert_eq!(process.ask(copy), Err(rv(rv::ATTRIBUTE_READ_ONLY)), "by a copy");
+            let change = Request::SetAttributes { session, object: key, template };
+            assert_eq!(process.ask(change), Err(rv(rv::ATTRIBUTE_READ_ONLY)));
+        }
     }
+}
+
+/// In a pair it is the public key that wraps and encrypts.
+#[test]
+fn no_pair_wraps_and_decrypts() {
+    let (mut process, _) = Machine::default().initialised();
+    let session = process.user();
+    let mut pair = |public: Template, private: Template| {
+        let mechanism = plain(m::RSA_PKCS_KEY_PAIR_GEN);
+        let public = [vec![number(attribute::MODULUS_BITS, 2048)], public].concat();
+        process.ask(Request::GenerateKeyPair { session, mechanism, public, private }).map(handles)
+    };
+    let on = |kind| vec![flag(kind, true)];
+    assert_eq!(pair(on(attribute::WRAP), on(attribute::DECRYPT)), Err(rv(rv::TEMPLATE_INCONSISTENT)));
+    assert_eq!(pair(on(attribute::ENCRYPT), on(attribute::UNWRAP)), Err(rv(rv::TEMPLATE_INCONSISTENT)));
+    let made = pair(on(attribute::WRAP), on(attribute::UNWRAP)).unwrap();
+    assert_eq!(process.get(session, made[0], attribute::ENCRYPT), Some(vec![0]));
+    assert_eq!(process.get(session, made[1], attribute::DECRYPT), Some(vec![0]));
 }
 
 #[test]

@@ -86,6 +86,21 @@ fn secret_keys_come_back_as_they_were() {
     }
 }
 
+/// One wrapped key, come in twice, would be a key that wraps and one that decrypts.
+#[test]
+fn what_came_in_does_not_wrap() {
+    let (mut process, _) = Machine::default().initialised();
+    let session = process.user();
+    let by = wrapping_key(&mut process, session);
+    let key = process.create(session, extractable(&[9; 24])).unwrap();
+    let wrapped = wrap(&mut process, session, plain(m::AES_KEY_WRAP), by, key).unwrap();
+    for kind in [attribute::WRAP, attribute::UNWRAP] {
+        let template = [readable(), vec![flag(kind, true)]].concat();
+        let result = unwrap(&mut process, session, plain(m::AES_KEY_WRAP), by, &wrapped, template);
+        assert_eq!(result, Err(rv(rv::TEMPLATE_INCONSISTENT)));
+    }
+}
+
 #[test]
 fn private_keys_travel_as_pkcs8() {
     let (mut process, _) = Machine::default().initialised();
