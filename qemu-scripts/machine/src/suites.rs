@@ -145,6 +145,13 @@ fn host() -> Result<()> {
     }
     let test = ["test", "-q", "--workspace", "--exclude", "trustvisor-tests"].into_iter().chain(others);
     step("unit tests", &test.collect::<Vec<_>>());
+    // The PKCS#11 module with a token in its own process, which no other build has.
+    let module = ["-q", "-p", "trustvisor-pkcs11", "--no-default-features", "--features", "software"];
+    step(
+        "lints of the PKCS#11 module's tests",
+        &[&["clippy"], &module[..], &["--all-targets", "--", "-D", "warnings"]].concat(),
+    );
+    step("tests of the PKCS#11 module", &[&["test"], &module[..]].concat());
     say("size of the trusted code");
     if let Err(error) = tcb::check() {
         failed.push(error.to_string());

@@ -44,6 +44,15 @@ impl Curve {
         }
     }
 
+    /// Its object identifier.
+    pub fn params(self) -> &'static [u8] {
+        match self {
+            Self::P256 => P256,
+            Self::P384 => P384,
+            Self::Ed25519 => ED25519,
+        }
+    }
+
     /// Of a key.
     pub fn of(object: &Object) -> Result<Self, Error> {
         Self::of_params(object.get(attribute::EC_PARAMS).ok_or(Error::Rv(rv::TEMPLATE_INCOMPLETE))?)

@@ -176,6 +176,13 @@ impl<P: Platform> Engine<P> {
             if other {
                 self.close_all();
             }
+            // Who logged in with a PIN that is another one now has to do it again.
+            if self
+                .login
+                .is_some_and(|role| !self.store.as_ref().is_some_and(|old| same_pin(old, &store, role)))
+            {
+                self.end_login();
+            }
             self.store = Some(store);
         }
         Ok(Answer::Loaded(loaded))
@@ -194,10 +201,18 @@ impl<P: Platform> Engine<P> {
 
     /// Begins a change: the answer is given when it is durable.
     fn change(&mut self, mut store: Store, answer: Answer) -> Response {
+        self.is_current()?;
         store.version = self.tools.platform.counter(version_counter(self.token))?.saturating_add(1);
         let file = store.encode(&mut self.tools.platform)?;
         self.pending = Some(Pending { store, answer, login: self.login, new: false });
         Ok(Answer::Write(file))
+    }
+
+    /// Whether the state here, if there is any, is the present one: what is compared with or built upon must not be old.
+    fn is_current(&mut self) -> Result<(), Error> {
+        let version = self.tools.platform.counter(version_counter(self.token))?;
+        let old = self.store.as_ref().is_some_and(|store| store.version != version);
+        if old { Err(Error::Rv(rv::DEVICE_ERROR)) } else { Ok(()) }
     }
 
     fn commit(&mut self) -> Response {
@@ -256,6 +271,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn init_token(&mut self, pin: &[u8], label: &[u8]) -> Response {
+        self.is_current()?;
         if label.len() != 32 {
             return Err(Error::Rv(rv::ARGUMENTS_BAD));
         }
@@ -290,6 +306,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn init_pin(&mut self, session: u64, pin: &[u8]) -> Response {
+        self.is_current()?;
         self.session(session)?;
         if self.login != Some(Role::Officer) {
             return Err(Error::Rv(rv::USER_NOT_LOGGED_IN));
@@ -300,6 +317,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn set_pin(&mut self, session: u64, old: &[u8], new: &[u8]) -> Response {
+        self.is_current()?;
         if !self.session(session)?.write {
             return Err(Error::Rv(rv::SESSION_READ_ONLY));
         }
@@ -365,6 +383,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn login(&mut self, session: u64, user: User, pin: &[u8]) -> Response {
+        self.is_current()?;
         self.session(session)?;
         let role = match (user, self.login) {
             (User::ContextSpecific, None) => return Err(Error::Rv(rv::USER_NOT_LOGGED_IN)),
@@ -401,12 +420,17 @@ impl<P: Platform> Engine<P> {
 
     fn logout(&mut self, session: u64) -> Response {
         self.session(session)?;
-        self.login.take().ok_or(Error::Rv(rv::USER_NOT_LOGGED_IN))?;
+        self.login.ok_or(Error::Rv(rv::USER_NOT_LOGGED_IN))?;
+        self.end_login();
+        Ok(Answer::Done)
+    }
+
+    fn end_login(&mut self) {
+        self.login = None;
         // Private objects of sessions go with the login, and so does whatever is under way with private keys.
         self.objects.retain(|_, (_, object)| !object.flag(crate::ck::attribute::PRIVATE));
         self.sessions.values_mut().for_each(|session| session.active.clear());
         self.tools.rsa.clear();
-        Ok(Answer::Done)
     }
 
     fn random(&mut self, session: u64, length: u64) -> Response {
@@ -424,6 +448,13 @@ impl<P: Platform> Engine<P> {
     fn active(&mut self, session: u64, operation: Operation) -> Result<&mut Active, Error> {
         let active = self.session_mut(session)?.active.get_mut(&(operation as u8));
         active.ok_or(Error::Rv(rv::OPERATION_NOT_INITIALIZED))
+    }
+}
+
+fn same_pin(old: &Store, new: &Store, role: Role) -> bool {
+    match (record(old, role), record(new, role)) {
+        (Ok(old), Ok(new)) => old.is_of(new),
+        _ => false,
     }
 }
 

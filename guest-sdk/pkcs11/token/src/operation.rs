@@ -239,7 +239,7 @@ pub struct Tools<P> {
     pub platform: P,
     /// Whether the processor has ADX and BMI2.
     pub adx: bool,
-    /// RSA keys that were used, ready for more, by their modulus; the last used is the last.
+    /// RSA keys that were used, ready for more, by modulus and exponent; the last used is the last.
     pub rsa: Vec<(Vec<u8>, trustvisor_rsa::Key)>,
 }
 
@@ -249,10 +249,12 @@ const READY: usize = 8;
 impl<P: Platform> Tools<P> {
     /// The RSA key of an object.
     pub fn rsa(&mut self, object: &Object) -> Result<(&mut trustvisor_rsa::Key, Rng<'_, P>), Error> {
-        let modulus = object.get(attribute::MODULUS).ok_or(BAD_TYPE)?;
-        let ready = match self.rsa.iter().position(|(of, _)| of == modulus) {
+        let [modulus, exponent] =
+            [attribute::MODULUS, attribute::PUBLIC_EXPONENT].map(|part| object.get(part));
+        let public = [modulus.ok_or(BAD_TYPE)?, exponent.ok_or(BAD_TYPE)?].concat();
+        let ready = match self.rsa.iter().position(|(of, _)| *of == public) {
             Some(at) => self.rsa.remove(at),
-            None => (modulus.to_vec(), rsa_key::own(object, self.adx)?),
+            None => (public, rsa_key::own(object, self.adx)?),
         };
         if self.rsa.len() >= READY {
             self.rsa.remove(0);

@@ -63,8 +63,15 @@ impl Tries {
         if !leased(platform)? {
             return Err(Error::Rv(rv::PIN_LOCKED));
         }
+        if platform.counter(self.granted)? == 0 {
+            // Both have a place before anything lasting is counted; as many granted as used.
+            platform.increment(self.used)?;
+            platform.increment(self.granted)?;
+        }
+        // What is granted from here on is granted to who comes later: a lease is for those that it is taken before.
+        let granted = platform.counter(self.granted)?;
         let mine = platform.increment(self.used)?;
-        if mine > platform.counter(self.granted)? {
+        if mine > granted {
             platform.increment(self.leases)?;
             let grant = platform.counter(self.used)?.saturating_add(A_LEASE - 1);
             while platform.increment(self.granted)? < grant {}
@@ -113,6 +120,11 @@ impl Pin {
         let mut salt = [0; 16];
         platform.random(&mut salt)?;
         Ok(Self { salt, hash: *hash(pin, &salt), since: tries.leases(platform)? })
+    }
+
+    /// Whether both records are of one PIN, as it was set once.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.salt == other.salt
     }
 
     /// Counts a try and compares. Right: the record to be kept from now on, if it is another.

@@ -1,7 +1,8 @@
 //! What an object may be made of, and what may be changed later. The rules that keep keys in are here:
 //!
 //! - `CKA_SENSITIVE` and `CKA_WRAP_WITH_TRUSTED` never go back to false, `CKA_EXTRACTABLE` never to true;
-//! - `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` are the token's own word: of generation alone;
+//! - `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE`, `CKA_NEVER_EXTRACTABLE` are the token's own word: of generation, and of what is
+//!   derived from what was generated so;
 //! - no key has `CKA_WRAP` and `CKA_DECRYPT`, or `CKA_UNWRAP` and `CKA_ENCRYPT`: what it wrapped it could decrypt, what it encrypted it
 //!   could unwrap (Clulow 2003; Delaune, Kremer, Steel 2008). Nor one after the other: a key and its copies lose these four and do not
 //!   gain them. Nor in two objects of one value: a key that came in wrapped or was derived, which can be done twice, has neither
@@ -10,7 +11,7 @@
 
 use crate::ck::{attribute, class, key, rv};
 use crate::object::{Object, number};
-use crate::protocol::{Error, Template};
+use crate::protocol::{Error, Template, Value};
 
 /// How an object comes to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,6 +375,10 @@ fn check_uses(object: &Object) -> Result<(), Error> {
 pub fn change(object: &mut Object, template: &Template, copy: bool, officer: bool) -> Result<(), Error> {
     for (kind, value) in template {
         check_value(object.class(), *kind, value)?;
+        // Comparing would tell how much of a guess is right.
+        if object.read(*kind) == Value::Sensitive {
+            return Err(READ_ONLY);
+        }
         if object.get(*kind) == Some(value) {
             continue;
         }
@@ -387,7 +392,11 @@ pub fn change(object: &mut Object, template: &Template, copy: bool, officer: boo
             attribute::PRIVATE => copy && rises,
             // Once false, for ever.
             attribute::COPYABLE => copy && !rises,
-            attribute::ENCRYPT | attribute::DECRYPT | attribute::WRAP | attribute::UNWRAP => !rises,
+            attribute::ENCRYPT
+            | attribute::DECRYPT
+            | attribute::WRAP
+            | attribute::UNWRAP
+            | attribute::DERIVE => !rises,
             kind => CHANGEABLE.contains(&kind),
         };
         if !allowed {

@@ -158,7 +158,7 @@ impl Token {
         if let Err(error) = written {
             trouble::say(format_args!("token {}: {error}", self.number));
             if lock.held() && finished {
-                self.folder.remove_new();
+                self.folder.remove_unfinished();
             }
             let abandoned = self.exchange(&Request::Abandon)?;
             if matches!(request, Request::Login { .. }) {

@@ -16,6 +16,7 @@ pub struct Folder {
     path: PathBuf,
     file: PathBuf,
     new: PathBuf,
+    unfinished: PathBuf,
     lock: PathBuf,
 }
 
@@ -40,7 +41,13 @@ impl Stamp {
 impl Folder {
     pub fn new(path: &Path, number: u32) -> Self {
         let at = |ending: &str| path.join(format!("token-{number}{ending}"));
-        Self { path: path.into(), file: at(""), new: at(".new"), lock: at(".lock") }
+        Self {
+            path: path.into(),
+            file: at(""),
+            new: at(".new"),
+            unfinished: at(".unfinished"),
+            lock: at(".lock"),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -85,7 +92,8 @@ impl Folder {
 
     /// Makes the bytes durable beside the present file, of whose owner and mode they are.
     pub fn write_new(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&self.new)?;
+        let mut file =
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&self.unfinished)?;
         if let Ok(present) = fs::metadata(&self.file) {
             // The owner is as good as it gets: one who may not give files away keeps this one.
             let _ = fchown(&file, Some(present.uid()), Some(present.gid()));
@@ -94,6 +102,8 @@ impl Folder {
         file.write_all(bytes)?;
         file.sync_all()?;
         drop(file);
+        // What lies there may be the present state already, for all that is known of the last commit: it is replaced at once, or stays.
+        fs::rename(&self.unfinished, &self.new)?;
         self.sync()
     }
 
@@ -104,9 +114,9 @@ impl Folder {
         Ok(Stamp::of(&fs::metadata(&self.file)?))
     }
 
-    /// Takes `token-N.new` away.
-    pub fn remove_new(&self) {
-        let _ = fs::remove_file(&self.new);
+    /// Takes away what could not be written.
+    pub fn remove_unfinished(&self) {
+        let _ = fs::remove_file(&self.unfinished);
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -18,7 +18,7 @@ macro_rules! c {
     ($name:ident($($argument:expr),* $(,)?)) => {{
         let function = $crate::common::list().$name.unwrap();
         // SAFETY: the arguments are what the standard wants, or null where that is being tried.
-        #[allow(unused_unsafe)]
+        #[allow(unused_unsafe, clippy::macro_metavars_in_unsafe)]
         unsafe { function($($argument),*) }
     }};
 }

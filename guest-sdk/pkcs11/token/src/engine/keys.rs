@@ -125,6 +125,7 @@ impl<P: Platform> Engine<P> {
     fn wrapping_key(&self, handle: u64, purpose: u64, mechanism: u64, wrong: u64) -> Result<&Object, Error> {
         let key = self.key(handle, wrong)?;
         permitted(key, purpose, mechanism)?;
+        each_time(key)?;
         Ok(key)
     }
 
@@ -243,6 +244,7 @@ impl<P: Platform> Engine<P> {
         self.session(session)?;
         let base = self.key(base, rv::KEY_HANDLE_INVALID)?;
         permitted(base, attribute::DERIVE, mechanism.mechanism)?;
+        each_time(base)?;
         let base = base.clone();
         let origin = Origin::Derived {
             sensitive: base.flag(attribute::ALWAYS_SENSITIVE),
@@ -259,13 +261,11 @@ impl<P: Platform> Engine<P> {
             None => secret.len(),
         };
         // Of a shared secret the leading bytes are left out (PKCS#11, 2.3.8), of all else the last.
-        let from = match (secret.len().checked_sub(length), mechanism.mechanism) {
+        let from = match (secret.len().checked_sub(length), &mechanism.parameter) {
+            (None, Parameter::Ecdh { .. }) => return Err(Error::Rv(rv::KEY_SIZE_RANGE)),
             // The parameter is what is too short.
-            (None, m::AES_ECB_ENCRYPT_DATA | m::AES_CBC_ENCRYPT_DATA) => {
-                return Err(Error::Rv(rv::MECHANISM_PARAM_INVALID));
-            }
-            (None, _) => return Err(Error::Rv(rv::KEY_SIZE_RANGE)),
-            (Some(from), m::ECDH1_DERIVE | m::ECDH1_COFACTOR_DERIVE) => from,
+            (None, _) => return Err(Error::Rv(rv::MECHANISM_PARAM_INVALID)),
+            (Some(from), Parameter::Ecdh { kdf: kdf::NULL, .. }) => from,
             _ => 0,
         };
         set_secret(&mut object, &secret[from..from + length])?;
@@ -312,6 +312,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn evidence(&mut self, session: u64, key: u64, nonce: &[u8]) -> Response {
         const LONGEST_NONCE: usize = 64;
         self.session(session)?;
+        self.is_current()?;
         if nonce.len() > LONGEST_NONCE {
             return Err(Error::Rv(rv::ARGUMENTS_BAD));
         }
@@ -325,7 +326,11 @@ impl<P: Platform> Engine<P> {
         } else {
             [attribute::EC_PARAMS, attribute::EC_POINT]
         };
-        let [parameter, public] = parts.map(|part| key.get(part).unwrap_or_default().to_vec());
+        let [mut parameter, public] = parts.map(|part| key.get(part).unwrap_or_default().to_vec());
+        if let Ok(curve) = Curve::of(key) {
+            // A curve can have more than one name.
+            parameter = curve.params().to_vec();
+        }
         let statement = Statement {
             nonce: nonce.to_vec(),
             key_type,
@@ -338,6 +343,14 @@ impl<P: Platform> Engine<P> {
         let report = self.tools.platform.report(&statement.digest())?;
         Ok(Answer::Evidence { report, statement: statement.to_bytes() })
     }
+}
+
+/// A key for which the PIN is to be shown each time is for operations, which have a place to show it at.
+fn each_time(key: &Object) -> Result<(), Error> {
+    if key.flag(attribute::ALWAYS_AUTHENTICATE) {
+        return Err(Error::Rv(rv::KEY_FUNCTION_NOT_PERMITTED));
+    }
+    Ok(())
 }
 
 fn no_parameter(mechanism: &Mechanism) -> Result<(), Error> {

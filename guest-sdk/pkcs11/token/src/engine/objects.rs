@@ -11,8 +11,8 @@ use crate::rules::{self, Origin};
 use crate::store::Store;
 use alloc::vec::Vec;
 
-/// Objects of a process's sessions.
-const OBJECTS: usize = 4096;
+/// Objects, of sessions and kept: so many the heap has room for, and once more those that are kept while they change.
+const OBJECTS: usize = 256;
 
 impl<P: Platform> Engine<P> {
     /// Whether who is logged in sees it.
@@ -50,7 +50,7 @@ impl<P: Platform> Engine<P> {
         if Store::keeps(object) && !write {
             return Err(Error::Rv(rv::SESSION_READ_ONLY));
         }
-        Ok(())
+        self.may_keep(object)
     }
 
     /// Adds objects, all of them or none: their handles.
@@ -64,7 +64,8 @@ impl<P: Platform> Engine<P> {
         for object in &objects {
             self.may_make(session, object)?;
         }
-        if self.objects.len() + objects.len() > OBJECTS {
+        let kept = self.store.as_ref().map_or(0, |store| store.objects.len());
+        if self.objects.len() + kept + objects.len() > OBJECTS {
             return Err(Error::Rv(rv::DEVICE_MEMORY));
         }
         for object in objects {
@@ -118,6 +119,14 @@ impl<P: Platform> Engine<P> {
         self.add_one(session, object)
     }
 
+    /// Whether it may be made, changed or destroyed by who is logged in: what the token keeps, by nobody else.
+    fn may_keep(&self, object: &Object) -> Result<(), Error> {
+        if Store::keeps(object) && self.login.is_none() {
+            return Err(Error::Rv(rv::USER_NOT_LOGGED_IN));
+        }
+        Ok(())
+    }
+
     /// Whether the session may change or destroy it.
     fn may_change(&self, session: u64, object: &Object, permission: u64) -> Result<(), Error> {
         if Store::keeps(object) && !self.session(session)?.write {
@@ -126,7 +135,7 @@ impl<P: Platform> Engine<P> {
         if !object.flag(permission) {
             return Err(Error::Rv(rv::ACTION_PROHIBITED));
         }
-        Ok(())
+        self.may_keep(object)
     }
 
     pub(super) fn destroy_object(&mut self, session: u64, handle: u64) -> Response {

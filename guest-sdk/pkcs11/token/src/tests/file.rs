@@ -14,8 +14,7 @@ fn label(process: &mut Process, session: u64, text: &str) -> Vec<u8> {
 #[test]
 fn the_last_version_opens_and_no_earlier_one() {
     let machine = Machine::default();
-    let (mut process, first) = machine.initialised();
-    let session = process.open(true);
+    let (mut process, session, first) = machine.in_use();
     let files = [first, label(&mut process, session, "one"), label(&mut process, session, "two")];
     let loaded: Vec<_> = files.iter().map(|file| machine.process().load(file)).collect();
     assert_eq!(loaded, [Loaded::NotCurrent, Loaded::NotCurrent, Loaded::Current]);
@@ -31,8 +30,7 @@ fn the_last_version_opens_and_no_earlier_one() {
 #[test]
 fn a_process_that_is_killed_loses_nothing() {
     let machine = Machine::default();
-    let (mut process, old) = machine.initialised();
-    let session = process.open(true);
+    let (mut process, session, old) = machine.in_use();
     let template = vec![number(attribute::CLASS, class::DATA), flag(attribute::TOKEN, true)];
     let Ok(Answer::Write(new)) = process.ask(Request::CreateObject { session, template }) else { panic!() };
     assert_eq!(machine.process().load(&new), Loaded::NotCurrent);
@@ -46,8 +44,7 @@ fn a_process_that_is_killed_loses_nothing() {
 #[test]
 fn a_commit_that_was_not_kept_can_be_asked_for_again() {
     let machine = Machine::default();
-    let (mut process, _) = machine.initialised();
-    let session = process.open(true);
+    let (mut process, session, _) = machine.in_use();
     let template = vec![number(attribute::CLASS, class::DATA), flag(attribute::TOKEN, true)];
     let Ok(Answer::Write(new)) = process.ask(Request::CreateObject { session, template }) else { panic!() };
     machine.0.borrow_mut().starved = true;
@@ -61,16 +58,16 @@ fn a_commit_that_was_not_kept_can_be_asked_for_again() {
 #[test]
 fn of_two_changes_one_is_made() {
     let machine = Machine::default();
-    let (mut one, file) = machine.initialised();
+    let (mut one, session, file) = machine.in_use();
     let mut other = machine.process_with(&file);
     let template = vec![number(attribute::CLASS, class::DATA), flag(attribute::TOKEN, true)];
-    let write = |process: &mut Process| {
-        let session = process.open(true);
+    let write = |process: &mut Process, session| {
         let request = Request::CreateObject { session, template: template.clone() };
         let Ok(Answer::Write(file)) = process.ask(request) else { panic!() };
         file
     };
-    let (ours, _) = (write(&mut one), write(&mut other));
+    let others = other.user();
+    let (ours, _) = (write(&mut one, session), write(&mut other, others));
     assert!(one.ask(Request::Commit).is_ok());
     assert_eq!(other.ask(Request::Commit), Err(rv(rv::DEVICE_ERROR)));
     assert_eq!(other.ask(Request::Current), Ok(Answer::Loaded(Loaded::NotCurrent)));
@@ -112,4 +109,59 @@ fn sessions_end_with_their_token() {
     let (_, new) = one.keep(Request::InitToken { pin: OFFICER.to_vec(), label: vec![b'x'; 32] });
     assert_eq!(other.load(&new.unwrap()), Loaded::Current);
     assert_eq!(other.ask(Request::SessionInfo { session }), Err(rv(rv::SESSION_HANDLE_INVALID)));
+}
+
+/// A process that has an old state writes nothing of it, compares no PIN with it, and proves nothing.
+#[test]
+fn an_old_state_in_memory_is_worth_nothing() {
+    let machine = Machine::default();
+    let (mut old, session, file) = machine.in_use();
+    let mut present = machine.process_with(&file);
+    let theirs = present.user();
+    let template = vec![number(attribute::CLASS, class::DATA), flag(attribute::TOKEN, true)];
+    let create = |session| Request::CreateObject { session, template: template.clone() };
+    present.keep(create(theirs));
+    assert_eq!(old.ask(create(session)), Err(rv(rv::DEVICE_ERROR)));
+    let change = Request::SetPin { session, old: USER.to_vec(), new: b"other".to_vec() };
+    assert_eq!(old.ask(change.clone()), Err(rv(rv::DEVICE_ERROR)));
+    let evidence = Request::Evidence { session, key: 1, nonce: vec![7; 32] };
+    assert_eq!(old.ask(evidence), Err(rv(rv::DEVICE_ERROR)));
+    old.ask(Request::Logout { session }).unwrap();
+    let login = Request::Login { session, user: User::User, pin: USER.to_vec() };
+    assert_eq!(old.ask(login), Err(rv(rv::DEVICE_ERROR)));
+}
+
+#[test]
+fn who_logged_in_by_another_pin_is_logged_out() {
+    let machine = Machine::default();
+    let (mut one, session, file) = machine.in_use();
+    let mut other = machine.process_with(&file);
+    let theirs = other.user();
+    let change = Request::SetPin { session: theirs, old: USER.to_vec(), new: b"other".to_vec() };
+    let changed = other.keep(change).1.unwrap();
+    assert_eq!(one.load(&changed), Loaded::Current);
+    assert_eq!(one.ask(Request::Logout { session }), Err(rv(rv::USER_NOT_LOGGED_IN)));
+    assert!(other.ask(Request::Logout { session: theirs }).is_ok(), "who changed it stays");
+}
+
+#[test]
+fn what_the_token_keeps_is_changed_by_nobody_who_is_not_logged_in() {
+    let machine = Machine::default();
+    let (mut process, session, _) = machine.in_use();
+    let template = vec![
+        number(attribute::CLASS, class::DATA),
+        flag(attribute::TOKEN, true),
+        flag(attribute::PRIVATE, false),
+    ];
+    let object = handle(process.keep(Request::CreateObject { session, template: template.clone() }).0);
+    process.ask(Request::Logout { session }).unwrap();
+    let label = vec![(attribute::LABEL, b"x".to_vec())];
+    for request in [
+        Request::CreateObject { session, template },
+        Request::CopyObject { session, object, template: vec![] },
+        Request::SetAttributes { session, object, template: label },
+        Request::DestroyObject { session, object },
+    ] {
+        assert_eq!(process.ask(request.clone()), Err(rv(rv::USER_NOT_LOGGED_IN)), "{request:?}");
+    }
 }

@@ -29,7 +29,12 @@ pub struct Shared {
     /// The hardware TPM does not answer.
     pub starved: bool,
     pub lasting_increments: u64,
+    /// What happens just after the user's next try has its number.
+    pub meanwhile: Option<Box<dyn FnOnce()>>,
 }
+
+/// *Used* of the user's tries of token 0.
+const USED: Counter = Counter::Launch(3);
 
 /// A machine.
 #[derive(Clone, Default)]
@@ -69,6 +74,16 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// A token with both PINs and a session of the user's: the process, the session, and the present file.
+    pub fn in_use(&self) -> (Process, u64, Vec<u8>) {
+        let (mut process, file) = self.initialised();
+        let session = process.open(true);
+        let kept = process.keep(Request::Login { session, user: User::User, pin: USER.to_vec() }).1;
+        (process, session, kept.unwrap_or(file))
+    }
+}
+
 impl Platform for Machine {
     fn random(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
         for part in bytes.chunks_mut(32) {
@@ -102,7 +117,13 @@ impl Platform for Machine {
         }
         let value = shared.counters.entry(counter).or_default();
         *value += 1;
-        Ok(*value)
+        let value = *value;
+        let meanwhile = if counter == USED { shared.meanwhile.take() } else { None };
+        drop(shared);
+        if let Some(happens) = meanwhile {
+            happens();
+        }
+        Ok(value)
     }
 
     fn report(&mut self, nonce: &[u8; 32]) -> Result<Vec<u8>, Error> {

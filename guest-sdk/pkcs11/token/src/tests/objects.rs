@@ -80,6 +80,20 @@ fn what_protects_a_key_is_not_taken_back() {
     }
 }
 
+/// Not even whether it is right: how long a comparison takes would tell how much of it is.
+#[test]
+fn a_guess_at_a_secret_is_not_compared() {
+    let (mut process, _) = Machine::default().initialised();
+    let session = process.user();
+    let key = process.create(session, aes(&[9; 32])).unwrap();
+    for guess in [[9; 32], [8; 32]] {
+        let guess = (attribute::VALUE, guess.to_vec());
+        assert_eq!(set(&mut process, session, key, guess.clone()), Err(rv(rv::ATTRIBUTE_READ_ONLY)));
+        let copy = Request::CopyObject { session, object: key, template: vec![guess] };
+        assert_eq!(process.ask(copy), Err(rv(rv::ATTRIBUTE_READ_ONLY)));
+    }
+}
+
 #[test]
 fn no_key_wraps_and_decrypts() {
     let (mut process, _) = Machine::default().initialised();

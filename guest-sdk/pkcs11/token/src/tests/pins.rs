@@ -118,6 +118,25 @@ fn logins_cost_the_hardware_tpm_nothing_after_the_first() {
     assert_eq!(machine.0.borrow().lasting_increments, before);
 }
 
+/// Another S takes a lease just when this one has its number: what that grants is not for this one.
+#[test]
+fn a_lease_is_for_later_tries() {
+    let machine = Machine::default();
+    let (_, file) = machine.initialised();
+    let wrong = |machine: &Machine, file: &[u8]| {
+        let mut process = machine.process_with(file);
+        let session = process.open(true);
+        assert_eq!(login(&mut process, session, b"wrong"), Err(rv(rv::PIN_INCORRECT)));
+    };
+    let leases = |machine: &Machine| machine.0.borrow().counters[&Counter::Lasting(2)];
+    (0..A_LEASE).for_each(|_| wrong(&machine, &file));
+    assert_eq!(leases(&machine), 1);
+    let (other, its_file) = (machine.clone(), file.clone());
+    machine.0.borrow_mut().meanwhile = Some(Box::new(move || wrong(&other, &its_file)));
+    wrong(&machine, &file);
+    assert_eq!(leases(&machine), 3);
+}
+
 /// An OS that keeps the hardware TPM away gets nothing compared that it has no lease for.
 #[test]
 fn a_try_that_cannot_be_counted_is_not_compared() {

@@ -10,6 +10,10 @@ impl Backend for Wiped {
     fn ask(&mut self, _: &[u8]) -> Result<Vec<u8>, Failure> {
         Err(Failure::Gone)
     }
+
+    fn evidence(&self, _report: &[u8], _nonce: &[u8]) -> Result<String, String> {
+        Err("gone".into())
+    }
 }
 
 /// A slot with an initialised token and a session.
