@@ -11,6 +11,8 @@ pub const MANUFACTURER: &[u8] = b"TrustVisor";
 /// The library's, and S's, version.
 pub const VERSION: CK_VERSION = CK_VERSION { major: 0, minor: 1 };
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
     // SAFETY: null or the arguments, says the application.
     rv(unsafe { (args as *const CK_C_INITIALIZE_ARGS).as_ref() }
@@ -35,6 +37,8 @@ fn check(args: &CK_C_INITIALIZE_ARGS) -> Result<(), Rv> {
     Ok(())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
     if !reserved.is_null() {
         return CKR_ARGUMENTS_BAD;
@@ -43,12 +47,18 @@ pub unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
 }
 
 /// `C_GetInfo` of the list of v2.40.
+///
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetInfo(info: *mut CK_INFO) -> CK_RV {
     // SAFETY: as the application says.
     rv(unsafe { get_info(info, lists::V2_40) })
 }
 
 /// `C_GetInfo` of the list of v3.0.
+///
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetInfo_3_0(info: *mut CK_INFO) -> CK_RV {
     // SAFETY: as the application says.
     rv(unsafe { get_info(info, lists::V3_0) })
@@ -77,10 +87,14 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     rv(unsafe { put(list, (&raw const lists::LIST_2_40).cast_mut()) })
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetFunctionStatus(_session: CK_SESSION_HANDLE) -> CK_RV {
     not_parallel()
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_CancelFunction(_session: CK_SESSION_HANDLE) -> CK_RV {
     not_parallel()
 }

@@ -11,6 +11,8 @@ use token::protocol::Request;
 /// Most random bytes of one request.
 const RANDOM: usize = 4096;
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GenerateKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -31,6 +33,8 @@ pub unsafe extern "C" fn C_GenerateKey(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GenerateKeyPair(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -63,6 +67,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_WrapKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -85,6 +91,8 @@ pub unsafe extern "C" fn C_WrapKey(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_UnwrapKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -110,6 +118,8 @@ pub unsafe extern "C" fn C_UnwrapKey(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_DeriveKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -133,6 +143,9 @@ pub unsafe extern "C" fn C_DeriveKey(
 }
 
 /// S needs no seed, least of all one of the OS's: this one is taken and left.
+///
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_SeedRandom(
     session: CK_SESSION_HANDLE,
     seed: *mut CK_BYTE,
@@ -145,6 +158,8 @@ pub unsafe extern "C" fn C_SeedRandom(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GenerateRandom(
     session: CK_SESSION_HANDLE,
     out: *mut CK_BYTE,

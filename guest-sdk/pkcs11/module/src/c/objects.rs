@@ -8,6 +8,8 @@ use crate::template;
 use cryptoki_sys::*;
 use token::protocol::{Answer, Request};
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_CreateObject(
     session: CK_SESSION_HANDLE,
     attributes: *mut CK_ATTRIBUTE,
@@ -26,6 +28,8 @@ pub unsafe extern "C" fn C_CreateObject(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_CopyObject(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
@@ -50,10 +54,14 @@ pub fn room_for(handle: *mut CK_OBJECT_HANDLE) -> Result<(), Rv> {
     if handle.is_null() { Err(CKR_ARGUMENTS_BAD) } else { Ok(()) }
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_DestroyObject(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE) -> CK_RV {
     rv(ask_done(session, |session| Request::DestroyObject { session, object }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetObjectSize(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
@@ -64,6 +72,8 @@ pub unsafe extern "C" fn C_GetObjectSize(
     rv(said.and_then(|said| unsafe { put(size, said) }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetAttributeValue(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
@@ -87,6 +97,8 @@ pub unsafe extern "C" fn C_GetAttributeValue(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_SetAttributeValue(
     session: CK_SESSION_HANDLE,
     object: CK_OBJECT_HANDLE,
@@ -105,6 +117,8 @@ pub unsafe extern "C" fn C_SetAttributeValue(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_FindObjectsInit(
     session: CK_SESSION_HANDLE,
     attributes: *mut CK_ATTRIBUTE,
@@ -128,6 +142,8 @@ pub unsafe extern "C" fn C_FindObjectsInit(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,
     objects: *mut CK_OBJECT_HANDLE,
@@ -152,6 +168,8 @@ pub unsafe extern "C" fn C_FindObjects(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_FindObjectsFinal(session: CK_SESSION_HANDLE) -> CK_RV {
     let work = || {
         process::slot_of(session)?.with(|token| {

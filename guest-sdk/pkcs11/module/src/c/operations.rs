@@ -159,6 +159,8 @@ unsafe fn finish(
 /// The functions of an operation that has them all but for what `update` takes.
 macro_rules! functions {
     ($operation:ident: $single:ident, $finish:ident) => {
+        /// # Safety
+        /// Pointers are null, or what PKCS#11 says of this function.
         pub unsafe extern "C" fn $single(
             session: CK_SESSION_HANDLE,
             data: *mut CK_BYTE,
@@ -170,6 +172,8 @@ macro_rules! functions {
             rv(unsafe { single(Operation::$operation, session, (data, length), out, out_length) })
         }
 
+        /// # Safety
+        /// Pointers are null, or what PKCS#11 says of this function.
         pub unsafe extern "C" fn $finish(
             session: CK_SESSION_HANDLE,
             out: *mut CK_BYTE,
@@ -180,6 +184,8 @@ macro_rules! functions {
         }
     };
     ($operation:ident init $init:ident) => {
+        /// # Safety
+        /// Pointers are null, or what PKCS#11 says of this function.
         pub unsafe extern "C" fn $init(
             session: CK_SESSION_HANDLE,
             mechanism: *mut CK_MECHANISM,
@@ -190,6 +196,8 @@ macro_rules! functions {
         }
     };
     ($operation:ident update $update:ident) => {
+        /// # Safety
+        /// Pointers are null, or what PKCS#11 says of this function.
         pub unsafe extern "C" fn $update(
             session: CK_SESSION_HANDLE,
             data: *mut CK_BYTE,
@@ -202,6 +210,8 @@ macro_rules! functions {
         }
     };
     ($operation:ident absorb $absorb:ident) => {
+        /// # Safety
+        /// Pointers are null, or what PKCS#11 says of this function.
         pub unsafe extern "C" fn $absorb(
             session: CK_SESSION_HANDLE,
             data: *mut CK_BYTE,
@@ -227,15 +237,21 @@ functions!(Sign absorb C_SignUpdate);
 functions!(Verify init C_VerifyInit);
 functions!(Verify absorb C_VerifyUpdate);
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_DigestInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM) -> CK_RV {
     // SAFETY: as the application says.
     rv(unsafe { init(Operation::Digest, session, mechanism, 0) })
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_DigestKey(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> CK_RV {
     rv(ask_done(session, |session| Request::DigestKey { session, key }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_Verify(
     session: CK_SESSION_HANDLE,
     data: *mut CK_BYTE,
@@ -260,6 +276,8 @@ pub unsafe extern "C" fn C_Verify(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_VerifyFinal(
     session: CK_SESSION_HANDLE,
     signature: *mut CK_BYTE,

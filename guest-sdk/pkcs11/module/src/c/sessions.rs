@@ -9,6 +9,8 @@ use cryptoki_sys::*;
 use std::os::raw::c_void;
 use token::protocol::{Answer, Operation, Request, User};
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_OpenSession(
     slot: CK_SLOT_ID,
     flags: CK_FLAGS,
@@ -31,14 +33,20 @@ pub unsafe extern "C" fn C_OpenSession(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
     rv(process::slot_of(session).and_then(|slot| slot.close_session(session)))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
     rv(process::slot(slot).and_then(|slot| slot.close_all_sessions()))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetSessionInfo(session: CK_SESSION_HANDLE, info: *mut CK_SESSION_INFO) -> CK_RV {
     let said = || match ask(session, |session| Request::SessionInfo { session }).map_err(plain)? {
         Answer::Session(said) => Ok(CK_SESSION_INFO {
@@ -53,6 +61,8 @@ pub unsafe extern "C" fn C_GetSessionInfo(session: CK_SESSION_HANDLE, info: *mut
     rv(said().and_then(|said| unsafe { put(info, said) }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_InitPIN(
     session: CK_SESSION_HANDLE,
     pin: *mut CK_UTF8CHAR,
@@ -63,6 +73,8 @@ pub unsafe extern "C" fn C_InitPIN(
     rv(pin.and_then(|pin| ask_done(session, |session| Request::InitPin { session, pin })))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_SetPIN(
     session: CK_SESSION_HANDLE,
     old: *mut CK_UTF8CHAR,
@@ -79,6 +91,8 @@ pub unsafe extern "C" fn C_SetPIN(
     rv(work())
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_Login(
     session: CK_SESSION_HANDLE,
     user: CK_USER_TYPE,
@@ -90,6 +104,9 @@ pub unsafe extern "C" fn C_Login(
 }
 
 /// `C_LoginUser`: the token's users have no names, so an empty one is theirs.
+///
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_LoginUser(
     session: CK_SESSION_HANDLE,
     user: CK_USER_TYPE,
@@ -123,11 +140,16 @@ unsafe fn login(
     ask_done(session, |session| Request::Login { session, user, pin })
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_Logout(session: CK_SESSION_HANDLE) -> CK_RV {
     rv(ask_done(session, |session| Request::Logout { session }))
 }
 
 /// `C_SessionCancel`: ends what the flags name, and is content if it has ended already.
+///
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_SessionCancel(session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> CK_RV {
     let work = || {
         process::slot_of(session)?.with(|token| {

@@ -13,6 +13,8 @@ use token::protocol::{Answer, Request, TokenInfo};
 /// Flags that say what S is counting at the moment; the module adds none of these.
 const UNINITIALISED: CK_FLAGS = CKF_RNG | CKF_LOGIN_REQUIRED;
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetSlotList(
     _token_present: CK_BBOOL,
     list: *mut CK_SLOT_ID,
@@ -35,6 +37,8 @@ fn slot_list() -> Result<Vec<CK_SLOT_ID>, Rv> {
     Ok(slots)
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) -> CK_RV {
     let said = || {
         process::slot(slot)?;
@@ -50,6 +54,8 @@ pub unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO
     rv(said().and_then(|said| unsafe { put(info, said) }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
     // SAFETY: as the application says.
     rv(token_info(slot).and_then(|said| unsafe { put(info, said) }))
@@ -95,6 +101,8 @@ fn token_info(slot: CK_SLOT_ID) -> Result<CK_TOKEN_INFO, Rv> {
     })
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetMechanismList(
     slot: CK_SLOT_ID,
     list: *mut CK_MECHANISM_TYPE,
@@ -104,6 +112,8 @@ pub unsafe extern "C" fn C_GetMechanismList(
     rv(process::slot(slot).and_then(|_| unsafe { put_list(list, count, &mechanisms::list()) }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_GetMechanismInfo(
     slot: CK_SLOT_ID,
     mechanism: CK_MECHANISM_TYPE,
@@ -117,6 +127,8 @@ pub unsafe extern "C" fn C_GetMechanismInfo(
     rv(said().and_then(|said| unsafe { put(info, said) }))
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_InitToken(
     slot: CK_SLOT_ID,
     pin: *mut CK_UTF8CHAR,
@@ -152,6 +164,8 @@ pub unsafe fn pin_bytes(pin: *const CK_UTF8CHAR, length: CK_ULONG) -> Result<Vec
     unsafe { copy(pin, length) }
 }
 
+/// # Safety
+/// Pointers are null, or what PKCS#11 says of this function.
 pub unsafe extern "C" fn C_WaitForSlotEvent(
     flags: CK_FLAGS,
     _slot: *mut CK_SLOT_ID,

@@ -13,6 +13,8 @@ fn not_supported() -> CK_RV {
 macro_rules! not_supported {
     ($($name:ident($($argument:ty),*);)*) => {
         $(
+            /// # Safety
+            /// Pointers are null, or what PKCS#11 says of this function.
             pub unsafe extern "C" fn $name($(_: $argument),*) -> CK_RV {
                 not_supported()
             }
